@@ -1,0 +1,179 @@
+"""Deep state space models: encoder, blocks, pooling, and a head for one document or two."""
+
+import dataclasses
+import json
+from typing import Self
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from aire.errors import UserError
+from aire.ssm import S5, S5Config
+
+ACTIVATIONS = ("gelu", "half_glu1", "half_glu2", "full_glu")
+POOLINGS = ("mean", "masked_mean", "last")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Everything that fixes a model's shape and behaviour; a pruned model differs in `state_sizes` alone.
+
+    Attributes:
+        d_input: input features, or size of the vocabulary for token inputs.
+        d_model: features H inside the model.
+        d_output: classes.
+        state_sizes: stored states of each layer; its length is the depth.
+        ssm: options of the state space layers.
+        activation: "gelu", "half_glu1", "half_glu2" or "full_glu" (S5 paper, appendix G.1).
+        prenorm: normalise before the layer instead of after the residual sum.
+        batchnorm: batch norm (over batch and time) instead of layer norm.
+        bn_momentum: momentum of batch norm's running statistics.
+        dropout: rate; one mask is shared by all time steps of a sequence.
+        pooling: "mean" over time (over the true steps where lengths are given), "masked_mean" (the same, and lengths
+            are required), or "last" (the last true step).
+        retrieval: two-document head in place of the classifier.
+    """
+
+    d_input: int
+    d_model: int
+    d_output: int
+    state_sizes: tuple[int, ...]
+    ssm: S5Config = S5Config()
+    activation: str = "half_glu1"
+    prenorm: bool = True
+    batchnorm: bool = True
+    bn_momentum: float = 0.95
+    dropout: float = 0.0
+    pooling: str = "mean"
+    retrieval: bool = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "state_sizes", tuple(self.state_sizes))
+        if self.activation not in ACTIVATIONS:
+            raise UserError(f"activation={self.activation!r}: expected one of {list(ACTIVATIONS)}")
+        if self.pooling not in POOLINGS:
+            raise UserError(f"pooling={self.pooling!r}: expected one of {list(POOLINGS)}")
+        if not self.state_sizes or min(self.state_sizes) < 0:
+            raise UserError(f"state_sizes={self.state_sizes}: expected one size >= 0 per layer, at least one layer")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout={self.dropout}: expected a rate in [0, 1)")
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        fields = json.loads(text)
+        return cls(**{**fields, "ssm": S5Config(**fields["ssm"])})
+
+
+class Block(nnx.Module):
+    """Norm, state space layer, activation with gate, residual: (B, L, H) to (B, L, H)."""
+
+    def __init__(self, config: ModelConfig, n_states: int, *, rngs: nnx.Rngs):
+        H = config.d_model
+        self.config = config
+        self.ssm = S5(H, n_states, config.ssm, rngs=rngs)
+        if config.batchnorm:
+            self.norm = nnx.BatchNorm(H, momentum=config.bn_momentum, rngs=rngs)
+        else:
+            self.norm = nnx.LayerNorm(H, rngs=rngs)
+        if config.activation == "full_glu":
+            self.out1 = nnx.Linear(H, H, rngs=rngs)
+        if config.activation != "gelu":
+            self.out2 = nnx.Linear(H, H, rngs=rngs)
+        self.drop = nnx.Dropout(config.dropout, broadcast_dims=(1,))
+
+    def __call__(self, x: Array, rngs: nnx.Rngs | None = None) -> Array:
+        skip = x
+        if self.config.prenorm:
+            x = self.norm(x)
+        x = skip + self._activate(self.ssm(x), rngs)
+        return x if self.config.prenorm else self.norm(x)
+
+    def _activate(self, y: Array, rngs: nnx.Rngs | None) -> Array:
+        g = self.drop(jax.nn.gelu(y), rngs=rngs)
+        match self.config.activation:
+            case "gelu":
+                return g
+            case "half_glu1":
+                gated = g * jax.nn.sigmoid(self.out2(g))
+            case "half_glu2":
+                gated = y * jax.nn.sigmoid(self.out2(g))
+            case "full_glu":
+                gated = self.out1(g) * jax.nn.sigmoid(self.out2(g))
+        return self.drop(gated, rngs=rngs)
+
+
+class RetrievalHead(nnx.Module):
+    """Two-layer perceptron on [a, b, a − b, a ∘ b] of two documents (Tay et al., Long Range Arena, 2021)."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.layer1 = nnx.Linear(4 * config.d_model, config.d_model, rngs=rngs)
+        self.layer2 = nnx.Linear(config.d_model, config.d_output, rngs=rngs)
+
+    def __call__(self, pooled: Array) -> Array:
+        """Logits (B, classes) from pooled (2B, H): the first documents of all pairs, then the second ones."""
+        a, b = jnp.split(pooled, 2)
+        return self.layer2(jax.nn.gelu(self.layer1(jnp.concatenate([a, b, a - b, a * b], axis=-1))))
+
+
+class Classifier(nnx.Module):
+    """A stack of state space blocks with a linear encoder and a pooled head (S5 paper, appendix G.1)."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.encoder = nnx.Linear(config.d_input, config.d_model, rngs=rngs)
+        self.blocks = nnx.List([Block(config, n, rngs=rngs) for n in config.state_sizes])
+        if config.retrieval:
+            self.decoder = RetrievalHead(config, rngs=rngs)
+        else:
+            self.decoder = nnx.Linear(config.d_model, config.d_output, rngs=rngs)
+
+    def __call__(self, x: Array, lengths: Array | None = None, *, rngs: nnx.Rngs | None = None) -> Array:
+        """Logits of a batch.
+
+        Args:
+            x: (B, L, d_input) float, or (B, L) integer tokens; for two documents the batch is 2B long, the first
+                documents of all pairs, then the second ones.
+            lengths: true lengths (B,), where sequences are padded. Padding passes through the layers as any other
+                input, as in the S5 reference; only the pooling leaves it out.
+            rngs: source of the `dropout` key; needed in training mode with dropout.
+        Returns:
+            (B, d_output), unnormalised.
+        Raises:
+            UserError: tokens outside the vocabulary, lengths outside 1…L, or a wrong shape.
+        """
+        self._check(x, lengths)
+        x = self.encoder(jax.nn.one_hot(x, self.config.d_input) if x.ndim == 2 else x)
+        for block in self.blocks:
+            x = block(x, rngs)
+        return self.decoder(pool(x, lengths, self.config.pooling))
+
+    def _check(self, x: Array, lengths: Array | None) -> None:
+        d_input = self.config.d_input
+        tokens = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.integer)
+        if not tokens and (x.ndim != 3 or x.shape[-1] != d_input):
+            raise UserError(f"input {x.dtype}{list(x.shape)}: expected floats (B, L, {d_input}) or integer tokens (B, L)")
+        if self.config.pooling == "masked_mean" and lengths is None:
+            raise UserError("this model pools by masked_mean: pass the true lengths of the sequences")
+        if tokens and _is_concrete(x) and x.size and not (0 <= x.min() and x.max() < d_input):
+            raise UserError(f"tokens in {x.min()}…{x.max()}: this model's vocabulary is 0…{d_input - 1}")
+        if lengths is not None and _is_concrete(lengths) and not (lengths.min() >= 1 and lengths.max() <= x.shape[1]):
+            raise UserError(f"lengths in {lengths.min()}…{lengths.max()}: expected 1…{x.shape[1]}, the padded length")
+
+
+def _is_concrete(x: Array) -> bool:
+    return not isinstance(x, jax.core.Tracer)
+
+
+def pool(x: Array, lengths: Array | None, pooling: str) -> Array:
+    """(B, L, H) to (B, H): the mean over, or the last of, the first `lengths` steps (of all where None)."""
+    if pooling == "last":
+        return x[:, -1] if lengths is None else jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)[:, 0]
+    if lengths is None:
+        return x.mean(axis=1)
+    mask = jnp.arange(x.shape[1]) < lengths[:, None]
+    return jnp.einsum("blh,bl->bh", x, mask.astype(x.dtype)) / lengths[:, None].astype(x.dtype)

@@ -1,0 +1,42 @@
+"""From a continuous diagonal system to the discrete recurrence x_k = λ̄ x_{k-1} + B̄ u_k."""
+
+import jax.numpy as jnp
+from jax import Array
+
+
+def zoh(Lambda: Array, B: Array, Delta: Array) -> tuple[Array, Array]:
+    """Zero-order hold: λ̄ = exp(ΛΔ), B̄ = Λ⁻¹ (λ̄ − 1) B (S5 paper, eq. 6).
+
+    Args:
+        Lambda: continuous eigenvalues, complex (P,).
+        B: continuous input matrix, complex (P, H).
+        Delta: time steps, real (P,).
+    Returns:
+        λ̄, complex (P,), and B̄, complex (P, H).
+    """
+    Lambda_bar = jnp.exp(Lambda * Delta)
+    # λ̄ − 1 by subtraction, not expm1: float32 results then agree with the reference's to the last digits.
+    return Lambda_bar, ((Lambda_bar - 1) / Lambda)[:, None] * B
+
+
+def bilinear(Lambda: Array, B: Array, Delta: Array) -> tuple[Array, Array]:
+    """Bilinear transform: λ̄ = (1 + ΛΔ/2) / (1 − ΛΔ/2), B̄ = Δ / (1 − ΛΔ/2) B. Shapes as in `zoh`."""
+    inverse = 1 / (1 - Lambda * Delta / 2)
+    return inverse * (1 + Lambda * Delta / 2), (inverse * Delta)[:, None] * B
+
+
+def zoh_margin(Lambda: Array, Delta: Array) -> Array:
+    """1 − |λ̄|² under zero-order hold, real (P,).
+
+    From the continuous eigenvalue, since 1 − |λ̄|² formed in float32 from λ̄ loses its digits as |λ̄| → 1.
+    """
+    return -jnp.expm1(2 * Lambda.real * Delta)
+
+
+def bilinear_margin(Lambda: Array, Delta: Array) -> Array:
+    """1 − |λ̄|² under the bilinear transform, real (P,): |1 − z/2|² − |1 + z/2|² = −2 Re z with z = ΛΔ."""
+    z = Lambda * Delta
+    return -2 * z.real / jnp.abs(1 - z / 2) ** 2
+
+
+DISCRETIZATIONS = {"zoh": (zoh, zoh_margin), "bilinear": (bilinear, bilinear_margin)}

@@ -1,0 +1,53 @@
+"""Initial eigenvalues, eigenvectors and time steps of diagonal state space layers.
+
+Axis legend of the whole package: B batch, L length, H features, P states of an S5 layer (those that are stored: one of
+each conjugate pair under conjugate symmetry), R scan directions (1 or 2).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from scipy.linalg import block_diag
+
+
+def hippo_n(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Eigendecomposition of HiPPO-N, the normal part of the HiPPO-LegS matrix.
+
+    HiPPO-N is −½ I plus a skew-symmetric matrix (S4 paper, appendix C.1; S5 paper, section 4.3), so every eigenvalue
+    has real part −½ and the eigenvectors are unitary.
+
+    Args:
+        n: size of the matrix.
+    Returns:
+        Eigenvalues, complex128 (n,), by ascending imaginary part; eigenvectors V, complex128 (n, n).
+    """
+    p = np.sqrt(np.arange(n) + 0.5)
+    lower = -np.tril(np.outer(p, p), k=-1)
+    skew = lower - lower.T
+    imag, V = np.linalg.eigh(-1j * skew)
+    return -0.5 + 1j * imag, V
+
+
+def hippo_n_blocks(n_states: int, blocks: int, conj_sym: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Block-diagonal HiPPO-N initialisation of an S5 layer (S5 paper, appendix B.1).
+
+    `blocks` copies of HiPPO-N; under conjugate symmetry the half with the smaller imaginary parts is stored. Where
+    `blocks` does not divide the size, the blocks are rounded up, to one state at least; the caller slices to `n_states`.
+
+    Args:
+        n_states: stored states P. Under conjugate symmetry the matrix has size 2P.
+        blocks: number of blocks J.
+        conj_sym: whether one of each conjugate pair is stored.
+    Returns:
+        Eigenvalues, complex128 (P',), and V, complex128 (size, P'), with P' ≥ P the stored states of whole blocks.
+    """
+    stored = max(1, -(-n_states // blocks))
+    size = 2 * stored if conj_sym else stored
+    Lambda, V = hippo_n(size)
+    return np.tile(Lambda[:stored], blocks), block_diag(*[V[:, :stored]] * blocks)
+
+
+def log_steps(key: Array, n: int, dt_min: float, dt_max: float) -> Array:
+    """Logarithms of n time steps, log-uniform in [dt_min, dt_max], float32 (n,)."""
+    return jax.random.uniform(key, (n,), jnp.float32, np.log(dt_min), np.log(dt_max))

@@ -1,0 +1,92 @@
+"""One training step and one evaluation step, jitted on plain dicts.
+
+A model is split once into its graph definition and plain dicts of arrays; calling a step then costs no walk over modules.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import Array
+
+TrainState = dict[str, Any]  # params, batch_stats, opt_state, step (int32), key (uint32 key data)
+Batch = dict[str, Array]  # x, y and, where sequences are padded, lengths
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFunctions:
+    """A model as a static graph definition; arrays travel beside it as plain nested dicts."""
+
+    graphdef: nnx.GraphDef
+
+    def apply(self, params: dict, batch_stats: dict, batch: Batch, *, train: bool, key: Array | None = None):
+        """Logits, and the batch statistics after the call."""
+        model = nnx.merge(self.graphdef, params, batch_stats, copy=True)
+        model.train() if train else model.eval()
+        rngs = None if key is None else nnx.Rngs(dropout=key)
+        logits = model(batch["x"], batch.get("lengths"), rngs=rngs)
+        return logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+
+def split_model(model: nnx.Module) -> tuple[ModelFunctions, dict, dict]:
+    """A model's functions, parameters and batch statistics. The arrays are shared with the model, not copied."""
+    graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    return ModelFunctions(graphdef), nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+
+
+def init_state(model: nnx.Module, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
+    """Everything that training changes, on copies of the model's arrays."""
+    _, params, batch_stats = split_model(model)
+    params, batch_stats = jax.tree.map(jnp.copy, (params, batch_stats))
+    return {
+        "params": params,
+        "batch_stats": batch_stats,
+        "opt_state": optimizer.init(params),
+        "step": jnp.zeros((), jnp.int32),
+        "key": jax.random.key_data(key),
+    }
+
+
+def make_train_step(functions: ModelFunctions, optimizer: optax.GradientTransformation) -> Callable:
+    """`train_step(state, batch) -> (state, metrics)`; the state's buffers are donated.
+
+    The dropout key of a step is folded from the step's number, so a resumed run draws the same masks.
+    """
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
+
+        def loss_fn(params):
+            logits, batch_stats = functions.apply(params, state["batch_stats"], batch, train=True, key=key)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
+            return losses.mean(), (batch_stats, logits)
+
+        (loss, (batch_stats, logits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
+        updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
+        accuracy = jnp.mean(logits.argmax(axis=-1) == batch["y"])
+        new_state = state | {
+            "params": optax.apply_updates(state["params"], updates),
+            "batch_stats": batch_stats,
+            "opt_state": opt_state,
+            "step": state["step"] + 1,
+        }
+        return new_state, {"loss": loss, "accuracy": accuracy}
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def make_eval_step(functions: ModelFunctions) -> Callable:
+    """`eval_step(params, batch_stats, batch) -> (summed loss, number correct)` over examples of weight 1."""
+
+    @jax.jit
+    def eval_step(params: dict, batch_stats: dict, batch: Batch) -> tuple[Array, Array]:
+        logits, _ = functions.apply(params, batch_stats, batch, train=False)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
+        correct = logits.argmax(axis=-1) == batch["y"]
+        return jnp.sum(losses * batch["weight"]), jnp.sum(correct * batch["weight"])
+
+    return eval_step
