@@ -5,16 +5,15 @@ imaginary part last: `B (P, H, 2)`, `C (H, P, 2)`, or `C1` and `C2` where bidire
 directions at once; `Lambda_re`, `Lambda_im`, `log_step (P, 1)`, `D (H,)`.
 """
 
-import dataclasses
 from collections.abc import Mapping
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from aire.errors import UserError
 from aire.models import Classifier, ModelConfig
 from aire.ssm import S5, S5Config
+from aire.weights import set_arrays
 
 Arrays = dict[str, np.ndarray]  # by path, "a/b/c"
 
@@ -46,7 +45,7 @@ def s5_layer(
     arrays = _s5_arrays(_flatten(params), bidirectional)
     P, H = arrays["B_re"].shape
     layer = nnx.eval_shape(lambda: S5(H, P, config, rngs=nnx.Rngs(0)))
-    _fill(layer, arrays)
+    set_arrays(layer, arrays, "the given parameters")
     return layer
 
 
@@ -99,7 +98,7 @@ def s5_model(
         retrieval=retrieval,
     )
     model = nnx.eval_shape(lambda: Classifier(config, rngs=nnx.Rngs(0)))
-    _fill(model, arrays)
+    set_arrays(model, arrays, "the given variables")
     model.eval()
     return model
 
@@ -161,17 +160,3 @@ def _model_arrays(variables: Arrays, bidirectional: bool | None) -> Arrays:
         ssm = _s5_arrays(params, bidirectional)
         arrays |= {f"blocks/{index}/ssm/{name}": array for name, array in ssm.items()}
     return arrays
-
-
-def _fill(module: nnx.Module, arrays: Arrays) -> None:
-    """Set every variable of an abstract module; unknown and missing names and wrong shapes are one error."""
-    expected = {"/".join(map(str, path)): v for path, v in nnx.to_flat_state(nnx.state(module))}
-    problems = [f"unknown {name}" for name in sorted(arrays.keys() - expected.keys())]
-    problems += [f"missing {name}" for name in sorted(expected.keys() - arrays.keys())]
-    for name in sorted(arrays.keys() & expected.keys()):
-        if arrays[name].shape != expected[name].shape:
-            problems.append(f"{name} has shape {arrays[name].shape}, expected {expected[name].shape}")
-    if problems:
-        raise UserError("the weights do not fit the options: " + "; ".join(problems))
-    values = nnx.to_flat_state(nnx.state(module))
-    nnx.update(module, nnx.from_flat_state([(p, v.replace(jnp.asarray(arrays["/".join(map(str, p))]))) for p, v in values]))

@@ -40,7 +40,7 @@ class ModelConfig:
     d_model: int
     d_output: int
     state_sizes: tuple[int, ...]
-    ssm: S5Config = S5Config()
+    ssm: S5Config = dataclasses.field(default_factory=S5Config)
     activation: str = "half_glu1"
     prenorm: bool = True
     batchnorm: bool = True
@@ -156,10 +156,12 @@ class Classifier(nnx.Module):
         d_input = self.config.d_input
         tokens = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.integer)
         if not tokens and (x.ndim != 3 or x.shape[-1] != d_input):
-            raise UserError(f"input {x.dtype}{list(x.shape)}: expected floats (B, L, {d_input}) or integer tokens (B, L)")
+            raise UserError(
+                f"input {x.dtype}{list(x.shape)}: expected floats (B, L, {d_input}) or integer tokens (B, L)"
+            )
         if self.config.pooling == "masked_mean" and lengths is None:
             raise UserError("this model pools by masked_mean: pass the true lengths of the sequences")
-        if tokens and _is_concrete(x) and x.size and not (0 <= x.min() and x.max() < d_input):
+        if tokens and _is_concrete(x) and x.size and not (x.min() >= 0 and x.max() < d_input):
             raise UserError(f"tokens in {x.min()}…{x.max()}: this model's vocabulary is 0…{d_input - 1}")
         if lengths is not None and _is_concrete(lengths) and not (lengths.min() >= 1 and lengths.max() <= x.shape[1]):
             raise UserError(f"lengths in {lengths.min()}…{lengths.max()}: expected 1…{x.shape[1]}, the padded length")

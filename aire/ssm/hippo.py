@@ -33,7 +33,7 @@ def hippo_n_blocks(n_states: int, blocks: int, conj_sym: bool) -> tuple[np.ndarr
     """Block-diagonal HiPPO-N initialisation of an S5 layer (S5 paper, appendix B.1).
 
     `blocks` copies of HiPPO-N; under conjugate symmetry the half with the smaller imaginary parts is stored. Where
-    `blocks` does not divide the size, the blocks are rounded up, to one state at least; the caller slices to `n_states`.
+    `blocks` does not divide the size, the blocks are rounded up (to one state at least); the caller slices.
 
     Args:
         n_states: stored states P. Under conjugate symmetry the matrix has size 2P.

@@ -17,8 +17,8 @@ def default_form() -> str:
     """The form of the scan for the backend in use: the one place that chooses.
 
     On a CPU, one vectorised step after another is at least as fast as the chunked form, which does 1.5–2 times the
-    arithmetic (`--config=speed` measures both). An accelerator has lanes to spare and pays per sequential step, so there
-    L steps become about 2√L.
+    arithmetic (`--config=speed` measures both). An accelerator has lanes to spare and pays per sequential step, so
+    there L steps become about 2√L.
     """
     return "sequential" if jax.default_backend() == "cpu" else "chunked"
 
@@ -97,7 +97,7 @@ def _chunked(lam: Pair, v: Pair, reverse: bool) -> Pair:
     ends = _sequential(over_chunk, (local[0][last], local[1][last]), reverse)
     starts = _previous(ends[0], reverse), _previous(ends[1], reverse)
 
-    shape = (size,) + (1,) * (local[0].ndim - 2) + (-1,)
+    shape = (size,) + (1,) * (local[0].ndim - 2) + lam[0].shape
     carried = complex_multiply((powers[0].reshape(shape), powers[1].reshape(shape)), starts)
     return tuple(_join(a + b, length, reverse) for a, b in zip(local, carried, strict=True))
 
@@ -106,11 +106,12 @@ def _split(a: Array, size: int, reverse: bool) -> Array:
     """(L, ..., P) to (size, chunks, ..., P), zero-padded where the scan ends so that padding reaches no true state."""
     missing = -a.shape[0] % size
     widths = [(missing, 0) if reverse else (0, missing)] + [(0, 0)] * (a.ndim - 1)
-    return jnp.pad(a, widths).reshape(-1, size, *a.shape[1:]).swapaxes(0, 1)
+    a = jnp.pad(a, widths)
+    return a.reshape(a.shape[0] // size, size, *a.shape[1:]).swapaxes(0, 1)
 
 
 def _join(a: Array, length: int, reverse: bool) -> Array:
-    a = a.swapaxes(0, 1).reshape(-1, *a.shape[2:])
+    a = a.swapaxes(0, 1).reshape(a.shape[0] * a.shape[1], *a.shape[2:])
     return a[a.shape[0] - length :] if reverse else a[:length]
 
 

@@ -9,9 +9,9 @@ import optax
 
 from aire.errors import UserError
 
-# Group of each parameter, by the first rule whose pattern matches the whole path. Groups: "ssm" is Adam at the SSM rate,
-# "ssm_decay" AdamW at the SSM rate, "regular" AdamW at the base rate. The reference also lists `norm` among the SSM names,
-# but it matches leaf names only, and norms' leaves are called scale and bias: they are trained as "regular".
+# Group of each parameter, by the first rule whose pattern matches the whole path. "ssm" is Adam at the SSM rate,
+# "ssm_decay" AdamW at the SSM rate, "regular" AdamW at the base rate. The reference also lists `norm` among the SSM
+# names, but it matches leaf names only, and norms' leaves are called scale and bias: they are trained as "regular".
 _LAMBDA = (r".*/Lambda_(re|im)", "ssm")
 _REST = (r".*", "regular")
 RULES = {
@@ -48,14 +48,16 @@ class OptimizerConfig:
         if self.groups not in RULES:
             raise UserError(f"groups={self.groups!r}: expected one of {sorted(RULES)}")
         if not 0 <= self.warmup_steps < self.total_steps:
-            raise UserError(f"warmup_steps={self.warmup_steps}: expected 0 <= warmup_steps < total_steps={self.total_steps}")
+            raise UserError(
+                f"warmup_steps={self.warmup_steps}: expected from 0 to below total_steps={self.total_steps}"
+            )
 
 
 def schedule(base: float, config: OptimizerConfig) -> optax.Schedule:
     """The rate that step t uses, as the reference sets it: after each step, for the next one.
 
-    So step 0 uses the full base rate, step t ≤ warm-up base·t/warm-up, and from then on a cosine in t − 1 that counts from
-    the beginning of training but ends at total − warm-up: the minimum is reached `warmup_steps` early.
+    So step 0 uses the full base rate, step t ≤ warm-up base·t/warm-up, and from then on a cosine in t − 1 that counts
+    from the beginning of training but ends at total − warm-up: the minimum is reached `warmup_steps` early.
     """
     warmup, end = config.warmup_steps, config.total_steps - config.warmup_steps
 

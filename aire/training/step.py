@@ -1,6 +1,6 @@
 """One training step and one evaluation step, jitted on plain dicts.
 
-A model is split once into its graph definition and plain dicts of arrays; calling a step then costs no walk over modules.
+A model is split once into its graph definition and plain dicts of arrays; a step then costs no walk over modules.
 """
 
 import dataclasses

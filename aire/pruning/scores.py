@@ -1,0 +1,115 @@
+"""Scores: how much a state matters. Pure, jitted functions from a layer's `Modes` to one number per state.
+
+Add one in your own file:
+
+    @aire.pruning.scores.register("slowness")
+    def slowness(modes):
+        return abs(modes.Lambda_bar)
+
+and it is known by name to `aire.score`, `aire.prune` and the configs.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from aire.errors import UserError
+from aire.ssm import Modes
+
+ScoreFn = Callable[[Modes], Array]
+SCORES: dict[str, ScoreFn] = {}
+
+_RELEASED_EPS = 1e-8  # the released LAST code adds it to the denominator
+
+
+def register(name: str) -> Callable[[ScoreFn], ScoreFn]:
+    """Decorator that adds a score under `name`: fn(modes) -> one non-negative number per state, real (n,)."""
+
+    def add(fn: ScoreFn) -> ScoreFn:
+        if name in SCORES:
+            raise UserError(f"score {name!r} exists already: choose another name")
+        SCORES[name] = jax.jit(fn)
+        return fn
+
+    return add
+
+
+def get(name: str) -> ScoreFn:
+    """The score of that name. Raises UserError with the names there are."""
+    if name not in SCORES:
+        raise UserError(f"unknown score {name!r}: expected one of {sorted(SCORES)} (add one with scores.register)")
+    return SCORES[name]
+
+
+def _input_energy(modes: Modes) -> Array:
+    """‖B̄_{i,:}‖², real (n,)."""
+    return jnp.sum(jnp.abs(modes.B_bar) ** 2, axis=1)
+
+
+def _output_energy(modes: Modes) -> Array:
+    """‖C_{:,i}‖², summed over the scan directions, real (n,)."""
+    return jnp.sum(jnp.abs(modes.C) ** 2, axis=(0, 1))
+
+
+def _released_output_norm(modes: Modes) -> Array:
+    """What the released code has in place of ‖C_{:,i}‖² where there are two directions: (‖C1‖ + ‖C2‖) / 4.
+
+    `(a + b) / 2 ** 2` divides by 2² instead of squaring the mean.
+    """
+    if modes.C.shape[0] == 1:
+        return _output_energy(modes)
+    return jnp.sum(jnp.sqrt(jnp.sum(jnp.abs(modes.C) ** 2, axis=1)), axis=0) / 4
+
+
+def _peak_distance(modes: Modes) -> Array:
+    """1 − |λ̄|, real (n,), from the accurate 1 − |λ̄|² = (1 − |λ̄|)(1 + |λ̄|)."""
+    return modes.margin / (1 + jnp.abs(modes.Lambda_bar))
+
+
+@register("aire")
+def aire(modes: Modes) -> Array:
+    """Total energy of the impulse response, Σ_k ‖C_{:,i} λ̄_i^k B̄_{i,:}‖² = ‖C_i‖² ‖B̄_i‖² / (1 − |λ̄_i|²).
+
+    Equally ‖C_i‖² W_ii with W the controllability Gramian, the covariance of the states under white-noise inputs; and
+    the squared H2 norm of the mode. With two directions the energies add. (AIRE-Prune, arXiv 2602.00534, E_i.)
+    """
+    return _output_energy(modes) * _input_energy(modes) / modes.margin
+
+
+@register("last")
+def last(modes: Modes) -> Array:
+    """Squared H∞ norm, the peak of the mode's frequency response: ‖C_i‖² ‖B̄_i‖² / (1 − |λ̄_i|)² (LAST, NeurIPS 2024)."""
+    return _output_energy(modes) * _input_energy(modes) / _peak_distance(modes) ** 2
+
+
+@register("aire_released")
+def aire_released(modes: Modes) -> Array:
+    """`aire` as in its released code, which differs where there are two directions (`_released_output_norm`)."""
+    return _released_output_norm(modes) * _input_energy(modes) / modes.margin
+
+
+@register("last_released")
+def last_released(modes: Modes) -> Array:
+    """`last` as in its released code: other output norm for two directions, and 1e-8 added to the denominator."""
+    return _released_output_norm(modes) * _input_energy(modes) / (_peak_distance(modes) ** 2 + _RELEASED_EPS)
+
+
+@jax.jit
+def prefix_normalize(energies: Array) -> Array:
+    """Share of each state in the energy of all states of its layer that are at least as strong, (n,) to (n,).
+
+    Sorted descending, score_(i) = E_(i) / Σ_{j≤i} E_(j): the strongest state of a layer scores 1, so scores compare
+    across layers and do not change with the layer's scale (AIRE-Prune and LAST, layer-adaptive normalisation). The
+    paper's ε against 0/0 is the smallest normal float, so that it changes no other score.
+    """
+    # Relative to the strongest first, so that the sum can neither overflow nor vanish.
+    E = energies / jnp.maximum(jnp.max(energies, initial=0), jnp.finfo(energies.dtype).tiny)
+    order = jnp.argsort(-E, stable=True)
+    E_sorted = E[order]
+    shares = E_sorted / (jnp.cumsum(E_sorted) + jnp.finfo(E.dtype).tiny)
+    return jnp.zeros_like(E).at[order].set(shares)
+
+
+NORMALIZATIONS: dict[str, Callable[[Array], Array]] = {"prefix": prefix_normalize, "none": lambda energies: energies}

@@ -1,0 +1,32 @@
+"""Tables as text, Markdown and CSV, all from the same rows: the first row is the header."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+Rows = Sequence[Sequence[str]]
+
+
+def text(rows: Rows) -> str:
+    """Columns aligned by spaces, a rule under the header."""
+    widths = _widths(rows)
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def markdown(rows: Rows) -> str:
+    """A Markdown table, aligned so that it also reads as text."""
+    widths = _widths(rows)
+    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def csv_text(rows: Sequence[Sequence]) -> str:
+    """Comma-separated values, as Python's csv module writes them."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
+
+
+def _widths(rows: Rows) -> list[int]:
+    return [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]

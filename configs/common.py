@@ -1,0 +1,81 @@
+"""What the configs share: the defaults of the main job, and variants."""
+
+from collections.abc import Callable, Mapping
+
+from ml_collections import ConfigDict
+
+from aire.errors import UserError
+
+Change = Callable[[ConfigDict], None]
+
+
+def parse_variants(text: str, known: Mapping[str, Change]) -> list[Change]:
+    """The changes that a comma-separated list of variants names, in the order given.
+
+    Raises:
+        UserError: an unknown variant; the known ones are listed.
+    """
+    names = [name for name in (text or "").split(",") if name]
+    for name in names:
+        if name not in known:
+            raise UserError(f"unknown variant {name!r}: expected one of {sorted(known)}, or several joined by commas")
+    return [known[name] for name in names]
+
+
+def s5_model() -> ConfigDict:
+    """Options of `aire.models.ModelConfig` with an S5 layer, as in the S5 reference's run scripts."""
+    return ConfigDict(
+        {
+            "d_model": 128,
+            "depth": 6,
+            "states": 64,  # stored per layer: P/2 under conjugate symmetry
+            "activation": "half_glu1",
+            "prenorm": True,
+            "batchnorm": True,
+            "bn_momentum": 0.95,
+            "dropout": 0.0,
+            "pooling": "mean",
+            "retrieval": False,
+            "ssm": {
+                "blocks": 8,
+                "C_init": "lecun_normal",
+                "dt_min": 0.001,
+                "dt_max": 0.1,
+                "conj_sym": True,
+                "bidirectional": True,
+                "discretization": "zoh",
+                "clip_eigs": False,
+                "step_rescale": 1.0,
+            },
+        }
+    )
+
+
+def training() -> ConfigDict:
+    """Options of `aire.training.loop.TrainConfig`."""
+    return ConfigDict(
+        {
+            "batch_size": 50,
+            "epochs": 40,
+            "warmup_epochs": 1,
+            "evaluate_every": 0,  # steps; 0: once an epoch
+            "lr": 0.003,
+            "ssm_lr": 0.001,
+            "weight_decay": 0.05,
+            "groups": "standard",
+            "dt_global": False,
+        }
+    )
+
+
+def pruning() -> ConfigDict:
+    """Options of the sweep in `experiments/prune.py`."""
+    return ConfigDict(
+        {
+            "methods": ("aire", "last", "aire_released", "last_released"),
+            "ratios": tuple(round(0.05 * i, 2) for i in range(20)),
+            "scope": "global",
+            "tolerance": 1.0,  # points of validation accuracy that a cut may cost
+            "batch_size": 200,
+        }
+    )

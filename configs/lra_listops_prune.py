@@ -1,0 +1,72 @@
+"""ListOps of the Long Range Arena: train S5, prune it, report.
+
+Full size is the paper's: AIRE-Prune, main table, row ListOps: 61.48 % before, 61.48 % after cutting 20 % of the states
+(LAST: 0 %). Hyperparameters of the S5 reference (its script run_lra_listops.sh). 40 epochs of 1,920 steps: hours on one
+accelerator; not measured here.
+
+    python run.py --config=lra_listops_prune           full size; generates the data, trains, prunes
+    python run.py --config=lra_listops_prune:small     a trained model that ships with the code, 2 CPU cores, minutes
+    python run.py --config=lra_listops_prune:smoke     seconds, untrained for all purposes; for tests
+
+With the release of the Long Range Arena at hand, read its files instead of generating:
+`--config.data.lra_release=FOLDER` (the folder listops-1000, with basic_train.tsv, basic_val.tsv, basic_test.tsv).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variants: str = "") -> ConfigDict:
+    config = ConfigDict(
+        {
+            "experiment": "prune",
+            "name": "lra_listops",
+            "seed": 6554595,
+            "init": "scratch",  # or "zoo", or a .safetensors file
+            "data": {
+                "task": "listops",
+                "length": 2048,
+                "min_length": 500,
+                "max_length": 2000,
+                "max_depth": 10,
+                "max_args": 10,
+                "train_examples": 96_000,
+                "validation_examples": 2_000,
+                "test_examples": 2_000,
+                "seed": 0,
+                "lra_release": "",
+            },
+            "model": common.s5_model(),
+            "train": common.training(),
+            "prune": common.pruning(),
+        }
+    )
+    config.model.update(depth=8, d_model=128, states=8, activation="half_glu2", pooling="masked_mean")
+    config.model.ssm.update(blocks=8)
+    config.train.update(weight_decay=0.04, groups="BfastandCdecay")
+    for change in common.parse_variants(variants, {"small": small, "smoke": smoke}):
+        change(config)
+    return config
+
+
+def small(config: ConfigDict) -> None:
+    """The same task with expressions of 21 to 99 tokens, and a model that 2 CPU cores train in under 30 minutes."""
+    config.name = "lra_listops_small"
+    config.init = "zoo"
+    config.seed = 0
+    config.data.update(length=100, min_length=20, max_length=100)
+    config.model.update(depth=4, d_model=64, states=32)
+    config.train.update(batch_size=32, epochs=8, evaluate_every=1000)
+
+
+def smoke(config: ConfigDict) -> None:
+    """Every stage in seconds, on expressions of 6 to 29 tokens; the accuracy means nothing."""
+    config.name = "lra_listops_smoke"
+    config.seed = 0
+    config.data.update(length=30, min_length=5, max_length=30)
+    config.data.update(train_examples=256, validation_examples=64, test_examples=64)
+    config.model.update(depth=2, d_model=16, states=8)
+    config.model.ssm.update(blocks=2)
+    config.train.update(batch_size=16, epochs=2)
+    config.prune.update(ratios=(0.0, 0.25, 0.5, 0.75), batch_size=64)

@@ -1,0 +1,33 @@
+"""What a result needs to be made again: versions, commit, machine."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import jax
+
+_PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+
+
+def provenance() -> dict:
+    """Versions of Python and the libraries, the commit of this repository, and the kind of machine."""
+    return {
+        "commit": _commit(),
+        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES},
+        "machine": f"{jax.device_count()} × {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
+    }
+
+
+def _commit() -> str:
+    """The commit, marked where tracked files were changed since; "unknown" outside a Git checkout."""
+    folder = Path(__file__).parent
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + (" (with changes)" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,68 @@
+"""A trained model: from the zoo, from a file, or trained here."""
+
+import json
+from pathlib import Path
+
+from flax import nnx
+from ml_collections import ConfigDict
+
+import aire
+from aire import zoo
+from aire.data import Task
+from aire.errors import UserError
+from aire.models import Classifier, ModelConfig
+from aire.ssm import S5Config
+from aire.training.loop import TrainConfig, train
+
+
+def model_config(config: ConfigDict, task: Task) -> ModelConfig:
+    """The model that a config describes, for the inputs and classes of a task."""
+    options = config.to_dict()
+    states, depth, ssm = options.pop("states"), options.pop("depth"), S5Config(**options.pop("ssm"))
+    return ModelConfig(d_input=task.d_input, d_output=task.n_classes, state_sizes=(states,) * depth, ssm=ssm, **options)
+
+
+def obtain_model(config: ConfigDict, task: Task, workdir: Path) -> tuple[Classifier, str]:
+    """The model to prune, in evaluation mode, and where it comes from, in words.
+
+    Args:
+        config: of the run; `config.init` is "scratch", "zoo", or a `.safetensors` file.
+        task: its data.
+        workdir: where training keeps its checkpoints and metrics.
+    Raises:
+        UserError: no such model, or one that does not fit the config; all differences are listed.
+    """
+    expected = model_config(config.model, task)
+    if config.init == "scratch":
+        return _train(config, expected, task, workdir)
+    path = zoo.path(config.name) if config.init == "zoo" else Path(config.init)
+    model = aire.load(path)
+    _check_fit(path, model.config, expected)
+    return model, f"loaded from {'the zoo' if config.init == 'zoo' else path} ({path.name})"
+
+
+def _train(config: ConfigDict, model: ModelConfig, task: Task, workdir: Path) -> tuple[Classifier, str]:
+    fingerprint = {key: config[key].to_dict() for key in ("data", "model", "train")} | {"seed": config.seed}
+    trained = train(
+        Classifier(model, rngs=nnx.Rngs(config.seed)),
+        task.splits,
+        TrainConfig(**config.train.to_dict()),
+        seed=config.seed,
+        folder=workdir / "training",
+        fingerprint=fingerprint,
+    )
+    aire.save(trained.model, workdir / "model.safetensors")
+    accuracy = f"validation accuracy {trained.validation.accuracy:.2%}"
+    return trained.model, f"trained here with seed {config.seed}, best at step {trained.step} ({accuracy})"
+
+
+def _check_fit(path: Path, found: ModelConfig, expected: ModelConfig) -> None:
+    """A file may hold fewer states, having been cut, but nothing else that the config says otherwise."""
+    a, b = (json.loads(c.to_json()) for c in (found, expected))
+    differences = [f"{key} is {a[key]} there, {b[key]} here" for key in a if key != "state_sizes" and a[key] != b[key]]
+    if len(found.state_sizes) != len(expected.state_sizes):
+        differences.append(f"it has {len(found.state_sizes)} layers, the config {len(expected.state_sizes)}")
+    if differences:
+        raise UserError(
+            f"{path} does not fit the config: {'; '.join(differences)}; change the config, or use --config.init=scratch"
+        )

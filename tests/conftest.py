@@ -1,0 +1,60 @@
+"""Fixtures: CPU only, golden data, small models."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from aire.models import Classifier, ModelConfig
+from aire.ssm import S5, S5Config
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def golden(file: str) -> dict[str, dict[str, np.ndarray]]:
+    """Arrays of a golden file by case and name."""
+    cases: dict[str, dict[str, np.ndarray]] = {}
+    with np.load(GOLDEN / file, allow_pickle=False) as arrays:
+        for key in arrays.files:
+            case, name = key.split("/", 1)
+            cases.setdefault(case, {})[name] = arrays[key]
+    return cases
+
+
+def below(case: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays of a case under a prefix, without it."""
+    return {name.removeprefix(prefix): array for name, array in case.items() if name.startswith(prefix)}
+
+
+@pytest.fixture
+def x64():
+    """float64 for oracles that need more digits than float32 has."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def make_layer() -> Callable[..., S5]:
+    def make(d_model: int = 3, n_states: int = 6, seed: int = 0, **options) -> S5:
+        return S5(d_model, n_states, S5Config(**{"blocks": 2, **options}), rngs=nnx.Rngs(seed))
+
+    return make
+
+
+@pytest.fixture
+def make_model() -> Callable[..., Classifier]:
+    def make(state_sizes=(6, 6, 6), seed: int = 0, d_model: int = 8, ssm: dict | None = None, **options) -> Classifier:
+        ssm_config = S5Config(**{"blocks": 2, "bidirectional": True, **(ssm or {})})
+        config = ModelConfig(20, d_model, 10, tuple(state_sizes), ssm_config, **options)
+        model = Classifier(config, rngs=nnx.Rngs(seed))
+        model.eval()
+        return model
+
+    return make

@@ -1,0 +1,85 @@
+"""The recurrence in all its forms: against each other, a loop in NumPy, and a convolution by FFT."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aire.ssm.scan import diagonal_scan
+
+LENGTHS = [1, 2, 37, 64, 200]
+
+
+def system(length, batch=2, n=5, seed=0, dtype=np.complex64):
+    rng = np.random.default_rng(seed)
+    Lambda_bar = np.exp(-rng.uniform(0.001, 0.3, n) + 1j * rng.uniform(-3, 3, n)).astype(dtype)
+    v = (rng.normal(size=(length, batch, n)) + 1j * rng.normal(size=(length, batch, n))).astype(dtype)
+    return Lambda_bar, v
+
+
+def scan(Lambda_bar, v, **options):
+    re, im = diagonal_scan(jnp.asarray(Lambda_bar), (jnp.asarray(v.real), jnp.asarray(v.imag)), **options)
+    return np.asarray(re) + 1j * np.asarray(im)
+
+
+def loop(Lambda_bar, v, reverse):
+    x, out = 0, np.zeros_like(v)
+    for k in reversed(range(len(v))) if reverse else range(len(v)):
+        x = Lambda_bar * x + v[k]
+        out[k] = x
+    return out
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("form", ["sequential", "chunked"])
+def test_forms_equal_the_loop(form, reverse, length, x64):
+    Lambda_bar, v = system(length, dtype=np.complex128)
+    np.testing.assert_allclose(
+        scan(Lambda_bar, v, reverse=reverse, form=form), loop(Lambda_bar, v, reverse), rtol=1e-10
+    )
+
+
+@pytest.mark.parametrize("form", ["sequential", "chunked"])
+def test_forms_equal_fft_convolution(form):
+    Lambda_bar, v = system(200)
+    kernel = Lambda_bar ** np.arange(200)[:, None]
+    padded = np.fft.ifft(np.fft.fft(kernel, 400, axis=0)[:, None] * np.fft.fft(v, 400, axis=0), axis=0)
+    np.testing.assert_allclose(scan(Lambda_bar, v, form=form), padded[:200], atol=2e-4)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("form", ["sequential", "chunked"])
+def test_gradients_equal_automatic_differentiation_of_the_convolution(form, reverse, x64):
+    """Oracle: the convolution as one dense sum over λ̄ powers, differentiated by JAX in complex arithmetic."""
+    Lambda_bar, v = system(33, dtype=np.complex128)
+    weights = np.random.default_rng(1).normal(size=(2, *v.shape))
+
+    def loss(re, im):
+        return jnp.sum(weights[0] * re + weights[1] * im)
+
+    def by_scan(lam, v_re, v_im):
+        return loss(*diagonal_scan(lam, (v_re, v_im), reverse=reverse, form=form))
+
+    def by_sum(lam, v_re, v_im):
+        k = jnp.arange(33)
+        lag = k[None, :] - k[:, None] if reverse else k[:, None] - k[None, :]
+        powers = jnp.where(lag[..., None] >= 0, lam ** jnp.maximum(lag, 0)[..., None], 0)
+        x = jnp.einsum("kjn,jbn->kbn", powers, v_re + 1j * v_im)
+        return loss(x.real, x.imag)
+
+    arguments = (jnp.asarray(Lambda_bar), jnp.asarray(v.real), jnp.asarray(v.imag))
+    ours, oracle = (jax.grad(f, argnums=(0, 1, 2))(*arguments) for f in (by_scan, by_sum))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), ours, oracle)
+
+
+@pytest.mark.parametrize("form", ["sequential", "chunked"])
+def test_no_states_and_masked_states(form):
+    assert scan(*system(10, n=0), form=form).shape == (10, 2, 0)
+    v = system(10, n=3)[1]
+    np.testing.assert_allclose(scan(np.zeros(3, np.complex64), v, form=form), v, rtol=1e-6)
+
+
+def test_unknown_form_is_named():
+    with pytest.raises(ValueError, match="unknown form of the scan 'parallel'"):
+        scan(*system(3), form="parallel")
