@@ -114,8 +114,8 @@ validation accuracy, without retraining; the test split was used once, for this 
 ![States per layer](states_per_layer.png)
 ![Eigenvalues](eigenvalues.png)
 
-The model cut by `{first.method}` (`pruned.safetensors`; its forward pass is {outcome.speedup:.2f} times as fast, side by
-side, on batches of {config.prune.batch_size}):
+The model cut by `{first.method}` (`pruned.safetensors`; its forward pass is {outcome.speedup:.2f} times as fast, side
+by side, on batches of {config.prune.batch_size}):
 
 ```
 {first.result.summary()}

@@ -50,8 +50,9 @@ def score_modes(
     for path, m in modes.items():
         _check_modes(path, m, unstable)
         stable = m.margin > 0
-        energies = jnp.where(stable, score_fn(m), 0)
-        _check_energies(path, name, m, energies)
+        energies = score_fn(m)
+        _check_energies(path, name, energies, stable)
+        energies = jnp.where(stable, energies, 0)
         scores[path] = jnp.where(stable, NORMALIZATIONS[normalize](energies), jnp.inf)
     return scores
 
@@ -69,11 +70,12 @@ def _check_modes(path: str, modes: Modes, unstable: str) -> None:
         )
 
 
-def _check_energies(path: str, name: str, modes: Modes, energies: Array) -> None:
-    if energies.shape != modes.margin.shape:
-        expected = list(modes.margin.shape)
-        raise UserError(f"score {name!r} gave shape {list(energies.shape)} for layer {path!r}: expected {expected}")
-    if not (np.isfinite(energies).all() and (np.asarray(energies) >= 0).all()):
+def _check_energies(path: str, name: str, energies: Array, stable: Array) -> None:
+    if energies.shape != stable.shape:
+        given, expected = list(energies.shape), list(stable.shape)
+        raise UserError(f"score {name!r} gave shape {given} for layer {path!r}: expected {expected}")
+    values = np.asarray(energies)[np.asarray(stable)]
+    if not (np.isfinite(values).all() and (values >= 0).all()):
         raise UserError(f"score {name!r} gave negative, NaN or infinite values for layer {path!r}")
 
 

@@ -1,0 +1,121 @@
+"""Models: pooling, tokens, norms, dropout, the two-document head, configs, wrong inputs."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from aire.errors import UserError
+from aire.models import ACTIVATIONS, ModelConfig, pool
+
+TOKENS = np.random.default_rng(0).integers(0, 20, (4, 12))
+LENGTHS = np.array([12, 1, 7, 5])
+
+
+def test_tokens_equal_their_one_hot(make_model):
+    model = make_model()
+    np.testing.assert_allclose(model(TOKENS), model(np.eye(20, dtype=np.float32)[TOKENS]), rtol=1e-5, atol=1e-6)
+
+
+def test_pooling_by_hand():
+    x = jax.random.normal(jax.random.key(0), (4, 12, 3))
+    masked, last = pool(x, LENGTHS, "masked_mean"), pool(x, LENGTHS, "last")
+    for b, n in enumerate(LENGTHS):
+        np.testing.assert_allclose(masked[b], np.mean(x[b, :n], axis=0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(last[b], x[b, n - 1])
+    np.testing.assert_allclose(pool(x, None, "mean"), np.mean(x, axis=1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(pool(x, None, "last"), x[:, -1])
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("prenorm", [False, True])
+@pytest.mark.parametrize("batchnorm", [False, True])
+def test_every_block_runs_and_trains(make_model, activation, prenorm, batchnorm):
+    model = make_model((2,), activation=activation, prenorm=prenorm, batchnorm=batchnorm, dropout=0.2)
+    model.train()
+
+    def loss(model):
+        return jnp.sum(model(TOKENS, rngs=nnx.Rngs(dropout=0)) ** 2)
+
+    grads = nnx.to_pure_dict(nnx.grad(loss)(model))
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+    gate = {"gelu": set(), "full_glu": {"out1", "out2"}}.get(activation, {"out2"})
+    assert set(grads["blocks"][0]) == {"ssm", "norm"} | gate
+
+
+def test_dropout_shares_one_mask_over_time(make_model):
+    """A block of zero weights but D = 1 passes constant inputs: what dropout zeroes, it zeroes at every step."""
+    block = make_model((0,), activation="gelu", batchnorm=False, prenorm=False, dropout=0.5).blocks[0]
+    block.train()
+    dropped = np.asarray(block._activate(jnp.ones((3, 12, 8)), nnx.Rngs(dropout=0))) == 0
+    assert 0 < dropped[:, 0].mean() < 1
+    np.testing.assert_array_equal(dropped, np.broadcast_to(dropped[:, :1], dropped.shape))
+    assert (dropped[0, 0] != dropped[1, 0]).any()  # but each sequence has its own
+
+
+def test_batch_norm_averages_over_batch_and_time_with_the_momentum_given(make_model):
+    model = make_model((2,), batchnorm=True, prenorm=True, bn_momentum=0.95)
+    model.train()
+    model(TOKENS)
+    encoded = np.asarray(model.encoder(jax.nn.one_hot(TOKENS, 20)))
+    norm = model.blocks[0].norm
+    np.testing.assert_allclose(norm.mean[...], 0.05 * encoded.mean(axis=(0, 1)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(norm.var[...], 0.95 + 0.05 * encoded.var(axis=(0, 1)), rtol=1e-4)
+
+
+def test_two_documents_come_one_after_the_other_along_the_batch(make_model):
+    model = make_model(retrieval=True, batchnorm=False)
+    logits = model(TOKENS, LENGTHS)
+    assert logits.shape == (2, 10)
+    single = model(TOKENS[[1, 3]], LENGTHS[[1, 3]])  # the second pair alone
+    np.testing.assert_allclose(logits[1], single[0], rtol=1e-4, atol=1e-5)
+    swapped = model(TOKENS[[2, 3, 0, 1]], LENGTHS[[2, 3, 0, 1]])
+    assert np.abs(np.asarray(swapped - logits)).max() > 1e-3  # the features are not symmetric
+
+
+def test_padding_after_the_length_does_not_change_what_is_pooled_from_a_causal_model(make_model):
+    model = make_model(ssm={"bidirectional": False}, pooling="masked_mean", batchnorm=False)
+    changed = TOKENS.copy()
+    changed[2, 7:] = 3
+    np.testing.assert_allclose(model(changed, LENGTHS), model(TOKENS, LENGTHS), rtol=1e-4, atol=1e-5)
+
+
+def test_config_survives_json():
+    config = ModelConfig(20, 8, 10, [3, 0, 2], activation="gelu", dropout=0.1)
+    assert ModelConfig.from_json(config.to_json()) == config
+    assert config.state_sizes == (3, 0, 2)
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"activation": "relu"}, "activation='relu': expected one of"),
+        ({"pooling": "max"}, "pooling='max': expected one of"),
+        ({"state_sizes": ()}, "at least one layer"),
+        ({"state_sizes": (3, -1)}, "expected one size >= 0"),
+        ({"dropout": 1.0}, r"dropout=1.0: expected a rate in \[0, 1\)"),
+    ],
+)
+def test_wrong_configs_are_named(change, message):
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(ModelConfig(20, 8, 10, (2,)), **change)
+
+
+@pytest.mark.parametrize(
+    "x,lengths,message",
+    [
+        (TOKENS + 1, LENGTHS, r"tokens in 1…20: this model's vocabulary is 0…19"),
+        (TOKENS - 1, LENGTHS, r"tokens in -1…18"),
+        (TOKENS, LENGTHS + 1, r"lengths in 2…13: expected 1…12, the padded length"),
+        (TOKENS, LENGTHS - 1, r"lengths in 0…11"),
+        (TOKENS, None, "masked_mean: pass the true lengths"),
+        (TOKENS.astype(np.float32), LENGTHS, r"expected floats \(B, L, 20\) or int"),
+        (np.zeros((2, 5, 3), np.float32), LENGTHS, r"expected floats \(B, L, 20\)"),
+    ],
+)
+def test_wrong_inputs_are_named(make_model, x, lengths, message):
+    with pytest.raises(UserError, match=message):
+        make_model(pooling="masked_mean")(x, lengths)

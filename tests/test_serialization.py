@@ -1,0 +1,139 @@
+"""Models as files, and the importer's refusals."""
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from conftest import below, golden
+
+import aire
+from aire import convert
+from aire.errors import UserError
+
+TOKENS = np.random.default_rng(0).integers(0, 20, (2, 9))
+
+
+def test_a_model_survives_the_file(make_model, tmp_path):
+    model = aire.prune(make_model((6, 5, 4), dropout=0.3), 0.6).model
+    aire.save(model, tmp_path / "model.safetensors")
+    loaded = aire.load(tmp_path / "model.safetensors")
+    assert loaded.config == model.config
+    np.testing.assert_array_equal(loaded(TOKENS), model(TOKENS))  # evaluation mode, too: dropout would need a key
+    assert aire.prune(loaded, 0.5).states[1] == round(0.5 * sum(model.config.state_sizes))
+
+
+def test_a_layer_without_states_survives_the_file(make_model, tmp_path):
+    aire.save(make_model((2, 0)), tmp_path / "model.safetensors")
+    assert aire.load(tmp_path / "model.safetensors").config.state_sizes == (2, 0)
+
+
+def damage(path, kind):
+    data = path.read_bytes()
+    if kind == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    elif kind == "not safetensors":
+        path.write_bytes(b"\x80\x04pickled")
+    else:
+        with safetensors.safe_open(path, "numpy") as file:
+            arrays, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+        if kind == "foreign":
+            metadata = {"format": "pt"}
+        if kind == "nan":
+            arrays["blocks/0/ssm/D"][2] = np.nan
+        if kind == "other shape":
+            arrays["blocks/0/ssm/D"] = arrays["blocks/0/ssm/D"][:3]
+        if kind == "other names":
+            arrays["blocks/0/ssm/E"] = arrays.pop("blocks/0/ssm/D")
+        if kind == "other dtype":
+            arrays["blocks/0/ssm/D"] = arrays["blocks/0/ssm/D"].astype(np.int32)
+        if kind == "other config":
+            metadata["config"] = metadata["config"].replace("d_model", "width")
+        path.write_bytes(safetensors.numpy.save(arrays, metadata))
+
+
+@pytest.mark.parametrize(
+    "kind,message",
+    [
+        ("truncated", "is damaged or not a safetensors file"),
+        ("not safetensors", "is damaged or not a safetensors file"),
+        ("foreign", "is not a model written by aire.save"),
+        ("nan", "blocks/0/ssm/D holds 1 NaN or infinite values"),
+        ("other shape", r"blocks/0/ssm/D has shape \(3,\), expected \(8,\)"),
+        ("other names", "unknown blocks/0/ssm/E; missing blocks/0/ssm/D"),
+        ("other dtype", "blocks/0/ssm/D has dtype int32"),
+        ("other config", "holds a config that this version does not know"),
+    ],
+)
+def test_a_wrong_file_is_named(make_model, tmp_path, kind, message):
+    path = tmp_path / "model.safetensors"
+    aire.save(make_model((2,)), path)
+    damage(path, kind)
+    with pytest.raises(UserError, match=message) as caught:
+        aire.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="no model file at .*nowhere"):
+        aire.load(tmp_path / "nowhere.safetensors")
+
+
+def test_an_unwritable_place_is_named(make_model, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write .*model.safetensors"):
+        aire.save(make_model((2,)), tmp_path / "file" / "model.safetensors")
+
+
+def test_only_models_with_a_config_can_be_saved(make_layer, tmp_path):
+    with pytest.raises(UserError, match="cannot save a S5"):
+        aire.save(make_layer(), tmp_path / "layer.safetensors")
+
+
+LAYER = below(golden("s5_layers.npz")["bi_zoh"], "param/")
+OPTIONS = {"conj_sym": True, "bidirectional": True, "discretization": "zoh"}
+
+
+@pytest.mark.parametrize(
+    "params,message",
+    [
+        ({k: v for k, v in LAYER.items() if k != "D"}, "missing D"),
+        ({k: v for k, v in LAYER.items() if k != "C2"}, "missing array 'C2'"),
+        ({k: v for k, v in LAYER.items() if k != "B"}, "missing array 'B'"),
+        (LAYER | {"E": LAYER["D"]}, "unknown E"),
+        (LAYER | {"Lambda_im": LAYER["Lambda_im"][:2]}, r"Lambda_im has shape \(2,\), expected \(4,\)"),
+        ({}, "missing array 'Lambda_re'"),
+    ],
+)
+def test_importing_a_wrong_layer_is_refused(params, message):
+    with pytest.raises(UserError, match=message):
+        convert.s5_layer(params, **OPTIONS)
+
+
+def test_importing_with_the_wrong_directions_is_refused():
+    with pytest.raises(UserError, match=r"C holds 2 direction\(s\), but bidirectional=False"):
+        convert.s5_layer(LAYER, **OPTIONS | {"bidirectional": False})
+
+
+def nest(flat):
+    tree = {}
+    for path, value in flat.items():
+        *parents, name = path.split("/")
+        node = tree
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[name] = value
+    return tree
+
+
+def test_nested_and_flat_variables_give_one_model():
+    case = golden("s5_models.npz")["pool_bn"]
+    flat = below(case, "var/")
+    options = {"activation": "half_glu2", "prenorm": True, "batchnorm": True, "pooling": "mean", "bidirectional": True}
+    a, b = convert.s5_model(flat, **options), convert.s5_model(nest(flat), **options)
+    np.testing.assert_array_equal(a(case["x"]), b(case["x"]))
+    with pytest.raises(UserError, match="unknown blocks/0/norm/mean"):
+        convert.s5_model(flat, **options | {"batchnorm": False})
+
+
+def test_importing_a_model_without_layers_is_refused():
+    with pytest.raises(UserError, match="missing array"):
+        convert.s5_model({"params": {}}, activation="gelu", prenorm=True, batchnorm=True)
