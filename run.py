@@ -1,54 +1,75 @@
-"""Run an experiment: `python run.py --config=NAME[:variants] [--config.key=value …] [--workdir=…] [--data_dir=…]`."""
+"""Run an experiment.
+
+    python run.py --config=NAME[:variant,variant] [--config.key=value …] [--workdir=FOLDER] [--data_dir=FOLDER]
+
+NAME is a file in configs/. Results go to --workdir (default: the run's name under $AIRE_WORKDIR or ./runs), prepared
+datasets to --data_dir (default: $AIRE_DATA_DIR or ./data).
+"""
 
 import difflib
 import importlib
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from aire.errors import UserError
 
 _CONFIGS = Path(__file__).parent / "configs"
-_NOT_EXPERIMENTS = {"common", "__init__"}
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="NAME or NAME:variant,variant of a file in configs/.")
-_WORKDIR = flags.DEFINE_string(
-    "workdir",
-    None,
-    "Folder of this run: checkpoints, results. Default: $AIRE_WORKDIR or runs, and the run's name in it.",
-)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared datasets. Default: $AIRE_DATA_DIR or data.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints and results.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared datasets.")
 
 
 def config_names() -> list[str]:
-    return sorted(path.stem for path in _CONFIGS.glob("*.py") if path.stem not in _NOT_EXPERIMENTS)
+    """The configs there are."""
+    return sorted(path.stem for path in _CONFIGS.glob("*.py") if path.stem not in ("common", "__init__"))
 
 
-def resolve_config(argv: list[str]) -> list[str]:
-    """The command line with the config's bare name as a path, and before its overrides, as ml_collections wants it.
+def load_config(argv: list[str]) -> tuple[ConfigDict, list[str]]:
+    """The config that --config=NAME[:variants] names, and the rest of the command line.
 
     Raises:
-        UserError: no config, or a name that no file in configs/ has.
+        UserError: no or several configs, an unknown name or variant, or an override of a key that is not there.
     """
     given = [a for a in argv if a.startswith(("--config=", "-config="))]
     if len(given) != 1:
         raise UserError(f"give one --config=NAME; there are: {', '.join(config_names())}")
-    name, colon, variants = given[0].split("=", 1)[1].partition(":")
+    name, _, variants = given[0].split("=", 1)[1].partition(":")
     if name not in config_names():
-        near = difflib.get_close_matches(name, config_names(), n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UserError(f"unknown config {name!r}: {hint}there are: {', '.join(config_names())}")
-    rest = [a for a in argv[1:] if a != given[0]]
-    return [argv[0], f"--config={_CONFIGS / name}.py{colon}{variants}", *rest]
+        raise UserError(f"unknown config {name!r}{_hint(name, config_names())}; there are: {', '.join(config_names())}")
+    config = importlib.import_module(f"configs.{name}").get_config(variants)
+    rest = [a for a in argv if a != given[0]]
+    for override in rest:
+        if override.startswith(("--config.", "-config.")):
+            _check_key(config, override.partition("=")[0].split("config.", 1)[1])
+    return config, rest
+
+
+def _check_key(config: ConfigDict, key: str) -> None:
+    node = config
+    for part in key.split("."):
+        if not isinstance(node, ConfigDict) or part not in node:
+            known = list(node) if isinstance(node, ConfigDict) else []
+            raise UserError(f"the config has no {key!r}{_hint(part, known)}; at {part!r} there are: {', '.join(known)}")
+        node = node[part]
+
+
+def _hint(wrong: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(wrong, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def run(argv: list[str]) -> None:
-    config: ConfigDict = _CONFIG.value
-    if argv[1:]:
-        raise UserError(f"unexpected arguments {argv[1:]}: overrides look like --config.train.epochs=10")
+    """Parse the command line and run the experiment that the config names."""
+    config, rest = load_config(argv)
+    config_flags.DEFINE_config_dict("config", config, sys_argv=rest)
+    positional = flags.FLAGS(rest)[1:]
+    if positional:
+        raise UserError(f"unexpected arguments {positional}: overrides look like --config.train.epochs=10")
     workdir = Path(_WORKDIR.value or Path(os.environ.get("AIRE_WORKDIR", "runs")) / config.name)
     data_dir = Path(_DATA_DIR.value or os.environ.get("AIRE_DATA_DIR", "data"))
     # Imported only now: JAX takes seconds, and a wrong flag should not have to wait for it.
@@ -56,12 +77,14 @@ def run(argv: list[str]) -> None:
 
 
 def main() -> None:
+    if "--help" in sys.argv or "-h" in sys.argv:
+        sys.exit(f"{__doc__}\nConfigs: {', '.join(config_names())}")
     try:
-        argv = resolve_config(sys.argv)
-        flags.FLAGS(argv)
-        app.run(run, argv=argv)
+        run(sys.argv)
     except (UserError, flags.Error) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from the last checkpoint")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import scipy.optimize
+
 from aire.data.pipeline import Split
 
 _PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2)

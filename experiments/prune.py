@@ -7,12 +7,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from aire.data.pipeline import Split
 from flax import nnx
 from ml_collections import ConfigDict
 
 import aire
-from aire.data import Task, load_task
+from aire.data.pipeline import Split
+from aire.data.tasks import Task, load_task
 from aire.errors import UserError
 from aire.models import Classifier
 from aire.pruning.prune import PruneResult

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 import aire
 from aire import zoo
-from aire.data import Task
+from aire.data.tasks import Task
 from aire.errors import UserError
 from aire.models import Classifier, ModelConfig
 from aire.ssm import S5Config

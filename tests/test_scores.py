@@ -67,7 +67,7 @@ def test_released_scores_in_two_directions(name, power, x64):
     """By hand: the released code's `(‖C1‖ + ‖C2‖) / 2 ** 2`, an unsquared mean over two."""
     m = modes(n=1, directions=2)
     lam, B, C = abs(complex(m.Lambda_bar[0])), np.asarray(m.B_bar[0]), np.asarray(m.C)
-    denominator = 1 - lam**2 if power == 1 else (1 - lam) ** 2 + 1e-8
+    denominator = (1 - lam**2 if power == 1 else (1 - lam) ** 2) + 1e-8
     norms = np.linalg.norm(C[0, :, 0]) + np.linalg.norm(C[1, :, 0])
     np.testing.assert_allclose(scores.SCORES[name](m)[0], norms / 4 * np.linalg.norm(B) ** 2 / denominator, rtol=1e-9)
 

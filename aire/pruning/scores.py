@@ -21,7 +21,7 @@ from aire.ssm import Modes
 ScoreFn = Callable[[Modes], Array]
 SCORES: dict[str, ScoreFn] = {}
 
-_RELEASED_EPS = 1e-8  # the released LAST code adds it to the denominator
+_RELEASED_EPS = 1e-8  # both released codes add it to the denominator
 
 
 def register(name: str) -> Callable[[ScoreFn], ScoreFn]:
@@ -86,13 +86,13 @@ def last(modes: Modes) -> Array:
 
 @register("aire_released")
 def aire_released(modes: Modes) -> Array:
-    """`aire` as in its released code, which differs where there are two directions (`_released_output_norm`)."""
-    return _released_output_norm(modes) * _input_energy(modes) / modes.margin
+    """`aire` as in its released code: other output norm for two directions, and 1e-8 added to the denominator."""
+    return _released_output_norm(modes) * _input_energy(modes) / (modes.margin + _RELEASED_EPS)
 
 
 @register("last_released")
 def last_released(modes: Modes) -> Array:
-    """`last` as in its released code: other output norm for two directions, and 1e-8 added to the denominator."""
+    """`last` as in its released code, with the same two differences as `aire_released`."""
     return _released_output_norm(modes) * _input_energy(modes) / (_peak_distance(modes) ** 2 + _RELEASED_EPS)
 
 

@@ -1,0 +1,387 @@
+"""ListOps of the Long Range Arena (Tay et al. 2021, arXiv 2011.04006; first Nangia & Bowman 2018, arXiv 1804.06028).
+
+A sequence is a nested expression such as `[MAX 4 [MED 1 2 3 ] 0 ]`, and its class is its value, 0 to 9. Examples are
+generated here, deterministically from a seed, or taken from the files that the Long Range Arena released. Either way a
+TFDS builder writes them once; later runs read what it wrote.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import fcntl
+import hashlib
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+from google.protobuf.json_format import ParseError
+
+from aire.data.pipeline import Split, pad
+from aire.errors import UserError
+from aire.files import writing
+from aire.training.progress import Progress
+
+SPLITS = ("train", "validation", "test")
+VOCABULARY = ("<pad>", "<unk>", "<eos>", "]", *"0123456789", "[MAX", "[MED", "[MIN", "[SM")
+VOCAB_SIZE = 20  # width of the one-hot inputs, as in the S5 reference; 18 of them are used
+N_CLASSES = 10
+MAX_LENGTH = 2048  # of the task, <eos> included
+
+Example = tuple[bytes, int]  # the expression as indices into VOCABULARY, without <eos>, and its value
+
+_INDEX = {token: index for index, token in enumerate(VOCABULARY)}
+_EOS, _CLOSE, _ZERO, _FIRST_OPERATOR = (_INDEX[token] for token in ("<eos>", "]", "0", "[MAX"))
+_EXPRESSION_TOKENS = {token: index for token, index in _INDEX.items() if not token.startswith("<")}
+
+
+# Generating --------------------------------------------------------------------------------------------------------
+
+
+def _median(values: list[int]) -> int:
+    """The median, rounded down where it lies between two digits."""
+    ordered, n = sorted(values), len(values)
+    return (ordered[(n - 1) // 2] + ordered[n // 2]) // 2
+
+
+_OPERATORS = (max, _median, min, lambda values: sum(values) % 10)  # in the order of the vocabulary
+_OPERATOR_PROBABILITY = 0.25
+_MAX_FAILURES = 1_000_000  # draws in a row without a new example; in the full task one in 12 is one
+
+
+class _TooLong(Exception):
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Generated:
+    """Examples drawn from the Long Range Arena's grammar; the defaults are its task.
+
+    Attributes:
+        min_length, max_length: an expression's number of tokens, `]` counted and <eos> not, lies strictly between.
+        max_depth: of nesting; a lone digit has depth 1.
+        max_args: an operator has 2 to this many arguments, all numbers equally likely.
+        train_examples, validation_examples, test_examples: sizes of the splits; no expression occurs twice in them.
+        seed: of the draws. Validation and test are drawn first: they do not depend on the size of train.
+    Raises:
+        UserError: a value out of its range.
+    """
+
+    min_length: int = 500
+    max_length: int = 2000
+    max_depth: int = 10
+    max_args: int = 10
+    train_examples: int = 96_000
+    validation_examples: int = 2_000
+    test_examples: int = 2_000
+    seed: int = 0
+
+    def __post_init__(self):
+        least = {name: 1 for name in ("max_depth", "train_examples", "validation_examples", "test_examples")}
+        least |= {"min_length": 0, "max_length": self.min_length + 2, "max_args": 2, "seed": 0}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise UserError(f"ListOps: {name}={getattr(self, name)}: expected at least {value}")
+
+    def config_name(self) -> str:
+        """Names every option, so that data made with others is never taken for it."""
+        sizes = "-".join(str(self.sizes()[name]) for name in SPLITS)
+        shape = f"len{self.min_length}-{self.max_length}_depth{self.max_depth}_args{self.max_args}"
+        return f"generated_{shape}_n{sizes}_seed{self.seed}"
+
+    def sizes(self) -> dict[str, int]:
+        return dict(zip(SPLITS, (self.train_examples, self.validation_examples, self.test_examples), strict=True))
+
+    def splits(self) -> dict[str, Iterator[Example]]:
+        """The splits, to be read in the order of the dict, for all take from one stream."""
+        stream = self._stream()
+        return {name: islice(stream, self.sizes()[name]) for name in ("test", "validation", "train")}
+
+    def _stream(self) -> Iterator[Example]:
+        """Different examples, without end. Raises UserError where the options allow too few of them."""
+        random, seen, failures = Random(self.seed), set(), 0
+        while failures < _MAX_FAILURES:
+            example = self.draw(random)
+            if example is None or example[0] in seen:
+                failures += 1
+                continue
+            seen.add(example[0])
+            failures = 0
+            yield example
+        raise UserError(
+            f"ListOps: {self}: only {len(seen)} different expressions found, none in the last {_MAX_FAILURES:,} draws; "
+            "allow more lengths or depth, or ask for fewer examples"
+        )
+
+    def draw(self, random: Random) -> Example | None:
+        """One expression of the grammar, evaluated while it is written; None if its length is not as wanted."""
+        draw = random.random  # and nothing else: the one method whose numbers Python promises never to change
+        tokens = bytearray()
+
+        def node(depth: int) -> int:
+            if depth == self.max_depth or draw() >= _OPERATOR_PROBABILITY:
+                digit = int(draw() * 10)
+                tokens.append(_ZERO + digit)
+                return digit
+            if len(tokens) >= self.max_length:
+                raise _TooLong
+            n_args = 2 + int(draw() * (self.max_args - 1))
+            operator = int(draw() * len(_OPERATORS))
+            tokens.append(_FIRST_OPERATOR + operator)
+            values = [node(depth + 1) for _ in range(n_args)]
+            tokens.append(_CLOSE)
+            return _OPERATORS[operator](values)
+
+        try:
+            value = node(1)
+        except _TooLong:
+            return None
+        return (bytes(tokens), value) if self.min_length < len(tokens) < self.max_length else None
+
+
+# Reading the release -----------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """The examples of the Long Range Arena's release: basic_train.tsv, basic_val.tsv and basic_test.tsv in `folder`.
+
+    Raises:
+        UserError: (by its methods) a file is missing or damaged; file and line are named.
+    """
+
+    folder: str | Path
+
+    def config_name(self) -> str:
+        """Names the files' content, so that changed files are never taken for those that were read before."""
+        digest = hashlib.sha256()
+        for path in self._files().values():
+            with _reading(path), open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return f"release_{digest.hexdigest()[:16]}"
+
+    def sizes(self) -> dict[str, int]:
+        return {name: _count_rows(path) for name, path in self._files().items()}
+
+    def splits(self) -> dict[str, Iterator[Example]]:
+        return {name: read_tsv(path) for name, path in self._files().items()}
+
+    def _files(self) -> dict[str, Path]:
+        folder = Path(self.folder)
+        files = {
+            name: folder / f"basic_{stem}.tsv" for name, stem in zip(SPLITS, ("train", "val", "test"), strict=True)
+        }
+        missing = [path.name for path in files.values() if not path.is_file()]
+        if missing:
+            raise UserError(
+                f"{folder}: no {', '.join(missing)} there; expected the folder listops-1000 of the Long Range Arena's "
+                "release: the archive lra_release.gz that github.com/google-research/long-range-arena links to"
+            )
+        return files
+
+
+def read_tsv(path: Path) -> Iterator[Example]:
+    """The examples of a file with the columns Source and Target, tab-separated, as Python's csv module writes it.
+
+    Raises:
+        UserError: the file cannot be read, or a row is not an expression and a digit; file and line are named.
+    """
+    with _reading(path), open(path, newline="", encoding="ascii", errors="replace") as file:
+        rows = csv.reader(file, delimiter="\t")
+        try:
+            if (header := next(rows, None)) != ["Source", "Target"]:
+                raise UserError(f"{path}, line 1: expected the header Source, Target; found {str(header)[:80]}")
+            for row in rows:
+                yield _parse_row(row, f"{path}, line {rows.line_num}")
+        except csv.Error as error:
+            raise UserError(f"{path}, line {rows.line_num}: {error}; get the file again") from error
+
+
+def _parse_row(row: list[str], where: str) -> Example:
+    """One row's expression, its parentheses dropped, and value; `where` is for the message of a UserError."""
+    if len(row) != 2:
+        raise UserError(f"{where}: expected 2 tab-separated columns, found {len(row)}; is the file truncated?")
+    source, target = row
+    try:
+        tokens = bytes(map(_EXPRESSION_TOKENS.__getitem__, source.translate({ord("("): None, ord(")"): None}).split()))
+    except KeyError as error:
+        known = " ".join(_EXPRESSION_TOKENS)
+        raise UserError(f"{where}: token {error.args[0][:40]!r} is not in the vocabulary: {known}") from None
+    if len(tokens) + 1 > MAX_LENGTH:
+        raise UserError(f"{where}: {len(tokens) + 1} tokens with <eos>, but the task's maximum is {MAX_LENGTH}")
+    if not _is_expression(np.frombuffer(tokens, np.uint8)):
+        raise UserError(f"{where}: the brackets do not make one whole expression; is the file truncated?")
+    if target not in set("0123456789"):
+        raise UserError(f"{where}: target {target[:40]!r}; expected a digit, 0 to 9")
+    return tokens, int(target)
+
+
+def _is_expression(tokens: np.ndarray) -> bool:
+    """Whether the brackets balance, and first at the end. tokens: (L,) uint8."""
+    depth = np.cumsum((tokens >= _FIRST_OPERATOR).astype(int) - (tokens == _CLOSE))
+    return depth.size > 0 and depth[-1] == 0 and bool(np.all(depth[:-1] > 0))
+
+
+def _count_rows(path: Path) -> int:
+    """Number of rows below the header. Raises UserError where there is none, or the last line has no end."""
+    lines, last = 0, b""
+    with _reading(path), open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            lines, last = lines + chunk.count(b"\n"), chunk
+    if not last.endswith(b"\n"):
+        raise UserError(f"{path}, line {lines + 1}: the file ends within this line; it is truncated, get it again")
+    if lines < 2:
+        raise UserError(f"{path}, line 2: no examples; the file is truncated, get it again")
+    return lines - 1
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn an OSError inside the block into a UserError naming `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+# Preparing once, loading ---------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(eq=False)
+class ListOpsConfig(tfds.core.BuilderConfig):
+    """Where the examples come from; `name` identifies them."""
+
+    source: Generated | Release | None = None
+
+
+class ListOps(tfds.core.GeneratorBasedBuilder):
+    """Writes a source's examples: `tokens` (L,) uint8, indices into VOCABULARY that end with <eos>, and `label`."""
+
+    VERSION = tfds.core.Version("1.0.0")  # raise it whenever the same options would give other data
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            # As bytes: TFDS otherwise widens each token to an int64, which reads back more slowly.
+            "tokens": tfds.features.Tensor(shape=(None,), dtype=np.uint8, encoding="bytes"),
+            "label": tfds.features.ClassLabel(num_classes=N_CLASSES),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="ListOps of the Long Range Arena: evaluate a nested expression of digits.",
+            homepage="https://github.com/google-research/long-range-arena",
+            features=tfds.features.FeaturesDict(features),
+            disable_shuffling=True,  # the examples are independent draws already
+        )
+
+    def download_and_prepare(self, **options) -> None:
+        total = sum(self.builder_config.source.sizes().values())
+        with Progress("preparing ListOps", total, unit="example") as self._progress:
+            super().download_and_prepare(**options)
+
+    def _split_generators(self, dl_manager) -> dict:
+        return {name: self._generate_examples(split) for name, split in self.builder_config.source.splits().items()}
+
+    def _generate_examples(self, examples: Iterable[Example]) -> Iterator[tuple[int, dict]]:
+        for key, (tokens, label) in enumerate(examples):
+            yield key, {"tokens": np.frombuffer(tokens + bytes([_EOS]), np.uint8), "label": label}
+            self._progress.update()
+
+    # TFDS prints at these two that it downloads a dataset of unknown size; nothing is downloaded.
+    def _log_download_bytes(self) -> None:
+        print(f"preparing ListOps once, in {self.data_dir}", flush=True)
+
+    def _log_download_done(self) -> None:
+        pass
+
+
+def load(data_dir: str | Path, source: Generated | Release, *, length: int) -> dict[str, Split]:
+    """The splits "train", "validation" and "test", padded to `length`; prepared in `data_dir` if not there yet.
+
+    A preparation that was killed leaves nothing that counts: the next call starts it again. Of several processes that
+    need the same data at once, one prepares it and the others wait.
+
+    Raises:
+        UserError: a sequence with its <eos> is longer than `length`; the release's files are missing or damaged;
+            `data_dir` cannot be written; what was prepared there is damaged.
+    """
+    if isinstance(source, Generated) and source.max_length > length:  # before minutes of generating
+        raise UserError(
+            f"ListOps: max_length={source.max_length} does not fit length {length}: sequences would have up to "
+            f"{source.max_length} tokens with <eos>; raise the length or lower max_length"
+        )
+    with _quiet():
+        builder = _builder(data_dir, source)
+        if not builder.is_prepared():
+            _prepare(builder)
+            builder = _builder(data_dir, source)
+        return {name: _read(builder, name, length) for name in SPLITS}
+
+
+def _builder(data_dir: str | Path, source: Generated | Release) -> ListOps:
+    """The builder, which knows what is prepared in `data_dir`. Raises UserError where that cannot be read."""
+    config = ListOpsConfig(name=source.config_name(), source=source)
+    try:
+        with _reading(Path(data_dir)):
+            return ListOps(data_dir=str(data_dir), config=config, file_format="array_record")
+    except ParseError as error:
+        raise _damaged(Path(data_dir, ListOps.name, config.name), error) from error
+
+
+def _prepare(builder: ListOps) -> None:
+    """Write the dataset unless another process does; TFDS renames its folder when it is complete."""
+    folder = builder.data_path.parent
+    with writing(folder), _lock(folder):
+        for leftover in folder.glob("incomplete.*"):  # of a killed process, for we hold the lock
+            shutil.rmtree(leftover)
+        try:
+            # TFDS itself does nothing where the data is there by now.
+            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+        except RuntimeError as error:  # array_record's way to say OSError
+            if failed := re.search(r"(?:open|write|close)\(\) failed: ([^;]+)", str(error)):
+                raise OSError(failed[1]) from error
+            raise
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Let one process at a time into the block. The lock goes with its process, however that ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that prepares {folder}", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _read(builder: ListOps, name: str, length: int) -> Split:
+    """One split, padded. Raises UserError where it cannot be read or a sequence is longer than `length`."""
+    try:
+        source = builder.as_data_source(name)
+        examples = source.__getitems__(range(len(source)))  # one call; one by one takes 1.5 times as long
+    except (OSError, RuntimeError, KeyError) as error:
+        raise _damaged(builder.data_path, error) from error
+    return pad([e["tokens"] for e in examples], [e["label"] for e in examples], length, name=name)
+
+
+def _damaged(folder: Path, error: Exception) -> UserError:
+    return UserError(f"what was prepared in {folder} is damaged ({error}); delete that folder and run again")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without TFDS's bars, which show paths, and its warning that a builder's configuration is our own."""
+    verbosity = logging.get_verbosity()
+    tfds.disable_progress_bar()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        tfds.enable_progress_bar()

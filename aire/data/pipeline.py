@@ -1,0 +1,128 @@
+"""From a split in memory to batches: deterministic, shuffled per epoch, sharded by process, resumable at any step.
+
+Axes: n examples of a split, B batch, L length. A batch is a dict of NumPy arrays: `x` (B, L), `lengths` (B,) int32,
+`y` (B,) int32, and for evaluation `weight` (B,) float32.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import grain
+import numpy as np
+
+from aire.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Examples of one split, padded to one length and kept in memory, where a batch is a mere gather.
+
+    Attributes:
+        x: inputs, (n, L) integer tokens or (n, L, d_in); zeros past the end of a sequence.
+        lengths: true lengths, (n,) int32.
+        y: classes, (n,) int32.
+    Raises:
+        UserError: the three do not have the same number of examples.
+    """
+
+    x: np.ndarray
+    lengths: np.ndarray
+    y: np.ndarray
+
+    def __post_init__(self):
+        if not len(self.x) == len(self.lengths) == len(self.y):
+            raise UserError(
+                f"{len(self.x)} inputs, {len(self.lengths)} lengths and {len(self.y)} labels: expected as many of each"
+            )
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, indices: np.ndarray) -> Batch:
+        """The examples with these indices, as a batch."""
+        return {"x": self.x[indices], "lengths": self.lengths[indices], "y": self.y[indices]}
+
+
+def pad(sequences: Sequence[np.ndarray], labels: Sequence[int], length: int, *, name: str) -> Split:
+    """A split from token sequences (L_i,) of different lengths, padded with 0 to `length`.
+
+    Raises:
+        UserError: a sequence is longer than `length`; `name` is the split's name in the message.
+    """
+    lengths = np.fromiter(map(len, sequences), np.int32, len(sequences))
+    if len(lengths) and lengths.max() > length:
+        first = int(np.argmax(lengths > length))
+        raise UserError(
+            f"split {name!r}, example {first}: {lengths[first]} tokens are more than the length {length}; "
+            f"the longest of the split has {lengths.max()}: set the length to at least that, or shorten the sequences"
+        )
+    x = np.zeros((len(sequences), length), np.uint8)
+    if len(sequences):
+        x[np.arange(length) < lengths[:, None]] = np.concatenate(sequences)  # the mask is read row by row
+    return Split(x, lengths, np.asarray(labels, np.int32))
+
+
+def steps_per_epoch(split: Split, batch_size: int) -> int:
+    """Number of full batches; the examples left over are dropped, other ones each epoch.
+
+    Raises:
+        UserError: not even one batch is full, or a batch would be empty.
+    """
+    if not 1 <= batch_size <= len(split):
+        raise UserError(f"batch_size={batch_size}: expected 1 to {len(split)}, the number of examples in the split")
+    return len(split) // batch_size
+
+
+def batches(
+    split: Split,
+    *,
+    batch_size: int,
+    seed: int,
+    shuffle: bool = True,
+    epochs: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.MapDataset:
+    """Training batches with random access: `batches(…)[t]` is batch number t of the whole run.
+
+    It is a pure function of the seed and t, so a resumed run just goes on at its step. In each epoch every example
+    occurs once, in an order of its own, but for those that do not fill the last batch.
+
+    Args:
+        batch_size: examples of one step over all processes; each gets `batch_size // process_count` of them. The
+            processes together get what one would get alone, so a run may resume with another number of them.
+        seed: of the order; at least 0, less than 2**32.
+        epochs: how many; None: endless.
+    Raises:
+        UserError: `batch_size` exceeds the split or `process_count` does not divide it, no such process, a bad seed.
+    """
+    steps_per_epoch(split, batch_size)
+    if not 0 <= process_index < process_count:
+        raise UserError(f"process_index={process_index}: expected 0 to {process_count - 1} (process_count - 1)")
+    if batch_size % process_count:
+        raise UserError(f"batch_size={batch_size}: expected a multiple of the {process_count} processes")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed}: expected 0 to 2**32 - 1")
+    # Indices, not examples, go through Grain, whose cost is per element. Batched before repeated, or batches would
+    # cross epochs; `shuffle` draws a new order for each repetition by itself.
+    indices = grain.MapDataset.range(len(split)).seed(seed)
+    indices = (indices.shuffle() if shuffle else indices).batch(batch_size, drop_remainder=True).repeat(epochs)
+    return indices.map(lambda batch: split.take(batch[process_index::process_count]))
+
+
+def evaluation_batches(split: Split, batch_size: int) -> Iterator[Batch]:
+    """All examples once, in order, in batches of one shape, so that one compilation serves all.
+
+    The last batch is filled up with copies of the last example, of `weight` 0: real ones, since a sequence without
+    any token could make the model divide by zero, and NaN times 0 is NaN.
+
+    Raises:
+        UserError: a batch would be empty.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size={batch_size}: expected at least 1")
+    rows = (np.arange(start, start + batch_size) for start in range(0, len(split), batch_size))
+    last = len(split) - 1
+    return (split.take(np.minimum(i, last)) | {"weight": (i <= last).astype(np.float32)} for i in rows)

@@ -1,0 +1,162 @@
+"""The input pipeline: what batches hold, epoch coverage, sharding by process, resuming."""
+
+import numpy as np
+import pytest
+
+from aire.data.pipeline import Split, batches, evaluation_batches, pad, steps_per_epoch
+from aire.errors import UserError
+
+
+def make_split(n: int) -> Split:
+    """Every field of an example tells its index."""
+    i = np.arange(n)
+    return Split(np.stack([i, i + 1], axis=1).astype(np.uint8), i.astype(np.int32), (i % 10).astype(np.int32))
+
+
+def indices(stream, steps) -> np.ndarray:
+    return np.array([stream[t]["lengths"] for t in steps])
+
+
+def test_pad():
+    split = pad([np.array([7, 8], np.uint8), np.array([9], np.uint8)], [3, 4], 3, name="train")
+    np.testing.assert_array_equal(split.x, np.array([[7, 8, 0], [9, 0, 0]], np.uint8), strict=True)
+    np.testing.assert_array_equal(split.lengths, np.array([2, 1], np.int32), strict=True)
+    np.testing.assert_array_equal(split.y, np.array([3, 4], np.int32), strict=True)
+    assert len(split) == 2
+
+
+def test_pad_to_exactly_the_longest():
+    assert pad([np.array([7, 8], np.uint8)], [0], 2, name="train").x.tolist() == [[7, 8]]
+
+
+def test_pad_names_the_first_sequence_that_is_too_long():
+    sequences = [np.ones(n, np.uint8) for n in (3, 5, 4, 9)]
+    with pytest.raises(UserError, match=r"'test', example 1: 5 tokens are more than the length 4; .* has 9"):
+        pad(sequences, [0] * 4, 4, name="test")
+
+
+def test_split_needs_as_many_labels_as_inputs():
+    with pytest.raises(UserError, match="2 inputs, 2 lengths and 3 labels"):
+        Split(np.zeros((2, 4), np.uint8), np.zeros(2, np.int32), np.zeros(3, np.int32))
+
+
+def test_batch_holds_the_rows_of_its_examples():
+    split = make_split(20)
+    batch = batches(split, batch_size=4, seed=0)[2]
+    assert set(batch) == {"x", "lengths", "y"}
+    rows = batch["lengths"]
+    for name in batch:
+        np.testing.assert_array_equal(batch[name], getattr(split, name)[rows], strict=True)
+        assert batch[name].shape[0] == 4
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(12, 4), (14, 4), (7, 7), (5, 1)])
+def test_each_epoch_holds_every_example_once_but_the_remainder(n, batch_size):
+    split = make_split(n)
+    steps = steps_per_epoch(split, batch_size)
+    assert steps == n // batch_size
+    stream = batches(split, batch_size=batch_size, seed=3)
+    orders = []
+    for epoch in range(4):
+        order = indices(stream, range(epoch * steps, (epoch + 1) * steps)).ravel()
+        assert len(set(order)) == len(order) == steps * batch_size
+        orders.append(tuple(order))
+    assert len(set(orders)) > 1
+
+
+def test_what_the_last_batch_leaves_out_differs_between_epochs():
+    stream = batches(make_split(10), batch_size=4, seed=0)
+    dropped = [frozenset(range(10)) - set(indices(stream, (2 * epoch, 2 * epoch + 1)).flat) for epoch in range(8)]
+    assert len(set(dropped)) > 4
+
+
+def test_neighbouring_seeds_do_not_share_epochs():
+    """Grain adds the epoch to the seed it shuffles with; the seeds must be spread first."""
+    split = make_split(100)
+    first, second = (batches(split, batch_size=100, seed=seed) for seed in (1, 2))
+    orders = {tuple(stream[epoch]["lengths"]) for stream in (first, second) for epoch in range(5)}
+    assert len(orders) == 10
+
+
+def test_shuffle_is_uniform_enough():
+    """Each example is equally often in each place: chi-square with 19 * 19 degrees of freedom, mean 361, deviation 27."""
+    stream = batches(make_split(20), batch_size=20, seed=0)
+    counts = np.zeros((20, 20))
+    for epoch in range(1000):
+        counts[np.arange(20), stream[epoch]["lengths"]] += 1
+    assert np.sum((counts - 50) ** 2 / 50) < 361 + 5 * 27
+
+
+def test_without_shuffling():
+    stream = batches(make_split(7), batch_size=3, seed=0, shuffle=False)
+    np.testing.assert_array_equal(indices(stream, range(4)), [[0, 1, 2], [3, 4, 5], [0, 1, 2], [3, 4, 5]])
+
+
+def test_epochs_end():
+    assert len(list(batches(make_split(10), batch_size=4, seed=0, epochs=3))) == 6
+
+
+def test_same_seed_same_batches_other_seed_other_batches():
+    split = make_split(50)
+    one, same, other = (indices(batches(split, batch_size=5, seed=seed), range(20)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+
+
+def test_resumed_in_the_middle_of_an_epoch_equals_uninterrupted():
+    split = make_split(23)
+    whole = indices(batches(split, batch_size=4, seed=9), range(17))
+    np.testing.assert_array_equal(indices(batches(split, batch_size=4, seed=9), range(7, 17)), whole[7:])
+
+
+@pytest.mark.parametrize("process_count", [2, 3])
+def test_processes_share_each_batch(process_count):
+    split = make_split(32)
+    alone = indices(batches(split, batch_size=6, seed=4), range(12))
+    shares = [
+        indices(batches(split, batch_size=6, seed=4, process_index=i, process_count=process_count), range(12))
+        for i in range(process_count)
+    ]
+    assert {share.shape for share in shares} == {(12, 6 // process_count)}
+    np.testing.assert_array_equal(np.sort(np.concatenate(shares, axis=1)), np.sort(alone))
+    for epoch in np.split(np.concatenate(shares, axis=1)[:10], 2):
+        assert len(set(epoch.flat)) == epoch.size
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 11}, r"batch_size=11: expected 1 to 10"),
+        ({"batch_size": 0}, r"batch_size=0: expected 1 to 10"),
+        ({"batch_size": 5, "process_count": 2}, r"batch_size=5: expected a multiple of the 2 processes"),
+        ({"batch_size": 4, "process_count": 2, "process_index": 2}, r"process_index=2: expected 0 to 1"),
+        ({"batch_size": 4, "process_index": -1}, r"process_index=-1: expected 0 to 0"),
+        ({"batch_size": 4, "seed": -1}, r"seed=-1: expected 0 to"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(UserError, match=message):
+        batches(make_split(10), **({"seed": 0} | options))
+
+
+def test_evaluation_covers_every_example_once_in_order():
+    split = make_split(10)
+    found = list(evaluation_batches(split, 4))
+    assert [batch["x"].shape for batch in found] == [(4, 2)] * 3
+    weight = np.concatenate([batch["weight"] for batch in found])
+    np.testing.assert_array_equal(weight, np.array([1] * 10 + [0, 0], np.float32), strict=True)
+    for name in ("x", "lengths", "y"):
+        real = np.concatenate([batch[name] for batch in found])[weight == 1]
+        np.testing.assert_array_equal(real, getattr(split, name), strict=True)
+
+
+def test_evaluation_fills_up_with_sequences_that_have_tokens():
+    split = pad([np.ones(2, np.uint8)] * 3, [1] * 3, 4, name="test")
+    *_, last = evaluation_batches(split, 8)
+    np.testing.assert_array_equal(last["lengths"], [2] * 8)
+    np.testing.assert_array_equal(last["weight"], [1, 1, 1, 0, 0, 0, 0, 0])
+
+
+def test_evaluation_needs_a_batch_size():
+    with pytest.raises(UserError, match="batch_size=0: expected at least 1"):
+        evaluation_batches(make_split(3), 0)
