@@ -10,9 +10,11 @@ import aire
 from aire import zoo
 from aire.data.tasks import Task
 from aire.errors import UserError
+from aire.files import write_text
 from aire.models import Classifier, ModelConfig
 from aire.ssm import S5Config
 from aire.training.loop import TrainConfig, train
+from experiments.provenance import provenance
 
 
 def model_config(config: ConfigDict, task: Task) -> ModelConfig:
@@ -52,6 +54,9 @@ def _train(config: ConfigDict, model: ModelConfig, task: Task, workdir: Path) ->
         fingerprint=fingerprint,
     )
     aire.save(trained.model, workdir / "model.safetensors")
+    record = {"config": config.to_dict(), "seed": config.seed, "best_step": trained.step, **provenance()}
+    record["validation"] = vars(trained.validation)
+    write_text(workdir / "model.json", json.dumps(record, indent=1))
     accuracy = f"validation accuracy {trained.validation.accuracy:.2%}"
     return trained.model, f"trained here with seed {config.seed}, best at step {trained.step} ({accuracy})"
 
