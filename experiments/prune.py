@@ -69,7 +69,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     """Run the job that a config describes; see configs/lra_listops_prune.py."""
     check(config)
     announce(config, workdir, data_dir)
-    clock = Clock()
+    source, clock = provenance(), Clock()
     task = load_task(config.data.to_dict(), data_dir)
     clock.lap("data")
     model, origin = obtain_model(config, task, workdir)
@@ -96,7 +96,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
         choices=choices,
         seconds=clock.laps,
         speedup=speedup(model, choices[0].result.model, task.splits["validation"], config.prune.batch_size),
-        provenance=provenance(),
+        provenance=source,
     )
     clock.lap("test and timing")
     write_report(outcome, workdir)

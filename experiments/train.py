@@ -44,6 +44,7 @@ def obtain_model(config: ConfigDict, task: Task, workdir: Path) -> tuple[Classif
 
 
 def _train(config: ConfigDict, model: ModelConfig, task: Task, workdir: Path) -> tuple[Classifier, str]:
+    source = provenance()  # of the code as it is now, not after hours of training
     fingerprint = {key: config[key].to_dict() for key in ("data", "model", "train")} | {"seed": config.seed}
     trained = train(
         Classifier(model, rngs=nnx.Rngs(config.seed)),
@@ -54,7 +55,7 @@ def _train(config: ConfigDict, model: ModelConfig, task: Task, workdir: Path) ->
         fingerprint=fingerprint,
     )
     aire.save(trained.model, workdir / "model.safetensors")
-    record = {"config": config.to_dict(), "seed": config.seed, "best_step": trained.step, **provenance()}
+    record = {"config": config.to_dict(), "seed": config.seed, "best_step": trained.step, **source}
     record["validation"] = vars(trained.validation)
     write_text(workdir / "model.json", json.dumps(record, indent=1))
     accuracy = f"validation accuracy {trained.validation.accuracy:.2%}"
