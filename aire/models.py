@@ -1,8 +1,8 @@
 """Deep state space models: encoder, blocks, pooling, and a head for one document or two."""
 
 import dataclasses
-import json
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -60,12 +60,9 @@ class ModelConfig:
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout={self.dropout}: expected a rate in [0, 1)")
 
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self))
-
     @classmethod
-    def from_json(cls, text: str) -> Self:
-        fields = json.loads(text)
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`, also after JSON."""
         return cls(**{**fields, "ssm": S5Config(**fields["ssm"])})
 
 

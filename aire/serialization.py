@@ -1,5 +1,7 @@
 """Models as single files: safetensors, with the config as JSON in the header. Nothing in them is executed."""
 
+import dataclasses
+import json
 import os
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from aire.files import write_bytes
 from aire.models import Classifier, ModelConfig
 from aire.weights import get_arrays, set_arrays
 
-_FORMAT = "aire-model-1"
+_HEADER = "aire.ModelConfig.1"  # the header's key for the config, with the version of the format
 
 
 def save(model: Classifier, path: str | os.PathLike) -> None:
@@ -23,7 +25,8 @@ def save(model: Classifier, path: str | os.PathLike) -> None:
     """
     if not isinstance(getattr(model, "config", None), ModelConfig):
         raise UserError(f"cannot save a {type(model).__name__}: expected a model with a ModelConfig, as Classifier has")
-    metadata = {"format": _FORMAT, "config": model.config.to_json()}
+    # One key only: safetensors writes several in random order, and equal models should be equal files.
+    metadata = {_HEADER: json.dumps(dataclasses.asdict(model.config))}
     write_bytes(Path(path), safetensors.numpy.save(get_arrays(model), metadata))
 
 
@@ -47,10 +50,10 @@ def _read(path: Path) -> tuple[ModelConfig, dict]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != _FORMAT:
-                raise UserError(f"{path} is not a model written by aire.save: its header lacks format={_FORMAT!r}")
+            if _HEADER not in metadata:
+                raise UserError(f"{path} is not a model written by aire.save: its header has no {_HEADER!r}")
             names = file.keys()
-            return ModelConfig.from_json(metadata["config"]), {name: file.get_tensor(name) for name in names}
+            return ModelConfig.from_dict(json.loads(metadata[_HEADER])), {name: file.get_tensor(name) for name in names}
     except safetensors.SafetensorError as error:
         raise UserError(f"{path} is damaged or not a safetensors file: {error}") from error
     except (KeyError, TypeError) as error:

@@ -15,11 +15,11 @@ from aire.data.pipeline import Split
 from aire.data.tasks import Task, load_task
 from aire.errors import UserError
 from aire.models import Classifier
+from aire.progress import Progress
 from aire.pruning.prune import PruneResult
 from aire.pruning.scores import get
-from aire.pruning.selection import check_ratio
+from aire.pruning.selection import check_ratio, check_scope
 from aire.training.evaluate import Evaluation, make_evaluator
-from aire.training.progress import Progress
 from experiments import baselines
 from experiments.provenance import provenance
 from experiments.prune_report import write_report
@@ -108,6 +108,7 @@ def check(config: ConfigDict) -> None:
         get(method)
     for ratio in config.prune.ratios:
         check_ratio(ratio)
+    check_scope(config.prune.scope)
     if 0.0 not in config.prune.ratios:
         raise UserError("prune.ratios must contain 0.0, the uncut model, so that something is always within tolerance")
 
@@ -115,7 +116,8 @@ def check(config: ConfigDict) -> None:
 def announce(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     """Say what will be done before anything slow starts."""
     d, m, p = config.data, config.model, config.prune
-    examples = f"{d.train_examples:,} / {d.validation_examples:,} / {d.test_examples:,} examples"
+    generated = f"{d.train_examples:,} / {d.validation_examples:,} / {d.test_examples:,} examples"
+    examples = f"the release in {d.lra_release}" if d.lra_release else generated
     origins = {"zoo": "the trained one of the zoo", "scratch": f"trained here, {config.train.epochs} epochs"}
     origin = origins.get(config.init, config.init)
     print(

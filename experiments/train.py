@@ -1,5 +1,6 @@
 """A trained model: from the zoo, from a file, or trained here."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def _train(config: ConfigDict, model: ModelConfig, task: Task, workdir: Path) ->
 
 def _check_fit(path: Path, found: ModelConfig, expected: ModelConfig) -> None:
     """A file may hold fewer states, having been cut, but nothing else that the config says otherwise."""
-    a, b = (json.loads(c.to_json()) for c in (found, expected))
+    a, b = (dataclasses.asdict(c) for c in (found, expected))
     differences = [f"{key} is {a[key]} there, {b[key]} here" for key in a if key != "state_sizes" and a[key] != b[key]]
     if len(found.state_sizes) != len(expected.state_sizes):
         differences.append(f"it has {len(found.state_sizes)} layers, the config {len(expected.state_sizes)}")

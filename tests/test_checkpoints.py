@@ -92,7 +92,7 @@ def test_nothing_saved_gives_none(tmp_path):
     with Checkpoints(tmp_path / "new", fingerprint=SETTINGS) as store:
         assert store.restore_latest(make_state(0)) is None
         assert store.restore_best(make_state(0)) is None
-        assert store.latest is None
+        assert store.latest() is None
 
 
 def test_newest_and_best_are_kept(tmp_path):
@@ -103,7 +103,7 @@ def test_newest_and_best_are_kept(tmp_path):
         assert store.restore_best(make_state(0))[0] == 2
         store.save(6, make_state(6), {}, score=0.9)  # a reopened store knows the old scores
         store.wait()
-        assert store.latest == tmp_path / "6"
+        assert store.latest() == tmp_path / "6"
     assert steps(tmp_path) == {"5", "6"}
 
 

@@ -79,12 +79,16 @@ def test_neighbouring_seeds_do_not_share_epochs():
 
 
 def test_shuffle_is_uniform_enough():
-    """Each example is equally often in each place: chi-square with 19 * 19 degrees of freedom, mean 361, deviation 27."""
-    stream = batches(make_split(20), batch_size=20, seed=0)
+    """Each twentieth of the examples is equally often in each twentieth of the places: chi-square, 19 * 19 degrees of
+    freedom, so mean 361 and deviation 27.
+    """
+    n, epochs = 2000, 30
+    order = indices(batches(make_split(n), batch_size=n, seed=0), range(epochs))
     counts = np.zeros((20, 20))
-    for epoch in range(1000):
-        counts[np.arange(20), stream[epoch]["lengths"]] += 1
-    assert np.sum((counts - 50) ** 2 / 50) < 361 + 5 * 27
+    np.add.at(counts, (np.arange(n) * 20 // n, order * 20 // n), 1)
+    expected = n * epochs / 400
+    assert counts.sum() == n * epochs
+    assert np.sum((counts - expected) ** 2 / expected) < 361 + 5 * 27
 
 
 def test_without_shuffling():

@@ -25,7 +25,7 @@ from google.protobuf.json_format import ParseError
 from aire.data.pipeline import Split, pad
 from aire.errors import UserError
 from aire.files import writing
-from aire.training.progress import Progress
+from aire.progress import Progress
 
 SPLITS = ("train", "validation", "test")
 VOCABULARY = ("<pad>", "<unk>", "<eos>", "]", *"0123456789", "[MAX", "[MED", "[MIN", "[SM")
@@ -365,7 +365,7 @@ def _read(builder: ListOps, name: str, length: int) -> Split:
     try:
         source = builder.as_data_source(name)
         examples = source.__getitems__(range(len(source)))  # one call; one by one takes 1.5 times as long
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise _damaged(builder.data_path, error) from error
     return pad([e["tokens"] for e in examples], [e["label"] for e in examples], length, name=name)
 

@@ -41,8 +41,7 @@ def select(
     """
     if (ratio is None) == (threshold is None):
         raise UserError("give either ratio=… or threshold=…, and not both")
-    if scope not in SCOPES:
-        raise UserError(f"scope={scope!r}: expected one of {list(SCOPES)}")
+    check_scope(scope)
     _check_scores(scores)
     if threshold is not None:
         return _above(scores, threshold)
@@ -59,6 +58,12 @@ def check_ratio(ratio: float) -> None:
     """Raises UserError unless 0 ≤ ratio < 1."""
     if not 0 <= ratio < 1:
         raise UserError(f"ratio={ratio}: expected a share of states to cut in [0, 1)")
+
+
+def check_scope(scope: str) -> None:
+    """Raises UserError unless the scope is known."""
+    if scope not in SCOPES:
+        raise UserError(f"scope={scope!r}: expected one of {list(SCOPES)}")
 
 
 def natural_order(path: str) -> list[tuple[int, int | str]]:

@@ -60,7 +60,7 @@ def states_per_layer(before: Sequence[int], after: Mapping[str, Sequence[int]], 
     for k, ((method, sizes), (colour, *_)) in enumerate(zip(after.items(), _cycle(len(after)), strict=True)):
         axes.bar(layers + (k - (len(after) - 1) / 2) * width, sizes, 0.9 * width, color=colour, label=method)
     axes.set(xlabel="layer", ylabel="states", title=title, xticks=layers, xticklabels=layers + 1)
-    axes.legend(fontsize=8, ncols=len(after) + 1, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+    figure.legend(fontsize=8, ncols=3, loc="outside lower center")
     _save(figure, path)
 
 

@@ -109,9 +109,9 @@ class Checkpoints:
         """As `restore_latest`, but the good checkpoint with the highest score, or the newest where none has one."""
         return self._restore(lambda scores: max(scores) if (step := _best(scores)) is None else step, target)
 
-    @property
     def latest(self) -> Path | None:
-        """The folder of the newest good checkpoint. A save that still runs does not count and is not waited for."""
+        """The folder of the newest checkpoint, after waiting for the last `save`; None where there is none."""
+        self.wait()
         return self.folder / str(max(self._scores)) if self._scores else None
 
     def wait(self) -> None:
@@ -146,7 +146,7 @@ class Checkpoints:
         write_text(new / MANIFEST, json.dumps(digests, indent=1))
         os.rename(new, self.folder / str(step))
         sync(self.folder)
-        self._scores = self._scores | {step: score}  # a new dict, for `latest` may be reading the old one
+        self._scores[step] = score
         self._delete_old()
 
     def _delete_old(self) -> None:

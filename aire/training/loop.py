@@ -11,11 +11,11 @@ from flax import nnx
 
 from aire.data.pipeline import Split, batches, steps_per_epoch
 from aire.errors import UserError
+from aire.progress import Progress
 from aire.training.checkpoints import Checkpoints
 from aire.training.evaluate import Evaluation, evaluate_arrays
 from aire.training.metrics import MetricsWriter, check_finite
 from aire.training.optimizer import OptimizerConfig, make_optimizer
-from aire.training.progress import Progress
 from aire.training.step import init_state, make_eval_step, make_train_step, split_model
 
 _LOOK_EVERY = 50  # steps between looks at the losses, for a look waits for the device
@@ -95,43 +95,44 @@ def train(
         UserError: the folder cannot be written, or was made with other settings.
     """
     epoch_steps = steps_per_epoch(data["train"], config.batch_size)
-    total = config.epochs * epoch_steps
-    every = config.evaluate_every or epoch_steps
+    total, every = config.epochs * epoch_steps, config.evaluate_every or epoch_steps
     optimizer = make_optimizer(config.optimizer(epoch_steps))
     model = nnx.clone(model)
     model.train()
     functions, *_ = split_model(model)
     train_step, eval_step = make_train_step(functions, optimizer), make_eval_step(functions)
-
-    def validate(state: dict) -> Evaluation:
-        return evaluate_arrays(eval_step, state["params"], state["batch_stats"], data["validation"], config.batch_size)
+    stream = batches(data["train"], batch_size=config.batch_size, seed=seed)
 
     with Checkpoints(folder / "checkpoints", fingerprint=dict(fingerprint)) as checkpoints:
         state = init_state(model, optimizer, jax.random.key(seed))
         start, state, _ = checkpoints.restore_latest(state) or (0, state, {})
-        stream = batches(data["train"], batch_size=config.batch_size, seed=seed)
-        with (
-            MetricsWriter(folder, resume_step=start or None) as metrics,
-            Progress("training", total, done=start) as progress,
-        ):
+        with MetricsWriter(folder, start or None) as metrics, Progress("training", total, done=start) as progress:
             unseen: list[dict] = []  # metrics of steps whose losses were not looked at yet
             for step in range(start + 1, total + 1):
                 state, step_metrics = train_step(state, stream[step - 1])
                 unseen.append(step_metrics)
                 progress.update(1, **step_metrics)
-                if len(unseen) == _LOOK_EVERY or step % every == 0 or step == total:
+                evaluating = step % every == 0 or step == total
+                if evaluating or len(unseen) == _LOOK_EVERY:
                     _look(step, unseen, metrics, checkpoints)
                     unseen = []
-                if step % every == 0 or step == total:
-                    validation = validate(state)
-                    report = {f"validation/{name}": value for name, value in dataclasses.asdict(validation).items()}
-                    check_finite(step, report, checkpoints.latest)
-                    metrics.write(step, report)
-                    checkpoints.save(step, state, dataclasses.asdict(validation), score=validation.accuracy)
+                if evaluating:
+                    arrays = state["params"], state["batch_stats"]
+                    validation = evaluate_arrays(eval_step, *arrays, data["validation"], config.batch_size)
+                    _record(step, state, validation, metrics, checkpoints)
         step, state, meta = checkpoints.restore_best(state)
     best = nnx.merge(functions.graphdef, state["params"], state["batch_stats"], copy=True)
     best.eval()
     return Trained(best, step, Evaluation(**meta))
+
+
+def _record(step: int, state: dict, validation: Evaluation, metrics: MetricsWriter, checkpoints: Checkpoints) -> None:
+    """Write a validation, then save the state it belongs to."""
+    values = dataclasses.asdict(validation)
+    report = {f"validation/{name}": value for name, value in values.items()}
+    check_finite(step, report, checkpoints.latest)
+    metrics.write(step, report)
+    checkpoints.save(step, state, values, score=validation.accuracy)
 
 
 def _look(last: int, unseen: list[dict], metrics: MetricsWriter, checkpoints: Checkpoints) -> None:

@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -22,10 +22,14 @@ class NonFiniteError(UserError):
     """A metric of the training is NaN or infinite, so going on is useless."""
 
 
-def check_finite(step: int, metrics: Mapping[str, float], checkpoint: str | Path | None = None) -> None:
-    """Raise NonFiniteError naming the step and the metrics that are NaN or infinite, and the last good `checkpoint`."""
+def check_finite(step: int, metrics: Mapping[str, float], latest: Callable[[], Path | None]) -> None:
+    """Raise NonFiniteError naming the step, the metrics that are NaN or infinite, and the last good checkpoint.
+
+    `latest` is asked for that checkpoint only then, for it has to wait for a save that may still be running.
+    """
     bad = [f"{name} is {float(value)}" for name, value in metrics.items() if not math.isfinite(value)]
     if bad:
+        checkpoint = latest()
         kept = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
         raise NonFiniteError(
             f"{' and '.join(bad)} at step {step}, training stopped; {kept}; "

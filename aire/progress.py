@@ -8,8 +8,8 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
 CONSOLE = Console()  # the one console: a RichHandler for logging must share it, or its lines tear the bar
-FIRST, FIRST_SECONDS = 5, 5.0  # updates, or seconds after the first of them, until the time of the whole is stated
-LINE_SHARE, LINE_SECONDS = 0.1, 30.0  # a line is printed after this share of the whole or this time
+FIRST_SECONDS = 3.0  # after the first update, until the time of the whole is stated
+LINE_SHARE, LINE_SECONDS = 0.1, 30.0  # a line is printed after this share of the whole, or this time
 BAR_SECONDS = 0.2
 
 
@@ -50,21 +50,29 @@ class Progress:
         """Count `n` more units as done. Metrics may be JAX scalars: they are read, so waited for, only when shown."""
         self.done += n
         self._updates += 1
-        if self._updates > FIRST and not self._is_due():
+        now = perf_counter()
+        if not (self._updates == 1 or self._can_estimate(now) or self._is_due(now)):
             return
         values = {name: float(value) for name, value in metrics.items()}  # before the clock is read: JAX works ahead
         now = perf_counter()
-        self._state_whole(now)
-        if self._is_due():
-            self._show(now, values)
         if self._updates == 1:  # it held the compilation; all later ones tell the speed
             self._since = now, self.done
+        if self._can_estimate(now):
+            self._state_whole(now)
+        if self._is_due(now):
+            self._show(now, values)
 
-    def _is_due(self) -> bool:
-        seconds, units = perf_counter() - self._shown[0], self.done - self._shown[1]
+    def _can_estimate(self, now: float) -> bool:
+        begun = self._updates > 1 and now - self._since[0] >= FIRST_SECONDS
+        return begun and not self._stated and self.done < self.total
+
+    def _is_due(self, now: float) -> bool:
+        seconds, units = now - self._shown[0], self.done - self._shown[1]
+        if self.done >= self.total:
+            return True
         if self._bar:
-            return seconds >= BAR_SECONDS or self.done >= self.total
-        return seconds >= LINE_SECONDS or units >= LINE_SHARE * self.total or self.done >= self.total
+            return seconds >= BAR_SECONDS
+        return seconds >= LINE_SECONDS or (seconds >= 1 and units >= LINE_SHARE * self.total)
 
     def _left(self, now: float) -> float:
         """Seconds until the whole is done, at the mean speed since the first update."""
@@ -72,9 +80,6 @@ class Progress:
         return (now - time) / max(self.done - units, 1) * (self.total - self.done)
 
     def _state_whole(self, now: float) -> None:
-        early = self._updates < FIRST and now - self._since[0] < FIRST_SECONDS
-        if self._stated or self._updates == 1 or early or self.done >= self.total:
-            return
         self._stated = True
         (start, done), left = self._start, self._left(now)
         whole = duration(now - start + left)
@@ -84,7 +89,7 @@ class Progress:
         self._shown = now, self.done
         parts = [f"{self.done}/{self.total} {self.unit}s ({self.done / self.total:.0%})"]
         parts += [f"{duration(now - self._start[0])} so far"]
-        parts += [f"{duration(self._left(now))} left"] * (self.done < self.total)
+        parts += [f"{duration(self._left(now))} left"] * (self.done < self.total and self._updates > 1)
         text = ", ".join(parts + [f"{name} {value:.4g}" for name, value in values.items()])
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=self.done, text=text)

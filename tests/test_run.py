@@ -1,0 +1,165 @@
+"""The command line, as people use it: the whole job, its files, kills, and mistakes."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import aire
+
+ROOT = Path(__file__).parent.parent
+SMOKE = "--config=lra_listops_prune:smoke"
+
+
+def command(*args, data, workdir):
+    return [sys.executable, "run.py", *args, f"--data_dir={data}", f"--workdir={workdir}"]
+
+
+def run(*args, data, workdir, **options):
+    return subprocess.run(
+        command(*args, data=data, workdir=workdir), cwd=ROOT, capture_output=True, text=True, timeout=300, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """A finished smoke run: (its folder, what it printed)."""
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    result = run(SMOKE, data=data, workdir=workdir)
+    assert result.returncode == 0, result.stderr
+    return workdir, result.stdout
+
+
+@pytest.mark.xdist_group("run")
+def test_the_whole_job_leaves_everything(finished):
+    workdir, printed = finished
+    figures = {"accuracy_against_ratio.png", "states_per_layer.png", "eigenvalues.png"}
+    files = {"results.csv", "results.json", "report.md", "pruned.safetensors", "model.safetensors"}
+    assert files | figures <= {path.name for path in workdir.iterdir()}
+    for figure in figures:
+        assert (workdir / figure).read_bytes().startswith(b"\x89PNG")
+        assert figure in (workdir / "report.md").read_text()
+    rows = list(csv.DictReader((workdir / "results.csv").read_text().splitlines()))
+    assert {row["method"] for row in rows} == {"aire", "last", "aire_released", "last_released"}
+    assert [float(row["ratio"]) for row in rows[:4]] == [0.0, 0.25, 0.5, 0.75]
+    assert [int(row["states"]) for row in rows[:4]] == [16, 12, 8, 4]
+    assert "bag of tokens" in printed and "whole model" in printed and "states" in printed
+
+
+@pytest.mark.xdist_group("run")
+def test_results_agree_with_each_other_and_the_saved_model(finished):
+    workdir, _ = finished
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["seed"] == 0 and len(results["commit"]) >= 7 and results["versions"]["jax"]
+    chosen = results["chosen"]["aire"]
+    pruned = aire.load(workdir / "pruned.safetensors")
+    assert list(pruned.config.state_sizes) == chosen["states"] == [len(kept) for kept in chosen["kept"].values()]
+    rows = [r for r in csv.DictReader((workdir / "results.csv").read_text().splitlines()) if r["method"] == "aire"]
+    full = results["full"]["validation"]["accuracy"]
+    within = [float(r["ratio"]) for r in rows if float(r["validation_accuracy"]) >= full - 0.01 - 1e-9]
+    assert chosen["ratio"] == max(within)
+
+
+@pytest.mark.xdist_group("run")
+def test_the_pruned_model_reports_its_own_test_accuracy(finished, data):
+    """The accuracy in the results, from the saved file, by a plain loop over examples."""
+    from aire.data.tasks import load_task
+
+    workdir, _ = finished
+    results = json.loads((workdir / "results.json").read_text())
+    split = load_task(results["config"]["data"], data).splits["test"]
+    model = aire.load(workdir / "pruned.safetensors")
+    answers = np.argmax(model(split.x, split.lengths), axis=-1)
+    assert np.mean(answers == split.y) == pytest.approx(results["chosen"]["aire"]["test"]["accuracy"])
+
+
+@pytest.mark.xdist_group("run")
+def test_a_killed_run_goes_on_to_identical_weights(finished, data, tmp_path):
+    more = [SMOKE, "--config.train.epochs=20", "--config.train.evaluate_every=20"]
+    whole = run(*more, data=data, workdir=tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    killed = subprocess.Popen(
+        command(*more, data=data, workdir=tmp_path / "killed"), cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    checkpoints = tmp_path / "killed" / "training" / "checkpoints"
+    deadline = time.time() + 120
+    while not any(path.name.isdigit() for path in checkpoints.glob("*")) and time.time() < deadline:
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed" / "model.safetensors").exists()
+    resumed = run(*more, data=data, workdir=tmp_path / "killed")
+    assert resumed.returncode == 0, resumed.stderr
+    a, b = (tmp_path / name / "model.safetensors" for name in ("whole", "killed"))
+    assert a.read_bytes() == b.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "args,message",
+    [
+        ([], "give one --config=NAME; there are: lra_listops_prune"),
+        (["--config=lra_listop_prune"], "unknown config 'lra_listop_prune' (did you mean 'lra_listops_prune'?)"),
+        (["--config=lra_listops_prune:tiny"], "unknown variant 'tiny': expected one of ['small', 'smoke']"),
+        ([SMOKE, "--config.train.epoch=3"], "the config has no 'train.epoch' (did you mean 'epochs'?)"),
+        ([SMOKE, "--config.train.epochs=many"], "flag --config.train.epochs=many"),
+        ([SMOKE, "--workdirs=x"], "Unknown command line flag 'workdirs'"),
+        ([SMOKE, "more"], "unexpected arguments ['more']"),
+        ([SMOKE, "--config.prune.ratios=(0.0, 1.0)"], "ratio=1.0: expected a share of states to cut in [0, 1)"),
+        ([SMOKE, "--config.prune.ratios=(0.5,)"], "prune.ratios must contain 0.0"),
+        ([SMOKE, "--config.prune.methods=('airy',)"], "unknown score 'airy': expected one of"),
+        ([SMOKE, "--config.prune.scope=local"], "scope='local': expected one of"),
+        ([SMOKE, "--config.data.task=lists"], "unknown task 'lists': expected one of ['listops']"),
+        ([SMOKE, "--config.init=nowhere.safetensors"], "no model file at nowhere.safetensors"),
+        ([SMOKE, "--config.init=zoo"], "no model 'lra_listops_smoke' in the zoo"),
+        ([SMOKE, "--config.data.lra_release=nowhere"], "nowhere: no basic_train.tsv"),
+        ([SMOKE, "--config.data.length=20"], "max_length=30 does not fit length 20"),
+        ([SMOKE, "--config.model.activation=relu"], "activation='relu': expected one of"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(args, message, data, tmp_path):
+    result = run(*args, data=data, workdir=tmp_path)
+    assert result.returncode != 0
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert message in result.stderr
+
+
+@pytest.mark.xdist_group("run")
+def test_a_config_that_does_not_fit_is_refused_and_nothing_is_lost(finished, data):
+    workdir, _ = finished
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    for args, message in [
+        (["--config.model.d_model=8"], "model.d_model is 16 there, 8 here"),
+        ([f"--config.init={workdir / 'model.safetensors'}", "--config.model.depth=3"], "has 2 layers, the config 3"),
+    ]:
+        result = run(SMOKE, *args, data=data, workdir=workdir)
+        assert result.returncode != 0 and result.stderr.count("\n") == 1
+        assert message in result.stderr
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_an_unwritable_work_folder_is_named(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run(SMOKE, data=data, workdir=tmp_path / "file" / "run")
+    assert result.returncode != 0 and result.stderr.count("\n") == 1
+    assert f"cannot write {tmp_path / 'file'}" in result.stderr
+
+
+def test_help_names_the_configs(data, tmp_path):
+    assert "lra_listops_prune" in run("--help", data=data, workdir=tmp_path).stderr
+
+
+def test_the_benchmark_runs(data, tmp_path):
+    result = run("--config=speed:smoke", data=data, workdir=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "score and normalise" in (tmp_path / "speed.md").read_text()
