@@ -75,6 +75,7 @@ def pruning() -> ConfigDict:
             "methods": ("aire", "last", "aire_released", "last_released"),
             "ratios": tuple(round(0.05 * i, 2) for i in range(20)),
             "scope": "global",
+            "unstable": "first",  # states with |λ̄| >= 1, of infinite energy, are kept first; or "error"
             "tolerance": 1.0,  # points of validation accuracy that a cut may cost
             "batch_size": 200,
         }

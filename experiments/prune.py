@@ -73,7 +73,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     task = load_task(config.data.to_dict(), data_dir)
     clock.lap("data")
     model, origin = obtain_model(config, task, workdir)
-    print(f"model: {origin}", flush=True)
+    print(f"model: {origin}{unstable_states(model)}", flush=True)
     clock.lap("model")
     base = {
         "majority class": baselines.majority(task.splits),
@@ -130,6 +130,13 @@ def announce(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     )
 
 
+def unstable_states(model: Classifier) -> str:
+    """Where a model has states with |λ̄| ≥ 1, in words; "" where it has none."""
+    counts = {layer: int((np.asarray(m.margin) <= 0).sum()) for layer, m in aire.modes(model).items()}
+    layers = [f"{n} in {layer}" for layer, n in counts.items() if n]
+    return f"; unstable states, of infinite energy: {', '.join(layers)}" if layers else ""
+
+
 class Clock:
     """Seconds of each stage."""
 
@@ -149,7 +156,7 @@ def sweep(model: Classifier, split: Split, config: ConfigDict, evaluate) -> list
     points = []
     with Progress("sweep", len(config.methods) * len(config.ratios), unit="cut") as progress:
         for method in config.methods:
-            scores = aire.score(model, method)
+            scores = aire.score(model, method, unstable=config.unstable)
             for ratio in sorted(config.ratios):
                 keep = aire.select(scores, ratio=ratio, scope=config.scope)
                 flat = np.concatenate([np.asarray(mask) for mask in keep.values()])
@@ -171,7 +178,7 @@ def choose(
 ) -> Choice:
     """Cut at the chosen ratio and test the cut model, once."""
     point = largest_within([p for p in points if p.method == method], full, config.tolerance)
-    result = aire.prune(model, point.ratio, method, scope=config.scope)
+    result = aire.prune(model, point.ratio, method, scope=config.scope, unstable=config.unstable)
     evaluate = make_evaluator(result.model, config.batch_size)
     test = evaluate(result.model, task.splits["test"])
     return Choice(method, point.ratio, result, point.validation, test)

@@ -1,26 +1,46 @@
-"""Put a trained model into the zoo: its weights, its config, seed and versions, and the log of its training.
+"""Put a finished run into the repository: its report into experiments/results/ and the README's table; with --zoo also
+the model that was trained in it, with its config, seed, versions and the log of its training.
 
-python -m experiments.publish WORKDIR     the folder of a run with --config.init=scratch
+    python -m experiments.publish WORKDIR [--zoo]
 """
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
 
 from aire import zoo
 from aire.errors import UserError
+from aire.files import write_text
+
+_ROOT = Path(__file__).parent.parent
+_README = _ROOT / "README.md"
+_REPORT = ("report.md", "results.json", "results.csv", "*.png")
 
 
-def publish(workdir: Path) -> Path:
-    """Copy a run's model into aire/zoo/ under its config's name; returns the new file.
+def publish_report(workdir: Path, results: Path = _ROOT / "experiments" / "results") -> Path:
+    """Copy a run's report to experiments/results/NAME; returns that folder.
 
     Raises:
-        UserError: the folder holds no trained model.
+        UserError: the folder holds no finished run.
     """
-    if not (workdir / "model.json").is_file():
-        raise UserError(f"{workdir} holds no trained model: run a config with --config.init=scratch there first")
-    name = json.loads((workdir / "model.json").read_text())["config"]["name"]
+    name = _read(workdir / "results.json")["config"]["name"]
+    target = results / name
+    target.mkdir(parents=True, exist_ok=True)
+    for pattern in _REPORT:
+        for path in workdir.glob(pattern):
+            shutil.copyfile(path, target / path.name)
+    return target
+
+
+def publish_model(workdir: Path) -> Path:
+    """Copy the model that a run trained to aire/zoo/NAME.safetensors, with its record and log; returns that file.
+
+    Raises:
+        UserError: nothing was trained in the folder.
+    """
+    name = _read(workdir / "model.json")["config"]["name"]
     target = Path(zoo.__file__).parent / f"{name}.safetensors"
     shutil.copyfile(workdir / "model.safetensors", target)
     shutil.copyfile(workdir / "model.json", target.with_suffix(".json"))
@@ -28,10 +48,35 @@ def publish(workdir: Path) -> Path:
     return target
 
 
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
+def with_tables(readme: str, results: Path = _ROOT / "experiments" / "results") -> str:
+    """The README's text with the table of each report between `<!-- table: NAME -->` and `<!-- end -->`."""
+
+    def table(match: re.Match) -> str:
+        lines = (results / match[1] / "report.md").read_text().splitlines()
+        rows = "\n".join(line for line in lines if line.startswith("|"))
+        return f"<!-- table: {match[1]} -->\n{rows}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: (\S+) -->\n.*?<!-- end -->", table, readme, flags=re.DOTALL)
+
+
+def _read(path: Path) -> dict:
+    if not path.is_file():
+        raise UserError(f"no {path}: expected the folder of a finished run (for --zoo, one with --config.init=scratch)")
+    return json.loads(path.read_text())
+
+
+def main(arguments: list[str]) -> None:
+    folders = [Path(a) for a in arguments if a != "--zoo"]
+    if len(folders) != 1:
         sys.exit(__doc__)
     try:
-        print(publish(Path(sys.argv[1])))
+        if "--zoo" in arguments:
+            print(publish_model(folders[0]))
+        print(publish_report(folders[0]))
+        write_text(_README, with_tables(_README.read_text()))
     except UserError as error:
         sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

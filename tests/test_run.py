@@ -87,6 +87,7 @@ def test_the_pruned_model_reports_its_own_test_accuracy(finished, data):
 @pytest.mark.xdist_group("run")
 def test_a_killed_run_goes_on_to_identical_weights(finished, data, tmp_path):
     more = [SMOKE, "--config.train.epochs=20", "--config.train.evaluate_every=20"]
+    more += ["--config.prune.methods=('aire',)", "--config.prune.ratios=(0.0, 0.5)"]
     whole = run(*more, data=data, workdir=tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     killed = subprocess.Popen(
