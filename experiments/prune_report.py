@@ -31,7 +31,7 @@ def write_report(outcome: "Outcome", workdir: Path) -> None:
 
 def _result_rows(outcome: "Outcome") -> list[Sequence[str]]:
     """The short table: baselines, the whole model, and each method at the ratio chosen on validation."""
-    rows = [("", "states cut", "validation", "test", "test loss of accuracy", "parameters")]
+    rows = [("", "states cut", "validation", "test", "lost on test", "parameters")]
     for name, accuracy in outcome.baselines.items():
         rows.append((name, "", f"{accuracy['validation']:.2%}", f"{accuracy['test']:.2%}", "", ""))
     full = outcome.full_test.accuracy

@@ -49,12 +49,12 @@ def publish_model(workdir: Path) -> Path:
 
 
 def with_tables(readme: str, results: Path = _ROOT / "experiments" / "results") -> str:
-    """The README's text with the table of each report between `<!-- table: NAME -->` and `<!-- end -->`."""
+    """The README's text with the tables of each report between `<!-- table: NAME -->` and `<!-- end -->`."""
 
     def table(match: re.Match) -> str:
-        lines = (results / match[1] / "report.md").read_text().splitlines()
-        rows = "\n".join(line for line in lines if line.startswith("|"))
-        return f"<!-- table: {match[1]} -->\n{rows}\n<!-- end -->"
+        report = (results / match[1] / "report.md").read_text()
+        tables = "\n".join(re.findall(r"(?:^\|.*\n)+", report, flags=re.MULTILINE))
+        return f"<!-- table: {match[1]} -->\n{tables}<!-- end -->"
 
     return re.sub(r"<!-- table: (\S+) -->\n.*?<!-- end -->", table, readme, flags=re.DOTALL)
 

@@ -1,5 +1,6 @@
 """The benchmark: scoring, selecting and cutting; the forms of the scan. Ratios within one process, nothing else."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,16 +24,16 @@ Rows = list[tuple[str, ...]]
 
 
 def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
-    """Measure, print the tables, write them to speed.md and speed.csv in `workdir`."""
+    """Measure, print the tables, write them to report.md, results.csv and results.json in `workdir`."""
     print("measuring scoring, selection and surgery, then the scan; about two minutes at full size", flush=True)
-    pruning = pruning_rows(config)
-    scan = scan_rows(config)
+    source = provenance()
+    pruning, scan = pruning_rows(config), scan_rows(config)
     for rows in (pruning, scan):
         print(f"\n{tables.text(rows)}", flush=True)
-    source = provenance()
     about = f"{source['machine']}; commit {source['commit']}; jax {source['versions']['jax']}"
-    write_text(workdir / "speed.md", f"# Speed\n\n{tables.markdown(pruning)}\n\n{tables.markdown(scan)}\n\n{about}\n")
-    write_text(workdir / "speed.csv", tables.csv_text([*pruning, *scan]))
+    write_text(workdir / "report.md", f"# Speed\n\n{tables.markdown(pruning)}\n\n{tables.markdown(scan)}\n\n{about}\n")
+    write_text(workdir / "results.csv", tables.csv_text([*pruning, *scan]))
+    write_text(workdir / "results.json", json.dumps({"config": config.to_dict(), **source}, indent=1))
     print(f"\n{about}\nwritten to {workdir}", flush=True)
 
 

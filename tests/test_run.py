@@ -163,4 +163,4 @@ def test_help_names_the_configs(data, tmp_path):
 def test_the_benchmark_runs(data, tmp_path):
     result = run("--config=speed:smoke", data=data, workdir=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "score and normalise" in (tmp_path / "speed.md").read_text()
+    assert "score and normalise" in (tmp_path / "report.md").read_text()

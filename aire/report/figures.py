@@ -76,9 +76,10 @@ def eigenvalues(
     colours = matplotlib.cm.ScalarMappable(norm, "viridis")
     for axes, (layer, m) in zip(grid.flat, modes.items(), strict=False):
         _unit_disk(axes)
-        z, rgba = np.asarray(m.Lambda_bar), colours.to_rgba(np.asarray(scores[layer]))
-        faces = np.where(np.asarray(keep[layer])[:, None], rgba, 0)
-        axes.scatter(z.real, z.imag, s=26, facecolors=faces, edgecolors=rgba, linewidths=1.1)
+        z, kept = np.asarray(m.Lambda_bar), np.asarray(keep[layer])
+        rgba = colours.to_rgba(np.asarray(scores[layer]))
+        axes.scatter(z.real[kept], z.imag[kept], s=20, c=rgba[kept])
+        axes.scatter(z.real[~kept], z.imag[~kept], s=24, facecolors="none", edgecolors=rgba[~kept], linewidths=1.1)
         axes.set_title(f"{layer}: {int(np.sum(keep[layer]))} of {len(z)} kept", fontsize=8)
     for axes in grid.flat[len(modes) :]:
         axes.set_axis_off()
