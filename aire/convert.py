@@ -3,17 +3,21 @@
 The S5 reference (lindermanlab/S5, and the LAST and AIRE-Prune code built on it) stores complex arrays with the real and
 imaginary part last: `B (P, H, 2)`, `C (H, P, 2)`, or `C1` and `C2` where bidirectional, or `C (H, 2P, 2)` for both
 directions at once; `Lambda_re`, `Lambda_im`, `log_step (P, 1)`, `D (H,)`.
+
+The S4D reference (state-spaces, `s4d.py`) stores `kernel.log_A_real`, `kernel.A_imag (H, N/2)`, `kernel.C (H, N/2, 2)`,
+`kernel.log_dt`, `D (H,)`, and a 1×1 convolution before a GLU: `output_linear.0.weight (2H, H, 1)`, `….bias (2H,)`.
 """
 
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 from flax import nnx
 
 from aire.errors import UserError
 from aire.models import Classifier, ModelConfig
-from aire.ssm import S5, S5Config
-from aire.weights import set_arrays
+from aire.ssm import S5, S4DConfig, S4DLayer, S5Config
+from aire.weights import check_arrays, set_arrays
 
 Arrays = dict[str, np.ndarray]  # by path, "a/b/c"
 
@@ -46,6 +50,21 @@ def s5_layer(
     P, H = arrays["B_re"].shape
     layer = nnx.eval_shape(lambda: S5(H, P, config, rngs=nnx.Rngs(0)))
     set_arrays(layer, arrays, "the given parameters")
+    return layer
+
+
+def s4d_layer(state_dict: Mapping) -> S4DLayer:
+    """An S4D layer, with its output activation and linear map, from the reference's parameters of one `S4D`.
+
+    Args:
+        state_dict: nested or flat mapping of arrays with the reference's names.
+    Raises:
+        UserError: a missing or unknown name, or a shape that disagrees with the others; all are listed.
+    """
+    arrays = _s4d_arrays({name.replace("/", "."): array for name, array in _flatten(state_dict).items()})
+    H, n = arrays["D"].size, arrays["A_imag"].size
+    layer = nnx.eval_shape(lambda: S4DLayer(H, n, S4DConfig(), rngs=nnx.Rngs(0)))
+    set_arrays(layer, arrays, "the given state dict")
     return layer
 
 
@@ -140,6 +159,47 @@ def _s5_arrays(params: Arrays, bidirectional: bool | None) -> Arrays:
     rest = {name: a for name, a in params.items() if name not in ("B", "log_step")}
     split = {"B_re": B[..., 0], "B_im": B[..., 1], "C_re": C[..., 0], "C_im": C[..., 1]}
     return rest | split | {"log_step": log_step}
+
+
+def _s4d_arrays(state_dict: Arrays) -> Arrays:
+    """The reference's parameters of one layer under our names: one flat list of states, values and gates apart."""
+    H, pairs = _check_s4d(state_dict)
+    C = state_dict["kernel.C"].reshape(1, H * pairs, 2)
+    kernels = np.split(state_dict["output_linear.0.weight"][..., 0].T, 2, axis=1)
+    biases = np.split(state_dict["output_linear.0.bias"], 2)
+    return {
+        "log_A_real": state_dict["kernel.log_A_real"].reshape(-1),
+        "A_imag": state_dict["kernel.A_imag"].reshape(-1),
+        "C_re": C[..., 0],
+        "C_im": C[..., 1],
+        "channel": np.repeat(np.arange(H, dtype=np.int32), pairs),
+        "log_dt": state_dict["kernel.log_dt"],
+        "D": state_dict["D"],
+        "out1/kernel": kernels[0],
+        "out1/bias": biases[0],
+        "out2/kernel": kernels[1],
+        "out2/bias": biases[1],
+    }
+
+
+def _check_s4d(state_dict: Arrays) -> tuple[int, int]:
+    """H and N/2, after a look at every name and shape."""
+    shape = _need(state_dict, "kernel.log_A_real").shape
+    if len(shape) != 2:
+        raise UserError(f"kernel.log_A_real has shape {shape}, expected (H, N/2)")
+    H, pairs = shape
+    shapes = {
+        "kernel.log_A_real": (H, pairs),
+        "kernel.A_imag": (H, pairs),
+        "kernel.C": (H, pairs, 2),
+        "kernel.log_dt": (H,),
+        "D": (H,),
+        "output_linear.0.weight": (2 * H, H, 1),
+        "output_linear.0.bias": (2 * H,),
+    }
+    expected = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
+    check_arrays(state_dict, expected, "the given state dict")
+    return H, pairs
 
 
 def _model_arrays(variables: Arrays, bidirectional: bool | None) -> Arrays:

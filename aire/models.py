@@ -10,9 +10,12 @@ from flax import nnx
 from jax import Array
 
 from aire.errors import UserError
-from aire.ssm import S5, S5Config
+from aire.ssm import S4D, S5, S4DConfig, S5Config
 
-ACTIVATIONS = ("gelu", "half_glu1", "half_glu2", "full_glu")
+SSMConfig = S5Config | S4DConfig
+SSM_KINDS = {"s5": (S5Config, S5), "s4d": (S4DConfig, S4D)}  # a third kind of layer joins here
+
+ACTIVATIONS = ("gelu", "half_glu1", "half_glu2", "full_glu", "glu")
 POOLINGS = ("mean", "masked_mean", "last")
 
 
@@ -26,7 +29,8 @@ class ModelConfig:
         d_output: classes.
         state_sizes: stored states of each layer; its length is the depth.
         ssm: options of the state space layers.
-        activation: "gelu", "half_glu1", "half_glu2" or "full_glu" (S5 paper, appendix G.1).
+        activation: "gelu", "half_glu1", "half_glu2" or "full_glu" (S5 paper, appendix G.1), or "glu", the S4D
+            reference's: as "full_glu", but on the exact GELU instead of its tanh approximation.
         prenorm: normalise before the layer instead of after the residual sum.
         batchnorm: batch norm (over batch and time) instead of layer norm.
         bn_momentum: momentum of batch norm's running statistics.
@@ -40,7 +44,7 @@ class ModelConfig:
     d_model: int
     d_output: int
     state_sizes: tuple[int, ...]
-    ssm: S5Config = dataclasses.field(default_factory=S5Config)
+    ssm: SSMConfig = dataclasses.field(default_factory=S5Config)
     activation: str = "half_glu1"
     prenorm: bool = True
     batchnorm: bool = True
@@ -63,7 +67,16 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """The inverse of `dataclasses.asdict`, also after JSON."""
-        return cls(**{**fields, "ssm": S5Config(**fields["ssm"])})
+        return cls(**{**fields, "ssm": ssm_config(fields["ssm"])})
+
+
+def ssm_config(fields: Mapping[str, Any]) -> SSMConfig:
+    """The options of a state space layer from a mapping that names its kind; without a kind they are of S5."""
+    options = dict(fields)
+    kind = options.pop("kind", "s5")  # files from before there was S4D name none
+    if kind not in SSM_KINDS:
+        raise UserError(f"ssm.kind={kind!r}: expected one of {sorted(SSM_KINDS)}")
+    return SSM_KINDS[kind][0](**options)
 
 
 class Block(nnx.Module):
@@ -72,12 +85,12 @@ class Block(nnx.Module):
     def __init__(self, config: ModelConfig, n_states: int, *, rngs: nnx.Rngs):
         H = config.d_model
         self.config = config
-        self.ssm = S5(H, n_states, config.ssm, rngs=rngs)
+        self.ssm = SSM_KINDS[config.ssm.kind][1](H, n_states, config.ssm, rngs=rngs)
         if config.batchnorm:
             self.norm = nnx.BatchNorm(H, momentum=config.bn_momentum, rngs=rngs)
         else:
             self.norm = nnx.LayerNorm(H, rngs=rngs)
-        if config.activation == "full_glu":
+        if config.activation in ("full_glu", "glu"):
             self.out1 = nnx.Linear(H, H, rngs=rngs)
         if config.activation != "gelu":
             self.out2 = nnx.Linear(H, H, rngs=rngs)
@@ -91,7 +104,7 @@ class Block(nnx.Module):
         return x if self.config.prenorm else self.norm(x)
 
     def _activate(self, y: Array, rngs: nnx.Rngs | None) -> Array:
-        g = self.drop(jax.nn.gelu(y), rngs=rngs)
+        g = self.drop(jax.nn.gelu(y, approximate=self.config.activation != "glu"), rngs=rngs)
         match self.config.activation:
             case "gelu":
                 return g
@@ -99,7 +112,7 @@ class Block(nnx.Module):
                 gated = g * jax.nn.sigmoid(self.out2(g))
             case "half_glu2":
                 gated = y * jax.nn.sigmoid(self.out2(g))
-            case "full_glu":
+            case "full_glu" | "glu":
                 gated = self.out1(g) * jax.nn.sigmoid(self.out2(g))
         return self.drop(gated, rngs=rngs)
 

@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from aire.errors import UserError
+from aire.ssm.s4d import Channel
+
+Abstract = nnx.Variable | jax.ShapeDtypeStruct  # what has a shape to compare with
 
 
 def get_arrays(module: nnx.Module) -> dict[str, np.ndarray]:
@@ -18,28 +22,45 @@ def set_arrays(module: nnx.Module, arrays: Mapping[str, np.ndarray], source: str
     """Set every variable of a module, which may be abstract, from arrays by path. float64 stays where JAX allows it.
 
     Raises:
-        UserError: unknown and missing names, other shapes or dtypes, NaN or infinite values. All are listed; `source`
-            says where the arrays come from.
+        UserError: as `check_arrays`.
     """
     variables = nnx.to_flat_state(nnx.state(module))
-    expected = {_name(path): v for path, v in variables}
+    check_arrays(arrays, {_name(path): v for path, v in variables}, source)
+    filled = [(path, v.replace(jnp.asarray(arrays[_name(path)]))) for path, v in variables]
+    nnx.update(module, nnx.from_flat_state(filled))
+
+
+def check_arrays(arrays: Mapping[str, np.ndarray], expected: Mapping[str, Abstract], source: str) -> None:
+    """Compare arrays with what a model expects.
+
+    Raises:
+        UserError: unknown and missing names, other shapes or dtypes, NaN or infinite values, channels of a bank that
+            are not in order. All are listed; `source` says where the arrays come from.
+    """
     problems = [f"unknown {name}" for name in sorted(arrays.keys() - expected.keys())]
     problems += [f"missing {name}" for name in sorted(expected.keys() - arrays.keys())]
     for name in sorted(arrays.keys() & expected.keys()):
         problems += _compare(name, arrays[name], expected[name])
     if problems:
-        raise UserError(f"{source} does not fit the model's config: " + "; ".join(problems))
-    filled = [(path, v.replace(jnp.asarray(arrays[_name(path)]))) for path, v in variables]
-    nnx.update(module, nnx.from_flat_state(filled))
+        raise UserError(f"{source} does not fit the model: " + "; ".join(problems))
 
 
-def _compare(name: str, array: np.ndarray, variable: nnx.Variable) -> list[str]:
+def _compare(name: str, array: np.ndarray, variable: Abstract) -> list[str]:
     if array.shape != variable.shape:
         return [f"{name} has shape {array.shape}, expected {variable.shape}"]
+    if isinstance(variable, Channel):
+        return _compare_channel(name, array, variable)
     if array.dtype not in (np.float32, np.float64):
         return [f"{name} has dtype {array.dtype}, expected float32 or float64"]
     bad = int((~np.isfinite(array)).sum())
     return [f"{name} holds {bad} NaN or infinite values"] if bad else []
+
+
+def _compare_channel(name: str, array: np.ndarray, variable: Channel) -> list[str]:
+    if array.dtype != np.int32:
+        return [f"{name} has dtype {array.dtype}, expected int32"]
+    bounded = np.concatenate([[0], array, [variable.channels - 1]])
+    return [] if (np.diff(bounded) >= 0).all() else [f"{name} is not ascending from 0 to {variable.channels - 1}"]
 
 
 def _name(path: tuple) -> str:

@@ -10,7 +10,9 @@ Change = Callable[[ConfigDict], None]
 
 
 def parse_variants(text: str, known: Mapping[str, Change]) -> list[Change]:
-    """The changes that a comma-separated list of variants names, in the order given.
+    """The changes that a comma-separated list of variants names, in the order of `known` whatever the order given.
+
+    So a config can say what kind of model it is before how large, and `small,s4d` is `s4d,small`.
 
     Raises:
         UserError: an unknown variant; the known ones are listed.
@@ -19,7 +21,7 @@ def parse_variants(text: str, known: Mapping[str, Change]) -> list[Change]:
     for name in names:
         if name not in known:
             raise UserError(f"unknown variant {name!r}: expected one of {sorted(known)}, or several joined by commas")
-    return [known[name] for name in names]
+    return [change for name, change in known.items() if name in names]
 
 
 def s5_model() -> ConfigDict:
@@ -37,6 +39,7 @@ def s5_model() -> ConfigDict:
             "pooling": "mean",
             "retrieval": False,
             "ssm": {
+                "kind": "s5",
                 "blocks": 8,
                 "C_init": "lecun_normal",
                 "dt_min": 0.001,
@@ -45,6 +48,33 @@ def s5_model() -> ConfigDict:
                 "bidirectional": True,
                 "discretization": "zoh",
                 "clip_eigs": False,
+                "step_rescale": 1.0,
+            },
+        }
+    )
+
+
+def s4d_model() -> ConfigDict:
+    """Options of `aire.models.ModelConfig` with an S4D layer, as in the S4D paper's experiments (N = 64)."""
+    return ConfigDict(
+        {
+            "d_model": 128,
+            "depth": 6,
+            "states": 32,  # stored per channel: N/2, one of each conjugate pair
+            "activation": "glu",
+            "prenorm": True,
+            "batchnorm": True,
+            "bn_momentum": 0.9,  # PyTorch's default, which it counts from the other end
+            "dropout": 0.0,
+            "pooling": "mean",
+            "retrieval": False,
+            "ssm": {
+                "kind": "s4d",
+                "init": "legs",
+                "dt_min": 0.001,
+                "dt_max": 0.1,
+                "bidirectional": True,
+                "discretization": "zoh",
                 "step_rescale": 1.0,
             },
         }

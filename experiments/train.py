@@ -12,8 +12,7 @@ from aire import zoo
 from aire.data.tasks import Task
 from aire.errors import UserError
 from aire.files import write_text
-from aire.models import Classifier, ModelConfig
-from aire.ssm import S5Config
+from aire.models import Classifier, ModelConfig, ssm_config
 from aire.training.loop import TrainConfig, train
 from experiments.provenance import provenance
 
@@ -21,8 +20,9 @@ from experiments.provenance import provenance
 def model_config(config: ConfigDict, task: Task) -> ModelConfig:
     """The model that a config describes, for the inputs and classes of a task."""
     options = config.to_dict()
-    states, depth, ssm = options.pop("states"), options.pop("depth"), S5Config(**options.pop("ssm"))
-    return ModelConfig(d_input=task.d_input, d_output=task.n_classes, state_sizes=(states,) * depth, ssm=ssm, **options)
+    states, depth, ssm = options.pop("states"), options.pop("depth"), ssm_config(options.pop("ssm"))
+    sizes = (states * options["d_model"] if ssm.kind == "s4d" else states,) * depth
+    return ModelConfig(d_input=task.d_input, d_output=task.n_classes, state_sizes=sizes, ssm=ssm, **options)
 
 
 def obtain_model(config: ConfigDict, task: Task, workdir: Path) -> tuple[Classifier, str]:

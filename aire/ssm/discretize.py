@@ -1,7 +1,10 @@
 """From a continuous diagonal system to the discrete recurrence x_k = λ̄ x_{k-1} + B̄ u_k."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array
+
+from aire.errors import UserError
 
 
 def zoh(Lambda: Array, B: Array, Delta: Array) -> tuple[Array, Array]:
@@ -39,4 +42,25 @@ def bilinear_margin(Lambda: Array, Delta: Array) -> Array:
     return -2 * z.real / jnp.abs(1 - z / 2) ** 2
 
 
+def zoh_log(Lambda: Array, Delta: Array) -> Array:
+    """log λ̄ under zero-order hold, complex (P,); powers of λ̄ taken through it keep their digits as |λ̄| → 1."""
+    return Lambda * Delta
+
+
+def bilinear_log(Lambda: Array, Delta: Array) -> Array:
+    """log λ̄ under the bilinear transform, complex (P,): log(1 + z/2) − log(1 − z/2) with z = ΛΔ."""
+    half = Lambda * Delta / 2
+    angle = jnp.arctan2(half.imag, 1 + half.real) + jnp.arctan2(half.imag, 1 - half.real)
+    return jax.lax.complex(0.5 * jnp.log1p(-bilinear_margin(Lambda, Delta)), angle)
+
+
 DISCRETIZATIONS = {"zoh": (zoh, zoh_margin), "bilinear": (bilinear, bilinear_margin)}
+LOGARITHMS = {"zoh": zoh_log, "bilinear": bilinear_log}
+
+
+def check_options(discretization: str, dt_min: float, dt_max: float) -> None:
+    """Raises UserError for an unknown discretisation or an empty range of time steps."""
+    if discretization not in DISCRETIZATIONS:
+        raise UserError(f"discretization={discretization!r}: expected one of {sorted(DISCRETIZATIONS)}")
+    if not 0 < dt_min <= dt_max:
+        raise UserError(f"time steps in [{dt_min}, {dt_max}]: expected 0 < dt_min <= dt_max")

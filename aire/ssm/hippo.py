@@ -1,7 +1,7 @@
 """Initial eigenvalues, eigenvectors and time steps of diagonal state space layers.
 
 Axis legend of the whole package: B batch, L length, H features, P states of an S5 layer (those that are stored: one of
-each conjugate pair under conjugate symmetry), R scan directions (1 or 2).
+each conjugate pair under conjugate symmetry), N state dimension of an S4D channel, R scan directions (1 or 2).
 """
 
 import jax
@@ -46,6 +46,26 @@ def hippo_n_blocks(n_states: int, blocks: int, conj_sym: bool) -> tuple[np.ndarr
     size = 2 * stored if conj_sym else stored
     Lambda, V = hippo_n(size)
     return np.tile(Lambda[:stored], blocks), block_diag(*[V[:, :stored]] * blocks)
+
+
+def s4d_legs(N: int) -> np.ndarray:
+    """S4D-LegS: the eigenvalues of HiPPO-N with positive imaginary part, ascending, complex128 (N/2,)."""
+    return hippo_n(N)[0][N // 2 :]
+
+
+def s4d_inv(N: int) -> np.ndarray:
+    """S4D-Inv: A_n = −½ + i N/π (N/(2n + 1) − 1), the inverse law that S4D-LegS follows, complex128 (N/2,)."""
+    n = np.arange(N // 2)
+    return -0.5 + 1j * N / np.pi * (N / (2 * n + 1) - 1)
+
+
+def s4d_lin(N: int) -> np.ndarray:
+    """S4D-Lin: A_n = −½ + i π n, the frequencies of a Fourier series, complex128 (N/2,)."""
+    return -0.5 + 1j * np.pi * np.arange(N // 2)
+
+
+# Initial eigenvalues of an S4D channel, one of each of the N/2 conjugate pairs (S4D paper).
+S4D_INITS = {"legs": s4d_legs, "inv": s4d_inv, "lin": s4d_lin}
 
 
 def log_steps(key: Array, n: int, dt_min: float, dt_max: float) -> Array:

@@ -13,7 +13,7 @@ from jax.nn.initializers import lecun_normal, normal
 
 from aire.errors import UserError
 from aire.ssm import hippo
-from aire.ssm.discretize import DISCRETIZATIONS
+from aire.ssm.discretize import DISCRETIZATIONS, check_options
 from aire.ssm.modes import Modes
 from aire.ssm.scan import diagonal_scan
 
@@ -28,6 +28,7 @@ class S5Config:
     """Options of an S5 layer, beside its sizes.
 
     Attributes:
+        kind: "s5"; tells the kinds of layers apart in files.
         blocks: HiPPO-N blocks J of the initialisation.
         C_init: "lecun_normal", "trunc_standard_normal" or "complex_normal".
         dt_min, dt_max: range of the initial time steps.
@@ -38,6 +39,7 @@ class S5Config:
         step_rescale: factor on the time steps, to run at another sampling rate than the one trained at.
     """
 
+    kind: str = dataclasses.field(default="s5", init=False)
     blocks: int = 1
     C_init: str = "lecun_normal"
     dt_min: float = 0.001
@@ -49,12 +51,9 @@ class S5Config:
     step_rescale: float = 1.0
 
     def __post_init__(self):
-        if self.discretization not in DISCRETIZATIONS:
-            raise UserError(f"discretization={self.discretization!r}: expected one of {sorted(DISCRETIZATIONS)}")
+        check_options(self.discretization, self.dt_min, self.dt_max)
         if self.C_init not in C_INITS:
             raise UserError(f"C_init={self.C_init!r}: expected one of {sorted(C_INITS)}")
-        if not 0 < self.dt_min <= self.dt_max:
-            raise UserError(f"time steps in [{self.dt_min}, {self.dt_max}]: expected 0 < dt_min <= dt_max")
         if self.blocks < 1:
             raise UserError(f"blocks={self.blocks}: expected at least 1")
 

@@ -28,14 +28,14 @@ def make_evaluator(model: nnx.Module, batch_size: int) -> Callable[[nnx.Module, 
     eval_step = make_eval_step(functions)
 
     def evaluate(model: nnx.Module, split: Split) -> Evaluation:
-        _, params, batch_stats = split_model(model)
-        return evaluate_arrays(eval_step, params, batch_stats, split, batch_size)
+        _, params, buffers = split_model(model)
+        return evaluate_arrays(eval_step, params, buffers, split, batch_size)
 
     return evaluate
 
 
-def evaluate_arrays(eval_step: Callable, params: dict, batch_stats: dict, split: Split, batch_size: int) -> Evaluation:
+def evaluate_arrays(eval_step: Callable, params: dict, buffers: dict, split: Split, batch_size: int) -> Evaluation:
     """The same on plain dicts, as the training loop holds them."""
-    sums = [eval_step(params, batch_stats, batch) for batch in evaluation_batches(split, batch_size)]
+    sums = [eval_step(params, buffers, batch) for batch in evaluation_batches(split, batch_size)]
     n = len(split.y)
     return Evaluation(float(sum(loss for loss, _ in sums)) / n, float(sum(right for _, right in sums)) / n)

@@ -117,11 +117,11 @@ def train(
                     _look(step, unseen, metrics, checkpoints)
                     unseen = []
                 if evaluating:
-                    arrays = state["params"], state["batch_stats"]
+                    arrays = state["params"], state["buffers"]
                     validation = evaluate_arrays(eval_step, *arrays, data["validation"], config.batch_size)
                     _record(step, state, validation, metrics, checkpoints)
         step, state, meta = checkpoints.restore_best(state)
-    best = nnx.merge(functions.graphdef, state["params"], state["batch_stats"], copy=True)
+    best = nnx.merge(functions.graphdef, state["params"], state["buffers"], copy=True)
     best.eval()
     return Trained(best, step, Evaluation(**meta))
 

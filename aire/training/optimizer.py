@@ -1,4 +1,7 @@
-"""The S5 reference's optimiser: three parameter groups, four ways to fill them, and its learning-rate schedule."""
+"""The S5 reference's optimiser: three parameter groups, four ways to fill them, and its learning-rate schedule.
+
+S4D's reference has the same groups: "standard" trains its eigenvalues and time steps, and nothing else, as "ssm".
+"""
 
 import dataclasses
 import re
@@ -12,7 +15,7 @@ from aire.errors import UserError
 # Group of each parameter, by the first rule whose pattern matches the whole path. "ssm" is Adam at the SSM rate,
 # "ssm_decay" AdamW at the SSM rate, "regular" AdamW at the base rate. The reference also lists `norm` among the SSM
 # names, but it matches leaf names only, and norms' leaves are called scale and bias: they are trained as "regular".
-_LAMBDA = (r".*/Lambda_(re|im)", "ssm")
+_LAMBDA = (r".*/(Lambda_re|Lambda_im|log_A_real|A_imag)", "ssm")
 _REST = (r".*", "regular")
 RULES = {
     "standard": [_LAMBDA, (r".*/ssm/B_(re|im)", "ssm"), _REST],
@@ -20,7 +23,7 @@ RULES = {
     "BfastandCdecay": [_LAMBDA, _REST],
     "noBCdecay": [_LAMBDA, (r".*/ssm/(B_re|B_im|C_re|C_im|D)", "ssm"), _REST],
 }
-_LOG_STEP = {False: (r".*/log_step", "ssm"), True: (r".*/log_step", "regular")}
+_LOG_STEP = {False: (r".*/log_(step|dt)", "ssm"), True: (r".*/log_(step|dt)", "regular")}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """One training step and one evaluation step, jitted on plain dicts.
 
-A model is split once into its graph definition and plain dicts of arrays; a step then costs no walk over modules.
+A model is split once into its graph definition and plain dicts of arrays; a step then costs no walk over modules. The
+arrays are parameters, which have gradients, and buffers, which have none: batch statistics, the channels of a bank.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import optax
 from flax import nnx
 from jax import Array
 
-TrainState = dict[str, Any]  # params, batch_stats, opt_state, step (int32), key (uint32 key data)
+TrainState = dict[str, Any]  # params, buffers, opt_state, step (int32), key (uint32 key data)
 Batch = dict[str, Array]  # x, y and, where sequences are padded, lengths
 
 
@@ -23,28 +24,28 @@ class ModelFunctions:
 
     graphdef: nnx.GraphDef
 
-    def apply(self, params: dict, batch_stats: dict, batch: Batch, *, train: bool, key: Array | None = None):
-        """Logits, and the batch statistics after the call."""
-        model = nnx.merge(self.graphdef, params, batch_stats, copy=True)
+    def apply(self, params: dict, buffers: dict, batch: Batch, *, train: bool, key: Array | None = None):
+        """Logits, and the buffers after the call."""
+        model = nnx.merge(self.graphdef, params, buffers, copy=True)
         model.train() if train else model.eval()
         rngs = None if key is None else nnx.Rngs(dropout=key)
         logits = model(batch["x"], batch.get("lengths"), rngs=rngs)
-        return logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+        return logits, nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
 
 
 def split_model(model: nnx.Module) -> tuple[ModelFunctions, dict, dict]:
-    """A model's functions, parameters and batch statistics. The arrays are shared with the model, not copied."""
-    graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    return ModelFunctions(graphdef), nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+    """A model's functions, parameters and buffers. The arrays are shared with the model, not copied."""
+    graphdef, params, buffers = nnx.split(model, nnx.Param, ...)
+    return ModelFunctions(graphdef), nnx.to_pure_dict(params), nnx.to_pure_dict(buffers)
 
 
 def init_state(model: nnx.Module, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
     """Everything that training changes, on copies of the model's arrays."""
-    _, params, batch_stats = split_model(model)
-    params, batch_stats = jax.tree.map(jnp.copy, (params, batch_stats))
+    _, params, buffers = split_model(model)
+    params, buffers = jax.tree.map(jnp.copy, (params, buffers))
     return {
         "params": params,
-        "batch_stats": batch_stats,
+        "buffers": buffers,
         "opt_state": optimizer.init(params),
         "step": jnp.zeros((), jnp.int32),
         "key": jax.random.key_data(key),
@@ -61,16 +62,16 @@ def make_train_step(functions: ModelFunctions, optimizer: optax.GradientTransfor
         key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
 
         def loss_fn(params):
-            logits, batch_stats = functions.apply(params, state["batch_stats"], batch, train=True, key=key)
+            logits, buffers = functions.apply(params, state["buffers"], batch, train=True, key=key)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
-            return losses.mean(), (batch_stats, logits)
+            return losses.mean(), (buffers, logits)
 
-        (loss, (batch_stats, logits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
+        (loss, (buffers, logits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
         updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
         accuracy = jnp.mean(logits.argmax(axis=-1) == batch["y"])
         new_state = state | {
             "params": optax.apply_updates(state["params"], updates),
-            "batch_stats": batch_stats,
+            "buffers": buffers,
             "opt_state": opt_state,
             "step": state["step"] + 1,
         }
@@ -80,11 +81,11 @@ def make_train_step(functions: ModelFunctions, optimizer: optax.GradientTransfor
 
 
 def make_eval_step(functions: ModelFunctions) -> Callable:
-    """`eval_step(params, batch_stats, batch) -> (summed loss, number correct)` over examples of weight 1."""
+    """`eval_step(params, buffers, batch) -> (summed loss, number correct)` over examples of weight 1."""
 
     @jax.jit
-    def eval_step(params: dict, batch_stats: dict, batch: Batch) -> tuple[Array, Array]:
-        logits, _ = functions.apply(params, batch_stats, batch, train=False)
+    def eval_step(params: dict, buffers: dict, batch: Batch) -> tuple[Array, Array]:
+        logits, _ = functions.apply(params, buffers, batch, train=False)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
         correct = logits.argmax(axis=-1) == batch["y"]
         return jnp.sum(losses * batch["weight"]), jnp.sum(correct * batch["weight"])

@@ -1,0 +1,199 @@
+"""The S4D layer: a bank of single-input, single-output diagonal state spaces (Gu, Goel, Gupta, Ré, NeurIPS 2022)."""
+
+import dataclasses
+from typing import Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.nn.initializers import normal
+
+from aire.errors import UserError
+from aire.ssm import hippo
+from aire.ssm.discretize import DISCRETIZATIONS, LOGARITHMS, check_options
+from aire.ssm.kernel import bank_kernel, convolve
+from aire.ssm.modes import Modes
+
+# Which axis of which array belongs to the states: the one place that cutting reads.
+STATE_AXIS = {"log_A_real": 0, "A_imag": 0, "C_re": 1, "C_im": 1, "channel": 0}
+
+
+class Channel(nnx.Variable):
+    """The channel of each state of a bank, int32 (n,), ascending, below `channels`. Saved, but not trained."""
+
+
+@dataclasses.dataclass(frozen=True)
+class S4DConfig:
+    """Options of an S4D layer, beside its sizes.
+
+    Attributes:
+        kind: "s4d"; tells the kinds of layers apart in files.
+        init: of the eigenvalues, "legs", "inv" or "lin".
+        dt_min, dt_max: range of the initial time steps.
+        bidirectional: convolve in both directions, each with its own C.
+        discretization: "zoh" or "bilinear".
+        step_rescale: factor on the time steps, to run at another sampling rate than the one trained at.
+    """
+
+    kind: str = dataclasses.field(default="s4d", init=False)
+    init: str = "legs"
+    dt_min: float = 0.001
+    dt_max: float = 0.1
+    bidirectional: bool = False
+    discretization: str = "zoh"
+    step_rescale: float = 1.0
+
+    def __post_init__(self):
+        check_options(self.discretization, self.dt_min, self.dt_max)
+        if self.init not in hippo.S4D_INITS:
+            raise UserError(f"init={self.init!r}: expected one of {sorted(hippo.S4D_INITS)}")
+
+
+class S4D(nnx.Module):
+    """Channel by channel, y_k = 2 Re(C x_k) + D u_k with x_k = λ̄ x_{k-1} + B̄ u_k; A = −exp(log_A_real) + i A_imag.
+
+    B is 1: only the product of B and C matters to a single-input, single-output system. One of each conjugate pair is
+    stored. The n pairs of all channels stand in one flat list, sorted by the channel that each belongs to, so channels
+    may hold different numbers of them, or none. The layer may hold none at all: it is then y = D u.
+
+    In two directions, two output maps C share λ̄ and B̄, and both see the current step, as in S5. (In state-spaces' S4
+    the backward kernel starts one step later; its code calls that a deliberate off-by-one.)
+
+    Parameters, all float32: log_A_real, A_imag (n,); C_re, C_im (R, n); log_dt, D (H,). Not trained: channel (n,).
+
+    Args:
+        d_model: channels H.
+        n_states: stored states n of all channels together, H N / 2 for a state dimension of N per channel.
+        config: the layer's options.
+        rngs: source of the `params` key.
+    """
+
+    def __init__(self, d_model: int, n_states: int, config: S4DConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        params = init_params(rngs.params(), d_model, n_states, config)
+        self.channel = Channel(params.pop("channel"), channels=d_model)
+        for name, array in params.items():
+            setattr(self, name, nnx.Param(array))
+
+    @property
+    def n_states(self) -> int:
+        return self.log_A_real.shape[0]
+
+    def continuous(self) -> tuple[Array, Array, Array]:
+        """Λ complex (n,), B complex (n, 1) and the time steps Δ (n,)."""
+        Lambda = jax.lax.complex(-jnp.exp(self.log_A_real[...]), self.A_imag[...])
+        Delta = self.config.step_rescale * jnp.exp(self.log_dt[...])
+        return Lambda, jnp.ones_like(Lambda)[:, None], Delta[self.channel[...]]
+
+    def discrete(self) -> tuple[Array, Array]:
+        """λ̄ complex (n,) and B̄ complex (n, 1)."""
+        discretize, _ = DISCRETIZATIONS[self.config.discretization]
+        return discretize(*self.continuous())
+
+    def modes(self) -> Modes:
+        """The layer as a bank of discrete modes: what scores read."""
+        Lambda, _, Delta = self.continuous()
+        Lambda_bar, B_bar = self.discrete()
+        _, margin = DISCRETIZATIONS[self.config.discretization]
+        return Modes(Lambda_bar, B_bar, self._C()[:, None], margin(Lambda, Delta), self.channel[...])
+
+    def cut(self, keep: Array) -> Self:
+        """A layer with only the states where `keep`, bool (n,), is true. Its arrays are really smaller."""
+        kept = np.flatnonzero(np.asarray(keep))
+        layer = nnx.clone(self)
+        for name, axis in STATE_AXIS.items():
+            variable = getattr(self, name)
+            setattr(layer, name, variable.replace(jnp.take(variable[...], kept, axis=axis)))
+        return layer
+
+    def mask(self, keep: Array) -> Self:
+        """A layer of the same size in which the states where `keep`, bool (n,), is false reach no output."""
+        layer = nnx.clone(self)
+        for name in ("C_re", "C_im"):
+            setattr(layer, name, nnx.Param(jnp.where(keep, getattr(self, name)[...], 0)))
+        return layer
+
+    def kernel(self, length: int) -> Array:
+        """Impulse responses without D, (R, H, L): K[r, h, l] = 2 Re Σ_{i in h} C_ri B̄_i λ̄_i^l."""
+        Lambda, _, Delta = self.continuous()
+        _, B_bar = self.discrete()
+        log_Lambda_bar = LOGARITHMS[self.config.discretization](Lambda, Delta)
+        return bank_kernel(log_Lambda_bar, 2 * self._C() * B_bar[:, 0], self.channel[...], self.D.shape[0], length)
+
+    def __call__(self, u: Array) -> Array:
+        """Outputs (B, L, H) for inputs u (B, L, H), from zero initial states."""
+        Du = self.D[...] * u
+        return Du if self.n_states == 0 else convolve(u, self.kernel(u.shape[1])) + Du
+
+    def initial_state(self, batch: int) -> Array:
+        """Zero states, complex (B, n), to begin `step` with."""
+        return jnp.zeros((batch, self.n_states), jnp.result_type(self.A_imag[...], jnp.complex64))
+
+    def step(self, u: Array, x: Array) -> tuple[Array, Array]:
+        """One step of the recurrence: y (B, H) and the new states (B, n) from u (B, H) and the states x (B, n).
+
+        Raises:
+            UserError: if the layer is bidirectional, which needs the whole sequence.
+        """
+        if self.config.bidirectional:
+            raise UserError("step() needs a one-directional layer: a bidirectional one needs the whole sequence")
+        Lambda_bar, B_bar = self.discrete()
+        channel = self.channel[...]
+        x = Lambda_bar * x + B_bar[:, 0] * u[:, channel]
+        Du = self.D[...] * u
+        return Du.at[:, channel].add(2 * (self._C()[0] * x).real, indices_are_sorted=True), x
+
+    def _C(self) -> Array:
+        return jax.lax.complex(self.C_re[...], self.C_im[...])
+
+
+class S4DLayer(S4D):
+    """S4D with what its reference puts behind the bank: GELU, and a map to 2 H features per position with GLU.
+
+    The reference's dropout between the two is left out. In a `Classifier`, `Block` does all this (activation "glu").
+
+    Parameters, beside those of S4D: out1 (values) and out2 (gates), each a linear map of H features to H.
+    """
+
+    def __init__(self, d_model: int, n_states: int, config: S4DConfig, *, rngs: nnx.Rngs):
+        super().__init__(d_model, n_states, config, rngs=rngs)
+        self.out1 = nnx.Linear(d_model, d_model, rngs=rngs)
+        self.out2 = nnx.Linear(d_model, d_model, rngs=rngs)
+
+    def __call__(self, u: Array) -> Array:
+        """Outputs (B, L, H) for inputs u (B, L, H), from zero initial states."""
+        return self._mix(super().__call__(u))
+
+    def step(self, u: Array, x: Array) -> tuple[Array, Array]:
+        """As `S4D.step`, with the output map."""
+        y, x = super().step(u, x)
+        return self._mix(y), x
+
+    def _mix(self, y: Array) -> Array:
+        g = jax.nn.gelu(y, approximate=False)
+        return self.out1(g) * jax.nn.sigmoid(self.out2(g))
+
+
+def init_params(key: Array, d_model: int, n_states: int, config: S4DConfig) -> dict[str, Array]:
+    """Initial arrays of an S4D layer, shapes as in `S4D`: eigenvalues by `init`, C complex normal (S4D paper).
+
+    Made for channels of equal size, then sliced to `n_states`, so any state count is possible.
+    """
+    C_key, D_key, step_key = jax.random.split(key, 3)
+    pairs = -(-n_states // d_model)
+    A = np.tile(hippo.S4D_INITS[config.init](2 * pairs), d_model)
+    C = normal(stddev=0.5**0.5)(C_key, (2, 1 + config.bidirectional, A.size), jnp.float32)
+    base = {
+        "log_A_real": jnp.asarray(np.log(-A.real), jnp.float32),
+        "A_imag": jnp.asarray(A.imag, jnp.float32),
+        "C_re": C[0],
+        "C_im": C[1],
+        "channel": jnp.repeat(jnp.arange(d_model, dtype=jnp.int32), pairs),
+    }
+    sliced = {name: jax.lax.slice_in_dim(a, 0, n_states, axis=STATE_AXIS[name]) for name, a in base.items()}
+    return sliced | {
+        "log_dt": hippo.log_steps(step_key, d_model, config.dt_min, config.dt_max),
+        "D": normal(stddev=1.0)(D_key, (d_model,), jnp.float32),
+    }
