@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections import UserDict
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from aire.data.pipeline import Split
 from aire.errors import UserError
 from aire.files import write_bytes, writing
 from aire.models import Classifier
-from aire.training.evaluate import Evaluation, make_evaluator
+from aire.training.evaluate import Evaluation
 from aire.weights import get_arrays
 
 
@@ -59,7 +59,7 @@ class MaskedEvaluator:
     Args:
         model: the whole model.
         splits: by name.
-        batch_size: examples per call.
+        evaluate: from `make_evaluator`, for models of this structure and shape.
         known: evaluations by `key`, which says everything that they depend on but the code: model, mask and split.
     """
 
@@ -67,11 +67,11 @@ class MaskedEvaluator:
         self,
         model: Classifier,
         splits: Mapping[str, Split],
-        batch_size: int,
+        evaluate: Callable[[Classifier, Split], Evaluation],
         known: MutableMapping[str, Evaluation],
     ):
         self.model, self.known = model, known
-        self._splits, self._evaluate = splits, make_evaluator(model, batch_size)
+        self._splits, self._evaluate = splits, evaluate
         config = repr(sorted(dataclasses.asdict(model.config).items()))
         self._source = {name: f"{config} {digest(get_arrays(model))} {digest(vars(s))}" for name, s in splits.items()}
 

@@ -68,7 +68,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
         "bag of tokens": baselines.bag_of_tokens(task.splits, task.d_input, task.n_classes),
     }
     clock.lap("baselines")
-    evaluate = MaskedEvaluator(model, task.splits, config.prune.batch_size, known={})
+    evaluate = MaskedEvaluator(model, task.splits, make_evaluator(model, config.prune.batch_size), known={})
     points = sweep(evaluate, [(method, config.seed) for method in methods], config.prune)
     clock.lap("sweep")
     full = evaluate.full("validation")
