@@ -32,59 +32,57 @@ def accuracy_against_ratio(
         ratios: ascending, (R,).
         curves: per method, accuracies (runs, R).
         lines: accuracies to draw as horizontal lines: the tolerance, baselines.
-        chosen: per method, the ratio that was chosen; marked by a ring.
+        chosen: per method, the ratio that was chosen, the mean over runs; marked by a ring.
         title: above the figure.
         path: the PNG file to write.
     """
     data = {method: np.asarray(accuracies) for method, accuracies in curves.items()}
-    if len(data) <= len(_STYLES):
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-        axes = figure.subplots()
-        for (method, accuracies), style in zip(data.items(), _STYLES, strict=False):
-            _curve(axes, ratios, accuracies, chosen.get(method), *style, label=method)
-        axes.legend(title="ring: chosen" if chosen else None, fontsize=8, title_fontsize=8)
-        axes.set(xlabel="states cut (%)", ylabel="validation accuracy (%)", title=title)
-        _lines(axes, lines, labels=True)
-    else:
-        figure = _small_multiples(ratios, data, lines, chosen, title)
-    _save(figure, path)
+    draw = _one_plot if len(data) <= len(_STYLES) else _small_multiples
+    _save(draw(ratios, data, lines, chosen, title), path)
+
+
+def _one_plot(ratios, data: Mapping[str, np.ndarray], lines, chosen, title: str) -> Figure:
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for (method, accuracies), style in zip(data.items(), _STYLES, strict=False):
+        _curve(axes, ratios, accuracies, chosen[method], *style, label=method)
+    _lines(axes, lines, labels=True)
+    axes.legend(title="ring: chosen", fontsize=8, title_fontsize=8)
+    axes.set(xlabel="states cut (%)", ylabel="validation accuracy (%)", title=title)
+    return figure
 
 
 def _small_multiples(ratios, data: Mapping[str, np.ndarray], lines, chosen, title: str) -> Figure:
-    columns = 4
+    columns = 5
     rows = -(-len(data) // columns)
-    figure = Figure(figsize=(2.6 * columns, 2.1 * rows + 0.8), layout="constrained")
+    figure = Figure(figsize=(2.3 * columns, 2.1 * rows + 0.8), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     first = next(iter(data))
     for i, (axes, (method, accuracies)) in enumerate(zip(grid.flat, data.items(), strict=False)):
         for other in data.values():
             axes.plot(_percent(ratios), _percent(other.mean(axis=0)), color="0.85", lw=0.7, zorder=0)
         if method != first:
-            axes.plot(_percent(ratios), _percent(data[first].mean(axis=0)), color=_STYLES[0][0], lw=1, label=first)
-            _curve(axes, ratios, accuracies, chosen.get(method), _STYLES[1][0], "-", "o", label="method of the title")
-        else:
-            _curve(axes, ratios, accuracies, chosen.get(method), *_STYLES[0], label=method)
+            axes.plot(_percent(ratios), _percent(data[first].mean(axis=0)), color=_STYLES[0][0], lw=1)
+        colour = _STYLES[0 if method == first else 1][0]
+        _curve(axes, ratios, accuracies, chosen[method], colour, "-", "o")
         _lines(axes, lines, labels=i == 0)
         axes.set_title(method, fontsize=9)
         axes.tick_params(labelsize=8, labelbottom=i + columns >= len(data))
     for axes in grid.flat[len(data) :]:
         axes.set_axis_off()
-    handles, labels = grid.flat[1].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=8, ncols=2, loc="outside lower center")
-    figure.supxlabel("states cut (%)" + (", ring: chosen" if chosen else ""), fontsize=9)
+    figure.supxlabel("states cut (%)", fontsize=9)
     figure.supylabel("validation accuracy (%)", fontsize=9)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(f"{title}\norange: the method named; blue: {first}; grey: all others; ring: chosen", fontsize=10)
     return figure
 
 
-def _curve(axes, ratios, accuracies: np.ndarray, chosen: float | None, colour, style, marker, label: str) -> None:
+def _curve(axes, ratios, accuracies: np.ndarray, chosen: float, colour, style, marker, label: str = "") -> None:
     x, mean = _percent(ratios), _percent(accuracies.mean(axis=0))
     axes.plot(x, mean, style, color=colour, marker=marker, ms=3, label=label)
     if len(accuracies) > 1:
         spread = _percent(accuracies.std(axis=0, ddof=1))
         axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.25, lw=0)
-    if chosen is not None:
-        axes.plot(100 * chosen, np.interp(100 * chosen, x, mean), "o", ms=11, mfc="none", mec=colour, mew=1.5)
+    axes.plot(100 * chosen, np.interp(100 * chosen, x, mean), "o", ms=11, mfc="none", mec=colour, mew=1.5)
 
 
 def _lines(axes, lines: Mapping[str, float], labels: bool) -> None:
@@ -101,7 +99,7 @@ def states_per_layer(before: Sequence[int], after: Mapping[str, Sequence[int]], 
     figure = Figure(figsize=(2.6 + 0.55 * len(before), 1.2 + 0.27 * len(sizes)), layout="constrained")
     axes = figure.subplots()
     share = sizes / np.maximum(before, 1)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=2, aspect="auto")
     for (row, layer), n in np.ndenumerate(sizes):
         axes.text(layer, row, n, ha="center", va="center", fontsize=8)
     axes.set_yticks(range(len(sizes)), ["before", *after], fontsize=8)
