@@ -102,9 +102,10 @@ def pruning() -> ConfigDict:
     """Options of the sweep in `experiments/prune.py`."""
     return ConfigDict(
         {
-            "methods": ("aire", "last", "aire_released", "last_released"),
+            "methods": (),  # names of aire.pruning.methods; empty: all of them. The cut model of the first is saved
+            "scores_file": "",  # a Python file of yours that registers more scores
             "ratios": tuple(round(0.05 * i, 2) for i in range(20)),
-            "scope": "global",
+            "scope": "",  # "global" or "uniform" for all methods; empty: each its own
             "unstable": "first",  # states with |λ̄| >= 1, of infinite energy, are kept first; or "error"
             "tolerance": 1.0,  # points of validation accuracy that a cut may cost
             "batch_size": 200,
