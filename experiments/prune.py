@@ -98,10 +98,11 @@ def announce(config: ConfigDict, methods: Sequence[str], workdir: Path, data_dir
     examples = f"the release in {d.lra_release}" if d.lra_release else generated
     origins = {"zoo": "the trained one of the zoo", "scratch": f"trained here, {config.train.epochs} epochs"}
     origin = origins.get(config.init, config.init)
+    states = f"{m.states} states" + " per channel" * (m.ssm.kind == "s4d")
     print(
         f"{config.name}: prune a trained model, choose on validation, test once\n"
         f"  data    {d.task}, {examples}, in {data_dir}\n"
-        f"  model   {m.depth} layers of {m.states} states, {m.d_model} features: {origin}\n"
+        f"  model   {m.depth} layers of {states}, {m.d_model} features: {origin}\n"
         f"  sweep   {', '.join(methods)}: {len(p.ratios)} ratios each\n"
         f"  output  {workdir}",
         flush=True,

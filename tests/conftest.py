@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aire.models import Classifier, ModelConfig
-from aire.ssm import S5, S5Config
+from aire.models import Classifier, ModelConfig, ssm_config
+from aire.ssm import S4D, S5, S4DConfig, S5Config
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -49,10 +49,24 @@ def make_layer() -> Callable[..., S5]:
 
 
 @pytest.fixture
+def make_bank() -> Callable[..., S4D]:
+    """S4D with channels of different sizes, the second of them empty."""
+
+    def make(counts=(3, 0, 1, 4), seed: int = 0, layer: type[S4D] = S4D, **options) -> S4D:
+        N = max(*counts, 1)
+        full = layer(len(counts), N * len(counts), S4DConfig(**options), rngs=nnx.Rngs(seed))
+        return full.cut(np.concatenate([np.arange(N) < count for count in counts]))
+
+    return make
+
+
+@pytest.fixture
 def make_model() -> Callable[..., Classifier]:
     def make(state_sizes=(6, 6, 6), seed: int = 0, d_model: int = 8, ssm: dict | None = None, **options) -> Classifier:
-        ssm_config = S5Config(**{"blocks": 2, "bidirectional": True, **(ssm or {})})
-        config = ModelConfig(20, d_model, 10, tuple(state_sizes), ssm_config, **options)
+        ssm = {"bidirectional": True, **(ssm or {})}
+        if ssm.get("kind", "s5") == "s5":
+            ssm = {"blocks": 2, **ssm}
+        config = ModelConfig(20, d_model, 10, tuple(state_sizes), ssm_config(ssm), **options)
         model = Classifier(config, rngs=nnx.Rngs(seed))
         model.eval()
         return model

@@ -112,7 +112,7 @@ def test_a_killed_run_goes_on_to_identical_weights(finished, data, tmp_path):
     [
         ([], "give one --config=NAME; there are: lra_listops_prune"),
         (["--config=lra_listop_prune"], "unknown config 'lra_listop_prune' (did you mean 'lra_listops_prune'?)"),
-        (["--config=lra_listops_prune:tiny"], "unknown variant 'tiny': expected one of ['small', 'smoke']"),
+        (["--config=lra_listops_prune:tiny"], "unknown variant 'tiny': expected one of ['s4d', 'small', 'smoke']"),
         ([SMOKE, "--config.train.epoch=3"], "the config has no 'train.epoch' (did you mean 'epochs'?)"),
         ([SMOKE, "--config.train.epochs=many"], "flag --config.train.epochs=many"),
         ([SMOKE, "--workdirs=x"], "Unknown command line flag 'workdirs'"),
