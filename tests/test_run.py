@@ -110,7 +110,7 @@ def test_a_killed_run_goes_on_to_identical_weights(finished, data, tmp_path):
 @pytest.mark.parametrize(
     "args,message",
     [
-        ([], "give one --config=NAME; there are: lra_listops_prune"),
+        ([], "give one --config=NAME; there are: compare_methods"),
         (["--config=lra_listop_prune"], "unknown config 'lra_listop_prune' (did you mean 'lra_listops_prune'?)"),
         (["--config=lra_listops_prune:tiny"], "unknown variant 'tiny': expected one of ['s4d', 'small', 'smoke']"),
         ([SMOKE, "--config.train.epoch=3"], "the config has no 'train.epoch' (did you mean 'epochs'?)"),
