@@ -71,14 +71,12 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     announce(config, workdir, data_dir)
     source, clock = provenance(), Clock()
     task = load_task(config.data.to_dict(), data_dir)
+    print(f"data: {task.description()}", flush=True)
     clock.lap("data")
     model, origin = obtain_model(config, task, workdir)
     print(f"model: {origin}", flush=True)
     clock.lap("model")
-    base = {
-        "majority class": baselines.majority(task.splits),
-        "bag of tokens": baselines.bag_of_tokens(task.splits, task.d_input, task.n_classes),
-    }
+    base = baselines.measure(task)
     clock.lap("baselines")
     evaluate = make_evaluator(model, config.prune.batch_size)
     points = sweep(model, task.splits["validation"], config.prune, evaluate)
@@ -115,14 +113,12 @@ def check(config: ConfigDict) -> None:
 
 def announce(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     """Say what will be done before anything slow starts."""
-    d, m, p = config.data, config.model, config.prune
-    generated = f"{d.train_examples:,} / {d.validation_examples:,} / {d.test_examples:,} examples"
-    examples = f"the release in {d.lra_release}" if d.lra_release else generated
+    m, p = config.model, config.prune
     origins = {"zoo": "the trained one of the zoo", "scratch": f"trained here, {config.train.epochs} epochs"}
     origin = origins.get(config.init, config.init)
     print(
         f"{config.name}: prune a trained model, choose on validation, test once\n"
-        f"  data    {d.task}, {examples}, in {data_dir}\n"
+        f"  data    {config.data.task}, prepared once in {data_dir}\n"
         f"  model   {m.depth} layers of {m.states} states, {m.d_model} features: {origin}\n"
         f"  sweep   {', '.join(p.methods)}: {len(p.ratios)} ratios each\n"
         f"  output  {workdir}",
