@@ -59,14 +59,12 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     announce(config, methods, workdir, data_dir)
     source, clock = provenance(), Clock()
     task = load_task(config.data.to_dict(), data_dir)
+    print(f"data: {task.description()}", flush=True)
     clock.lap("data")
     model, origin = obtain_model(config, task, workdir)
     print(f"model: {origin}{unstable_states(model)}", flush=True)
     clock.lap("model")
-    base = {
-        "majority class": baselines.majority(task.splits),
-        "bag of tokens": baselines.bag_of_tokens(task.splits, task.d_input, task.n_classes),
-    }
+    base = baselines.measure(task)
     clock.lap("baselines")
     evaluate = MaskedEvaluator(model, task.splits, make_evaluator(model, config.prune.batch_size), known={})
     points = sweep(evaluate, [(method, config.seed) for method in methods], config.prune)
@@ -93,15 +91,13 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
 
 def announce(config: ConfigDict, methods: Sequence[str], workdir: Path, data_dir: Path) -> None:
     """Say what will be done before anything slow starts."""
-    d, m, p = config.data, config.model, config.prune
-    generated = f"{d.train_examples:,} / {d.validation_examples:,} / {d.test_examples:,} examples"
-    examples = f"the release in {d.lra_release}" if d.lra_release else generated
+    m, p = config.model, config.prune
     origins = {"zoo": "the trained one of the zoo", "scratch": f"trained here, {config.train.epochs} epochs"}
     origin = origins.get(config.init, config.init)
     states = f"{m.states} states" + " per channel" * (m.ssm.kind == "s4d")
     print(
         f"{config.name}: prune a trained model, choose on validation, test once\n"
-        f"  data    {d.task}, {examples}, in {data_dir}\n"
+        f"  data    {config.data.task}, prepared once in {data_dir}\n"
         f"  model   {m.depth} layers of {states}, {m.d_model} features: {origin}\n"
         f"  sweep   {', '.join(methods)}: {len(p.ratios)} ratios each\n"
         f"  output  {workdir}",

@@ -1,9 +1,11 @@
-"""Fixtures: CPU only, golden data, small models."""
+"""Fixtures: CPU only, golden data, small models, made-up pictures."""
 
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+import gzip
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +33,30 @@ def golden(file: str) -> dict[str, dict[str, np.ndarray]]:
 def below(case: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """The arrays of a case under a prefix, without it."""
     return {name.removeprefix(prefix): array for name, array in case.items() if name.startswith(prefix)}
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    """A uint8 array as an idx file."""
+    return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+def pictures(seed: int = 0, train: int = 36, test: int = 10) -> dict[str, np.ndarray]:
+    """Made-up pictures and labels in the place of Fashion-MNIST's, by the names of its files."""
+    rng = np.random.default_rng(seed)
+    made = {}
+    for stem, n in (("train", train), ("t10k", test)):
+        made[f"{stem}-images-idx3-ubyte"] = rng.integers(0, 256, (n, 28, 28), np.uint8)
+        made[f"{stem}-labels-idx1-ubyte"] = rng.integers(0, 10, n, np.uint8)
+    return made
+
+
+def write_idx(folder: Path, arrays: dict[str, np.ndarray], *, packed: bool = True) -> Path:
+    """The arrays as the files that their names say, with .gz or without; returns the folder."""
+    folder.mkdir(exist_ok=True)
+    for name, array in arrays.items():
+        content = idx_bytes(array)
+        (folder / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(content) if packed else content)
+    return folder
 
 
 @pytest.fixture
