@@ -14,6 +14,7 @@ from aire.ssm import S4D, S5, S4DConfig, S5Config
 
 SSMConfig = S5Config | S4DConfig
 SSM_KINDS = {"s5": (S5Config, S5), "s4d": (S4DConfig, S4D)}  # a third kind of layer joins here
+LAYERNORM_EPSILON = {"s5": 1e-6, "s4d": 1e-5}  # of the references: the defaults of Flax and of PyTorch
 
 ACTIVATIONS = ("gelu", "half_glu1", "half_glu2", "full_glu", "glu")
 POOLINGS = ("mean", "masked_mean", "last")
@@ -89,7 +90,7 @@ class Block(nnx.Module):
         if config.batchnorm:
             self.norm = nnx.BatchNorm(H, momentum=config.bn_momentum, rngs=rngs)
         else:
-            self.norm = nnx.LayerNorm(H, rngs=rngs)
+            self.norm = nnx.LayerNorm(H, epsilon=LAYERNORM_EPSILON[config.ssm.kind], rngs=rngs)
         if config.activation in ("full_glu", "glu"):
             self.out1 = nnx.Linear(H, H, rngs=rngs)
         if config.activation != "gelu":

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import safetensors
 import safetensors.numpy
-from flax import nnx
 
 from aire.errors import UserError
 from aire.files import write_bytes
 from aire.models import Classifier, ModelConfig
-from aire.weights import get_arrays, set_arrays
+from aire.weights import fill_model, get_arrays
 
 _HEADER = "aire.ModelConfig.1"  # the header's key for the config, with the version of the format
 
@@ -40,10 +39,7 @@ def load(path: str | os.PathLike) -> Classifier:
     if not path.is_file():
         raise UserError(f"no model file at {path}: expected a .safetensors file written by aire.save")
     config, arrays = _read(path)
-    model = nnx.eval_shape(lambda: Classifier(config, rngs=nnx.Rngs(0)))
-    set_arrays(model, arrays, str(path))
-    model.eval()
-    return model
+    return fill_model(config, arrays, str(path))
 
 
 def _read(path: Path) -> tuple[ModelConfig, dict]:

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from aire.errors import UserError
+from aire.models import Classifier, ModelConfig
 from aire.ssm.s4d import Channel
 
 Abstract = nnx.Variable | jax.ShapeDtypeStruct  # what has a shape to compare with
@@ -15,7 +16,25 @@ Abstract = nnx.Variable | jax.ShapeDtypeStruct  # what has a shape to compare wi
 
 def get_arrays(module: nnx.Module) -> dict[str, np.ndarray]:
     """Every variable of a module by its path, "blocks/0/ssm/B_re"."""
-    return {_name(path): np.asarray(v[...]) for path, v in nnx.to_flat_state(nnx.state(module))}
+    return {name: np.asarray(v[...]) for name, v in variables_of(module).items()}
+
+
+def variables_of(module: nnx.Module) -> dict[str, nnx.Variable]:
+    """Every variable of a module, which may be abstract, by its path."""
+    return {_name(path): v for path, v in nnx.to_flat_state(nnx.state(module))}
+
+
+def abstract_model(config: ModelConfig) -> Classifier:
+    """The model that a config describes, with shapes in place of arrays."""
+    return nnx.eval_shape(lambda: Classifier(config, rngs=nnx.Rngs(0)))
+
+
+def fill_model(config: ModelConfig, arrays: Mapping[str, np.ndarray], source: str) -> Classifier:
+    """The model that a config describes, in evaluation mode, with the given arrays; as `set_arrays`."""
+    model = abstract_model(config)
+    set_arrays(model, arrays, source)
+    model.eval()
+    return model
 
 
 def set_arrays(module: nnx.Module, arrays: Mapping[str, np.ndarray], source: str) -> None:

@@ -1,0 +1,45 @@
+"""Trees of arrays with the references' names."""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from aire.errors import UserError
+from aire.weights import check_arrays
+
+Arrays = dict[str, np.ndarray]  # by path, "a/b/c"
+Shapes = dict[str, tuple[int, ...]]
+
+
+def flatten(tree: Mapping, prefix: str = "") -> Arrays:
+    """Nested or flat mapping to one level with "/" between names."""
+    flat = {}
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        flat |= flatten(value, f"{path}/") if isinstance(value, Mapping) else {path: np.asarray(value)}
+    return flat
+
+
+def below(arrays: Arrays, prefix: str) -> Arrays:
+    """The arrays whose path begins with `prefix`, without it."""
+    return {path.removeprefix(prefix): a for path, a in arrays.items() if path.startswith(prefix)}
+
+
+def sizes(arrays: Arrays, name: str, axes: int) -> tuple[int, ...]:
+    """The shape of an array that others are measured by.
+
+    Raises:
+        UserError: it is missing, or has another number of axes.
+    """
+    if name not in arrays:
+        raise UserError(f"missing array {name!r}; given: {sorted(arrays)}")
+    shape = arrays[name].shape
+    if len(shape) != axes:
+        raise UserError(f"{name} has shape {shape}, expected {axes} axes")
+    return shape
+
+
+def check_shapes(arrays: Arrays, shapes: Shapes, source: str) -> None:
+    """Raises UserError, as `check_arrays`, where names, shapes or values are not as expected."""
+    check_arrays(arrays, {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}, source)

@@ -1,0 +1,182 @@
+"""Checkpoints of the reference implementations, read from their files. Nothing in them is executed.
+
+AIRE-Prune's code writes `checkpoints/best_state.msgpack`: `flax.serialization.to_bytes` of the whole training state.
+The code of S5 and LAST writes none; who trained with it has saved the same state by Flax's or Orbax's own means. The
+example of state-spaces writes `checkpoint/ckpt.pth`: the PyTorch state dict, the accuracy and the epoch.
+"""
+
+import contextlib
+import os
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import serialization
+
+from aire.convert.arrays import Arrays
+from aire.convert.s4d import fill_s4d
+from aire.convert.s5 import fill_s5
+from aire.errors import UserError
+from aire.models import Classifier, ModelConfig
+
+Tree = dict[str, Any]
+
+_KINDS = "a .msgpack or checkpoint_N file of Flax, a folder of Orbax, or a .pt or .pth file of PyTorch"
+_TRAINING = {"step", "opt_state"}  # what a training state of Flax holds beside the model
+_TORCH_TRAINING = {"acc", "epoch"}  # and what the S4D reference's example saves beside it
+_MIN_TORCH = (2, 6)  # before it, `weights_only` could be tricked into running code (CVE-2025-32434)
+
+
+def from_file(path: str | os.PathLike, config: ModelConfig) -> Classifier:
+    """A model, in evaluation mode, from a checkpoint of a reference implementation.
+
+    Args:
+        path: of S5, LAST or AIRE-Prune a `.msgpack` or `checkpoint_N` file of Flax, or a folder of Orbax: a checkpoint,
+            one step of a `CheckpointManager`, or its whole folder where there is one step; of S4D a `.pt` or `.pth`
+            file, for which PyTorch must be installed (`pip install aire[torch]`).
+        config: the model that the checkpoint is of; the file does not say.
+    Raises:
+        UserError: no such file, one of another kind, damaged, or with objects that only code can load; or arrays that
+            do not fit the config: unknown and missing names and other shapes are listed.
+    """
+    path = Path(path)
+    kind, read, fill = ("s4d", read_torch, fill_s4d) if path.suffix in (".pt", ".pth") else ("s5", read_flax, fill_s5)
+    if not path.exists():
+        raise UserError(f"no file or folder at {path}: expected {_KINDS}")
+    if config.ssm.kind != kind:
+        raise UserError(f"{path} is of {kind.upper()}'s reference, but the config's layers are {config.ssm.kind!r}")
+    return fill(config, read(path), str(path))
+
+
+def read_flax(path: Path) -> Tree:
+    """The variables, `{"params": …, "batch_stats": …}`, in a file of Flax or a folder of Orbax.
+
+    Raises:
+        UserError: another kind of file, a damaged one, or one that holds what is neither the model nor training state.
+    """
+    if path.is_dir():
+        tree = _read_orbax(path.absolute())
+    elif path.suffix == ".msgpack" or re.fullmatch(r"checkpoint_\d+", path.name):
+        tree = _read_msgpack(path)
+    else:
+        raise UserError(f"cannot import {path}: expected {_KINDS}. Pickles are not read, since they can run code")
+    return _variables(tree, path)
+
+
+def read_torch(path: Path) -> Arrays:
+    """The state dict in a file of PyTorch, by itself or, as the reference's example saves it, under "model".
+
+    Raises:
+        UserError: PyTorch is missing or too old; the file is damaged, or holds anything but tensors.
+    """
+    saved = _load_torch(path)
+    state_dict = saved.get("model", saved) if isinstance(saved, Mapping) else None
+    if not isinstance(state_dict, Mapping):
+        raise UserError(f"{path} holds no state dict, but a {type(saved).__name__}")
+    unknown = set() if state_dict is saved else saved.keys() - {"model"} - _TORCH_TRAINING
+    if unknown:
+        raise UserError(f"{path} holds, beside the model, unknown {_listed(unknown)}")
+    return {str(name): _to_numpy(name, value, path) for name, value in state_dict.items()}
+
+
+def _variables(tree: Any, path: Path) -> Tree:
+    """The model's part of what a checkpoint holds, after a look at all the rest."""
+    if isinstance(tree, Mapping) and "encoder" in tree:
+        tree = {"params": tree}  # the parameters by themselves
+    if not isinstance(tree, Mapping) or not isinstance(tree.get("params"), Mapping):
+        found = _listed(tree) if isinstance(tree, Mapping) else f"a {type(tree).__name__}"
+        raise UserError(f"{path} holds no params of a model, but {found}")
+    unknown = tree.keys() - {"params", "batch_stats"} - _TRAINING
+    if unknown:
+        raise UserError(f"{path} holds, beside the model and its training state, unknown {_listed(unknown)}")
+    return {"params": tree["params"], "batch_stats": tree.get("batch_stats") or {}}
+
+
+def _read_msgpack(path: Path) -> Any:
+    try:
+        return serialization.msgpack_restore(path.read_bytes())
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is damaged or not a msgpack file of Flax: {error}") from error
+
+
+def _read_orbax(folder: Path) -> Any:
+    """The tree in a checkpoint, in the only step of a folder of steps, or in the items of a step."""
+    if _is_item(folder):
+        return _restore(folder)
+    folders = [path for path in folder.iterdir() if path.is_dir()]
+    steps = sorted(int(path.name) for path in folders if path.name.isdigit())
+    if len(steps) > 1:
+        raise UserError(f"{folder} holds several steps: give one of them, as {folder / str(steps[-1])}; found {steps}")
+    if steps:
+        return _read_orbax(folder / str(steps[0]))
+    items = {path.name: path for path in folders if _is_item(path)}
+    if len(items) == 1 and "params" not in items:
+        return _restore(*items.values())
+    if "params" not in items:
+        found = sorted(path.name for path in folder.iterdir())
+        raise UserError(f"{folder} is not a checkpoint of Orbax: expected one item, or params; found {found}")
+    return {name: _restore(path) for name, path in items.items()}
+
+
+def _is_item(folder: Path) -> bool:
+    return (folder / "_METADATA").is_file() or (folder / "checkpoint").is_file()  # the latter up to Orbax 0.4
+
+
+def _restore(folder: Path) -> Any:
+    """A tree of NumPy arrays, whatever devices they were saved from."""
+    try:
+        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+            if not (folder / "_METADATA").is_file():
+                return handler.restore(folder)
+            tree = handler.metadata(folder).tree
+            to_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            return handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=to_numpy))
+    except Exception as error:  # Orbax, TensorStore and their formats raise many kinds, for one cause
+        raise UserError(f"{folder} is damaged or not a checkpoint of Orbax: {_first_line(error)}") from error
+
+
+def _load_torch(path: Path) -> Any:
+    torch = _import_torch(path)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # what it warns of, it then refuses
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} holds more than tensors, or is damaged; loading it could run code, so it is refused. "
+            "Save the weights alone: torch.save(model.state_dict(), …)"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        raise UserError(f"{path} is damaged or not a state dict of PyTorch: {_first_line(error)}") from error
+
+
+def _import_torch(path: Path) -> Any:
+    hint = f"reading {path} needs PyTorch {_MIN_TORCH[0]}.{_MIN_TORCH[1]} or newer: pip install aire[torch]"
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(hint) from error
+    if tuple(map(int, torch.__version__.split(".")[:2])) < _MIN_TORCH:
+        raise UserError(f"{hint} (found {torch.__version__})")
+    return torch
+
+
+def _to_numpy(name: str, value: Any, path: Path) -> np.ndarray:
+    try:
+        return value.detach().numpy()
+    except (AttributeError, TypeError, RuntimeError) as error:
+        kind = getattr(value, "dtype", type(value).__name__)
+        raise UserError(f"{path}: {name} is not a tensor of float32 or float64, but {kind}") from error
+
+
+def _listed(names: Any) -> str:
+    return str(sorted(map(str, names)))
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
