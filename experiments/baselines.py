@@ -61,13 +61,14 @@ def _logits(W, features):
 def _fit(features: np.ndarray, labels: np.ndarray, classes: int, penalty: float) -> np.ndarray:
     """Weights (features + 1, classes) by L-BFGS."""
     shape = (features.shape[1] + 1, classes)
-    X, y = jnp.asarray(features), jnp.asarray(labels)
+    # One-hot, for indexing by the labels leaves XLA a large constant to fold, which takes seconds and prints warnings.
+    X, Y = jnp.asarray(features), jax.nn.one_hot(labels, classes)
 
     @jax.jit
     @jax.value_and_grad
     def objective(flat):
         W = flat.reshape(shape)
-        losses = optax.softmax_cross_entropy_with_integer_labels(_logits(W, X), y)
+        losses = optax.softmax_cross_entropy(_logits(W, X), Y)
         return losses.mean() + penalty * jnp.sum(W[:-1] ** 2)
 
     def in_float64(flat: np.ndarray) -> tuple[float, np.ndarray]:
