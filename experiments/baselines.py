@@ -61,6 +61,7 @@ def _logits(W, features):
 def _fit(features: np.ndarray, labels: np.ndarray, classes: int, penalty: float) -> np.ndarray:
     """Weights (features + 1, classes) by L-BFGS."""
     shape = (features.shape[1] + 1, classes)
+    # One-hot, for indexing by the labels leaves XLA a large constant to fold, which takes seconds and prints warnings.
     X, Y = jnp.asarray(features), jax.nn.one_hot(labels, classes)
 
     @jax.jit
