@@ -9,9 +9,6 @@ from aire.errors import UserError
 Change = Callable[[ConfigDict], None]
 
 
-SMALL_RATIOS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # every method in three minutes
-
-
 def parse_variants(text: str, known: Mapping[str, Change]) -> list[Change]:
     """The changes that a comma-separated list of variants names, in the order of `known` whatever the order given.
 
