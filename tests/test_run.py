@@ -89,6 +89,20 @@ def check_pruned_model(workdir, results, data):
 
 
 @pytest.mark.xdist_group("run")
+def test_the_whole_job_with_s4d(data, tmp_path):
+    """Variants in any order: the kind of model comes before its size."""
+    more = ["--config.train.epochs=1", "--config.prune.methods=('aire',)", "--config.prune.ratios=(0.0, 0.5)"]
+    result = run("--config=lra_listops_prune:smoke,s4d", *more, data=data, workdir=tmp_path)
+    assert result.returncode == 0, result.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["config"]["name"] == "lra_listops_s4d_smoke"
+    rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
+    assert [int(row["states"]) for row in rows] == [256, 128]  # 2 layers, 16 channels, 8 states each
+    whole, pruned = (aire.load(tmp_path / f"{name}.safetensors").config for name in ("model", "pruned"))
+    assert whole.ssm.kind == pruned.ssm.kind == "s4d" and whole.state_sizes == (128, 128)
+
+
+@pytest.mark.xdist_group("run")
 def test_a_killed_run_goes_on_to_identical_weights(finished, data, tmp_path):
     more = [SMOKE, "--config.train.epochs=20", "--config.train.evaluate_every=20"]
     more += ["--config.prune.methods=('aire',)", "--config.prune.ratios=(0.0, 0.5)"]
