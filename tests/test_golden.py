@@ -11,6 +11,7 @@ from aire.training.optimizer import OptimizerConfig, make_optimizer, schedule
 from aire.training.step import init_state, make_train_step, split_model
 
 LAYERS, MODELS, TRAININGS = golden("s5_layers.npz"), golden("s5_models.npz"), golden("s5_training.npz")
+S4D_MODELS = golden("s4d_model.npz")
 
 
 def assert_close(actual, expected, tolerance):
@@ -67,6 +68,12 @@ def test_s5_model_agrees(case):
     )
     lengths = case["lengths"] if case["opt/padded"] else None
     assert_close(jax.nn.log_softmax(model(case["x"], lengths)), case["log_probs"], 1e-5)
+
+
+@pytest.mark.parametrize("case", S4D_MODELS.values(), ids=S4D_MODELS.keys())
+def test_s4d_model_agrees(case):
+    model = convert.s4d_model(below(case, "state_dict/"), prenorm=bool(case["prenorm"]))
+    assert_close(model(case["x"]), case["logits"], 1e-5)
 
 
 @pytest.mark.parametrize("case", TRAININGS.values(), ids=TRAININGS.keys())

@@ -122,6 +122,7 @@ def test_a_killed_run_goes_on_to_identical_weights(finished, data, tmp_path):
         ([SMOKE, "--config.prune.scope=local"], "scope='local': expected one of"),
         ([SMOKE, "--config.data.task=lists"], "unknown task 'lists': expected one of ['listops']"),
         ([SMOKE, "--config.init=nowhere.safetensors"], "no model file at nowhere.safetensors"),
+        ([SMOKE, "--config.init=nowhere"], "no file or folder at nowhere: expected a .msgpack or checkpoint_N file"),
         ([SMOKE, "--config.init=zoo"], "no model 'lra_listops_smoke' in the zoo"),
         ([SMOKE, "--config.data.lra_release=nowhere"], "nowhere: no basic_train.tsv"),
         ([SMOKE, "--config.data.length=20"], "max_length=30 does not fit length 20"),
