@@ -1,4 +1,7 @@
-"""Writing files so that a crash, a kill or a full disk leaves the old content or the new one, never half of it."""
+"""Writing files so that a crash, a kill or a full disk leaves the old content or the new one, never half of it.
+
+And what cannot be written, or read, as one clear error.
+"""
 
 import os
 from collections.abc import Iterator
@@ -16,6 +19,15 @@ def writing(path: str | Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(f"cannot write {path}: {reason}; free some space there or choose another folder") from error
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Turn an OSError inside the block into one UserError naming `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def sync(path: str | Path) -> None:

@@ -9,6 +9,9 @@ from aire.errors import UserError
 Change = Callable[[ConfigDict], None]
 
 
+SMALL_RATIOS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # every method in three minutes
+
+
 def parse_variants(text: str, known: Mapping[str, Change]) -> list[Change]:
     """The changes that a comma-separated list of variants names, in the order of `known` whatever the order given.
 
@@ -102,9 +105,10 @@ def pruning() -> ConfigDict:
     """Options of the sweep in `experiments/prune.py`."""
     return ConfigDict(
         {
-            "methods": ("aire", "last", "aire_released", "last_released"),
+            "methods": (),  # names of aire.pruning.methods; empty: all of them. The cut model of the first is saved
+            "scores_file": "",  # a Python file of yours that registers more scores
             "ratios": tuple(round(0.05 * i, 2) for i in range(20)),
-            "scope": "global",
+            "scope": "",  # "global" or "uniform" for all methods; empty: each its own
             "unstable": "first",  # states with |λ̄| >= 1, of infinite energy, are kept first; or "error"
             "tolerance": 1.0,  # points of validation accuracy that a cut may cost
             "batch_size": 200,

@@ -73,6 +73,7 @@ def small(config: ConfigDict) -> None:
         # Without it one state of 128 left the unit disk in training: no harm over 100 steps, but of infinite energy.
         config.model.ssm.clip_eigs = True
     config.train.update(batch_size=32, epochs=6, evaluate_every=1000)
+    config.prune.ratios = common.SMALL_RATIOS
 
 
 def smoke(config: ConfigDict) -> None:

@@ -1,4 +1,4 @@
-"""Benchmark: what scoring, selecting and cutting cost, and the two forms of the scan side by side.
+"""Benchmark: what scoring, selecting and cutting cost, the two forms of the scan side by side, and a cut S4D layer.
 
     python run.py --config=speed           about two minutes on 2 CPU cores
     python run.py --config=speed:smoke     seconds; for tests
@@ -22,6 +22,8 @@ def get_config(variants: str = "") -> ConfigDict:
             "state_counts": (1_000, 10_000, 100_000, 1_000_000),
             # (batch, length, stored states): ListOps, Image, Pathfinder and Path-X, batch reduced.
             "scan_shapes": ((8, 2048, 8), (4, 1024, 192), (8, 1024, 128), (1, 16384, 128)),
+            # An S4D layer as for ListOps, states per channel, and the shares of them that are left.
+            "bank": {"d_model": 128, "states": 32, "length": 2048, "shares": (1.0, 0.5, 0.25, 0.1, 0.03)},
         }
     )
     for change in common.parse_variants(variants, {"smoke": smoke}):
@@ -35,3 +37,4 @@ def smoke(config: ConfigDict) -> None:
     config.network.update(layers=2, states=4, d_model=8)
     config.state_counts = (100,)
     config.scan_shapes = ((2, 64, 4),)
+    config.bank.update(d_model=4, states=4, length=64, shares=(1.0, 0.5))

@@ -1,4 +1,4 @@
-"""What needs no sequence model: the majority class, and a linear classifier on the bag of tokens."""
+"""What needs no sequence model: the majority class, and a linear classifier, on the bag of tokens or all inputs."""
 
 from collections.abc import Mapping
 
@@ -9,8 +9,20 @@ import optax
 import scipy.optimize
 
 from aire.data.pipeline import Split
+from aire.data.tasks import Task
 
 _PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2)
+_ITERATIONS = 100  # of L-BFGS; ten times as many change the accuracy on Fashion-MNIST by 0.2 points
+
+
+def measure(task: Task) -> dict[str, dict[str, float]]:
+    """Accuracy of each baseline that fits the task, by its name and evaluated split."""
+    data = task.splits
+    if data["train"].x.ndim == 2:
+        name, features = "bag of tokens", {name: _counts(split, task.d_input) for name, split in data.items()}
+    else:
+        name, features = "linear classifier", {name: split.x.reshape(len(split), -1) for name, split in data.items()}
+    return {"majority class": majority(data), name: linear(features, data, task.n_classes)}
 
 
 def majority(data: Mapping[str, Split]) -> dict[str, float]:
@@ -19,12 +31,11 @@ def majority(data: Mapping[str, Split]) -> dict[str, float]:
     return {name: float(np.mean(data[name].y == answer)) for name in ("validation", "test")}
 
 
-def bag_of_tokens(data: Mapping[str, Split], vocabulary: int, classes: int) -> dict[str, float]:
-    """Accuracy, per evaluated split, of multinomial logistic regression on token counts, its L2 penalty chosen on
-    validation."""
-    counts = {name: _counts(data[name], vocabulary) for name in ("train", "validation", "test")}
-    mean, std = counts["train"].mean(axis=0), counts["train"].std(axis=0) + 1e-6
-    features = {name: (c - mean) / std for name, c in counts.items()}
+def linear(features: Mapping[str, np.ndarray], data: Mapping[str, Split], classes: int) -> dict[str, float]:
+    """Accuracy, per evaluated split, of multinomial logistic regression on each split's features, float32 (n, any);
+    its L2 penalty is chosen on validation."""
+    mean, std = features["train"].mean(axis=0), features["train"].std(axis=0) + 1e-6
+    features = {name: (f - mean) / std for name, f in features.items()}
 
     def accuracies(W: np.ndarray) -> dict[str, float]:
         return {name: float(np.mean(_logits(W, features[name]).argmax(-1) == data[name].y)) for name in features}
@@ -50,13 +61,14 @@ def _logits(W, features):
 def _fit(features: np.ndarray, labels: np.ndarray, classes: int, penalty: float) -> np.ndarray:
     """Weights (features + 1, classes) by L-BFGS."""
     shape = (features.shape[1] + 1, classes)
-    X, y = jnp.asarray(features), jnp.asarray(labels)
+    # One-hot, for indexing by the labels leaves XLA a large constant to fold, which takes seconds and prints warnings.
+    X, Y = jnp.asarray(features), jax.nn.one_hot(labels, classes)
 
     @jax.jit
     @jax.value_and_grad
     def objective(flat):
         W = flat.reshape(shape)
-        losses = optax.softmax_cross_entropy_with_integer_labels(_logits(W, X), y)
+        losses = optax.softmax_cross_entropy(_logits(W, X), Y)
         return losses.mean() + penalty * jnp.sum(W[:-1] ** 2)
 
     def in_float64(flat: np.ndarray) -> tuple[float, np.ndarray]:
@@ -64,4 +76,6 @@ def _fit(features: np.ndarray, labels: np.ndarray, classes: int, penalty: float)
         return float(value), np.asarray(gradient, np.float64)
 
     start = np.zeros(shape[0] * shape[1])
-    return scipy.optimize.minimize(in_float64, start, jac=True, method="L-BFGS-B").x.reshape(shape).astype(np.float32)
+    options = {"maxiter": _ITERATIONS}
+    fit = scipy.optimize.minimize(in_float64, start, jac=True, method="L-BFGS-B", options=options)
+    return fit.x.reshape(shape).astype(np.float32)

@@ -12,29 +12,17 @@ from ml_collections import ConfigDict
 
 import aire
 from aire.data.pipeline import Split
-from aire.data.tasks import Task, load_task
-from aire.errors import UserError
+from aire.data.tasks import load_task
 from aire.models import Classifier
-from aire.progress import Progress
 from aire.pruning.prune import PruneResult
-from aire.pruning.scores import get
-from aire.pruning.selection import check_ratio, check_scope
 from aire.training.evaluate import Evaluation, make_evaluator
 from experiments import baselines
+from experiments.evaluations import MaskedEvaluator
 from experiments.provenance import provenance
 from experiments.prune_report import write_report
+from experiments.sweep import Point, largest_within, prepare, scope, sweep
 from experiments.timing import interleaved
 from experiments.train import obtain_model
-
-
-@dataclasses.dataclass(frozen=True)
-class Point:
-    """One cut of a sweep: `ratio` of all states cut by `method`, `states` left, and its validation."""
-
-    method: str
-    ratio: float
-    states: int
-    validation: Evaluation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,30 +55,29 @@ class Outcome:
 
 def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     """Run the job that a config describes; see configs/lra_listops_prune.py."""
-    check(config)
-    announce(config, workdir, data_dir)
+    methods = prepare(config.prune)
+    announce(config, methods, workdir, data_dir)
     source, clock = provenance(), Clock()
     task = load_task(config.data.to_dict(), data_dir)
+    print(f"data: {task.description()}", flush=True)
     clock.lap("data")
     model, origin = obtain_model(config, task, workdir)
     print(f"model: {origin}{unstable_states(model)}", flush=True)
     clock.lap("model")
-    base = {
-        "majority class": baselines.majority(task.splits),
-        "bag of tokens": baselines.bag_of_tokens(task.splits, task.d_input, task.n_classes),
-    }
+    base = baselines.measure(task)
     clock.lap("baselines")
-    evaluate = make_evaluator(model, config.prune.batch_size)
-    points = sweep(model, task.splits["validation"], config.prune, evaluate)
+    evaluate = MaskedEvaluator(model, task.splits, make_evaluator(model, config.prune.batch_size), known={})
+    points = sweep(evaluate, [(method, config.seed) for method in methods], config.prune)
     clock.lap("sweep")
-    full = evaluate(model, task.splits["validation"])
-    choices = [choose(method, model, points, full, task, config.prune) for method in config.prune.methods]
+    full = evaluate.full("validation")
+    choices = [choose(method, points, evaluate, full, config) for method in methods]
+    choices[0] = test_cut(choices[0], task.splits["test"], config.prune.batch_size)
     outcome = Outcome(
         config=config,
         origin=origin,
         model=model,
         full_validation=full,
-        full_test=evaluate(model, task.splits["test"]),
+        full_test=evaluate.full("test"),
         baselines=base,
         points=points,
         choices=choices,
@@ -102,29 +89,17 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     write_report(outcome, workdir)
 
 
-def check(config: ConfigDict) -> None:
-    """Mistakes that should not wait until after the training."""
-    for method in config.prune.methods:
-        get(method)
-    for ratio in config.prune.ratios:
-        check_ratio(ratio)
-    check_scope(config.prune.scope)
-    if 0.0 not in config.prune.ratios:
-        raise UserError("prune.ratios must contain 0.0, the uncut model, so that something is always within tolerance")
-
-
-def announce(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
+def announce(config: ConfigDict, methods: Sequence[str], workdir: Path, data_dir: Path) -> None:
     """Say what will be done before anything slow starts."""
-    d, m, p = config.data, config.model, config.prune
-    generated = f"{d.train_examples:,} / {d.validation_examples:,} / {d.test_examples:,} examples"
-    examples = f"the release in {d.lra_release}" if d.lra_release else generated
+    m, p = config.model, config.prune
     origins = {"zoo": "the trained one of the zoo", "scratch": f"trained here, {config.train.epochs} epochs"}
     origin = origins.get(config.init, config.init)
+    states = f"{m.states} states" + " per channel" * (m.ssm.kind == "s4d")
     print(
         f"{config.name}: prune a trained model, choose on validation, test once\n"
-        f"  data    {d.task}, {examples}, in {data_dir}\n"
-        f"  model   {m.depth} layers of {m.states} states, {m.d_model} features: {origin}\n"
-        f"  sweep   {', '.join(p.methods)}: {len(p.ratios)} ratios each\n"
+        f"  data    {config.data.task}, prepared once in {data_dir}\n"
+        f"  model   {m.depth} layers of {states}, {m.d_model} features: {origin}\n"
+        f"  sweep   {', '.join(methods)}: {len(p.ratios)} ratios each\n"
         f"  output  {workdir}",
         flush=True,
     )
@@ -149,39 +124,20 @@ class Clock:
         self.laps[name], self._last = now - self._last, now
 
 
-def sweep(model: Classifier, split: Split, config: ConfigDict, evaluate) -> list[Point]:
-    """Every method at every ratio on one split. Models are masked, not cut, so all share one compilation; a mask that
-    two methods or ratios agree on is evaluated once."""
-    known: dict[bytes, Evaluation] = {}
-    points = []
-    with Progress("sweep", len(config.methods) * len(config.ratios), unit="cut") as progress:
-        for method in config.methods:
-            scores = aire.score(model, method, unstable=config.unstable)
-            for ratio in sorted(config.ratios):
-                keep = aire.select(scores, ratio=ratio, scope=config.scope)
-                flat = np.concatenate([np.asarray(mask) for mask in keep.values()])
-                if flat.tobytes() not in known:
-                    known[flat.tobytes()] = evaluate(aire.pruning.mask(model, keep), split)
-                points.append(Point(method, ratio, int(flat.sum()), known[flat.tobytes()]))
-                progress.update(1, accuracy=points[-1].validation.accuracy)
-    return points
-
-
-def largest_within(points: Sequence[Point], full: Evaluation, tolerance: float) -> Point:
-    """The point with the largest ratio whose accuracy is at most `tolerance` points below the uncut model's."""
-    within = [p for p in points if full.accuracy - p.validation.accuracy <= tolerance / 100 + 1e-9]
-    return max(within, key=lambda p: p.ratio)
-
-
 def choose(
-    method: str, model: Classifier, points: Sequence[Point], full: Evaluation, task: Task, config: ConfigDict
+    method: str, points: Sequence[Point], evaluate: MaskedEvaluator, full: Evaluation, config: ConfigDict
 ) -> Choice:
-    """Cut at the chosen ratio and test the cut model, once."""
-    point = largest_within([p for p in points if p.method == method], full, config.tolerance)
-    result = aire.prune(model, point.ratio, method, scope=config.scope, unstable=config.unstable)
-    evaluate = make_evaluator(result.model, config.batch_size)
-    test = evaluate(result.model, task.splits["test"])
-    return Choice(method, point.ratio, result, point.validation, test)
+    """Cut at the ratio that validation chose, and test once: under the mask, which computes what the cut model does."""
+    point = largest_within([p for p in points if p.method == method], full, config.prune.tolerance)
+    options = {"scope": scope(method, config.prune), "unstable": config.prune.unstable, "seed": point.seed}
+    result = aire.prune(evaluate.model, point.ratio, method, **options)
+    return Choice(method, point.ratio, result, point.validation, evaluate(result.keep, "test"))
+
+
+def test_cut(choice: Choice, split: Split, batch_size: int) -> Choice:
+    """The choice with the test of the cut model itself, the one that is saved."""
+    evaluate = make_evaluator(choice.result.model, batch_size)
+    return dataclasses.replace(choice, test=evaluate(choice.result.model, split))
 
 
 def speedup(full: nnx.Module, cut: nnx.Module, split: Split, batch_size: int) -> float:

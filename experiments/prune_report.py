@@ -82,17 +82,17 @@ def _as_dict(outcome: "Outcome") -> dict:
 
 def _figures(outcome: "Outcome", workdir: Path) -> None:
     name, first = outcome.config.name, outcome.choices[0]
+    ratios = sorted({p.ratio for p in outcome.points})
     curves = {
-        c.method: [(p.ratio, p.validation.accuracy) for p in outcome.points if p.method == c.method]
-        for c in outcome.choices
+        c.method: [[p.validation.accuracy for p in outcome.points if p.method == c.method]] for c in outcome.choices
     }
     tolerance = outcome.config.prune.tolerance
     lines = {f"{tolerance:g} point below": outcome.full_validation.accuracy - tolerance / 100}
     lines |= {baseline: accuracy["validation"] for baseline, accuracy in outcome.baselines.items()}
     chosen = {c.method: c.ratio for c in outcome.choices}
-    figures.accuracy_against_ratio(curves, lines, chosen, name, workdir / "accuracy_against_ratio.png")
+    figures.accuracy_against_ratio(ratios, curves, lines, chosen, name, workdir / "accuracy_against_ratio.png")
     before = outcome.model.config.state_sizes
-    after = {f"{c.method}, {100 * c.ratio:.0f} % cut": c.result.model.config.state_sizes for c in outcome.choices}
+    after = {f"{c.method} (−{100 * c.ratio:.0f} %)": c.result.model.config.state_sizes for c in outcome.choices}
     figures.states_per_layer(before, after, name, workdir / "states_per_layer.png")
     title = f"{name}: {first.method}, {100 * first.ratio:.0f} % of the states cut (hollow)"
     result = first.result

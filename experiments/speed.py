@@ -1,4 +1,4 @@
-"""The benchmark: scoring, selecting and cutting; the forms of the scan. Ratios within one process, nothing else."""
+"""The benchmark: scoring, selecting, cutting; the forms of the scan; S4D against the states left. One process."""
 
 import json
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -15,7 +16,7 @@ from aire.models import Classifier, ModelConfig
 from aire.pruning.scores import prefix_normalize
 from aire.pruning.selection import select
 from aire.report import tables
-from aire.ssm import S5Config
+from aire.ssm import S4D, S4DConfig, S5Config
 from aire.ssm.scan import diagonal_scan
 from experiments.provenance import provenance
 from experiments.timing import interleaved
@@ -25,14 +26,14 @@ Rows = list[tuple[str, ...]]
 
 def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     """Measure, print the tables, write them to report.md, results.csv and results.json in `workdir`."""
-    print("measuring scoring, selection and surgery, then the scan; about two minutes at full size", flush=True)
+    print("measuring scoring, selection and surgery, the scan, S4D; about two minutes at full size", flush=True)
     source = provenance()
-    pruning, scan = pruning_rows(config), scan_rows(config)
-    for rows in (pruning, scan):
+    all_rows = [pruning_rows(config), scan_rows(config), bank_rows(config)]
+    for rows in all_rows:
         print(f"\n{tables.text(rows)}", flush=True)
     about = f"{source['machine']}; commit {source['commit']}; jax {source['versions']['jax']}"
-    write_text(workdir / "report.md", f"# Speed\n\n{tables.markdown(pruning)}\n\n{tables.markdown(scan)}\n\n{about}\n")
-    write_text(workdir / "results.csv", tables.csv_text([*pruning, *scan]))
+    write_text(workdir / "report.md", "\n\n".join(["# Speed", *map(tables.markdown, all_rows), about]) + "\n")
+    write_text(workdir / "results.csv", tables.csv_text([row for rows in all_rows for row in rows]))
     write_text(workdir / "results.json", json.dumps({"config": config.to_dict(), **source}, indent=1))
     print(f"\n{about}\nwritten to {workdir}", flush=True)
 
@@ -100,3 +101,29 @@ def gradient(form: str, shape: tuple[int, int, int]) -> Callable[[], object]:
 
     grad = jax.jit(jax.grad(loss, argnums=(0, 1)))
     return lambda: grad(*inputs)
+
+
+def bank_rows(config: ConfigDict) -> Rows:
+    """Milliseconds of an S4D layer's own work, compiled, against the states that a cut (drawn at random) left."""
+    b = config.bank
+    bank = S4D(b.d_model, b.d_model * b.states, S4DConfig(), rngs=nnx.Rngs(0))
+    draw = np.random.default_rng(0).random(bank.n_states)
+    layers = [bank.cut(draw < share) for share in b.shares]
+    rows: Rows = [(f"S4D, H {b.d_model}, L {b.length}", *(f"{layer.n_states:,} states, ms" for layer in layers))]
+    for name in ("kernel", "kernel with gradients", "step"):
+        functions = {str(i): bank_functions(layer, b.length)[name] for i, layer in enumerate(layers)}
+        rows.append((name, *(f"{1e3 * s:.2f}" for s in interleaved(functions, config.repetitions).values())))
+    return rows
+
+
+def bank_functions(layer: S4D, length: int) -> dict[str, Callable[[], object]]:
+    graphdef, *state = nnx.split(layer, nnx.Param, ...)
+    u, x = jnp.ones((1, layer.D.size)), layer.initial_state(1)
+    kernel = jax.jit(lambda *state: nnx.merge(graphdef, *state).kernel(length))
+    gradients = jax.jit(jax.grad(lambda *state: jnp.sum(nnx.merge(graphdef, *state).kernel(length) ** 2)))
+    step = jax.jit(lambda u, x, *state: nnx.merge(graphdef, *state).step(u, x))
+    return {
+        "kernel": lambda: kernel(*state),
+        "kernel with gradients": lambda: gradients(*state),
+        "step": lambda: step(u, x, *state),
+    }

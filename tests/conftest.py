@@ -1,9 +1,14 @@
-"""Fixtures: CPU only, golden data, small models."""
+"""Fixtures: CPU only, golden data, small models, made-up pictures."""
 
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Tests and the commands they run compile the same few programs many times over: once is enough.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.path.dirname(__file__), "..", ".pytest_cache", "jax")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
+import gzip
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +17,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aire.models import Classifier, ModelConfig
-from aire.ssm import S5, S5Config
+from aire.models import Classifier, ModelConfig, ssm_config
+from aire.ssm import S4D, S5, S4DConfig, S5Config
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -33,6 +38,30 @@ def below(case: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     return {name.removeprefix(prefix): array for name, array in case.items() if name.startswith(prefix)}
 
 
+def idx_bytes(array: np.ndarray) -> bytes:
+    """A uint8 array as an idx file."""
+    return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+def pictures(seed: int = 0, train: int = 36, test: int = 10) -> dict[str, np.ndarray]:
+    """Made-up pictures and labels in the place of Fashion-MNIST's, by the names of its files."""
+    rng = np.random.default_rng(seed)
+    made = {}
+    for stem, n in (("train", train), ("t10k", test)):
+        made[f"{stem}-images-idx3-ubyte"] = rng.integers(0, 256, (n, 28, 28), np.uint8)
+        made[f"{stem}-labels-idx1-ubyte"] = rng.integers(0, 10, n, np.uint8)
+    return made
+
+
+def write_idx(folder: Path, arrays: dict[str, np.ndarray], *, packed: bool = True) -> Path:
+    """The arrays as the files that their names say, with .gz or without; returns the folder."""
+    folder.mkdir(exist_ok=True)
+    for name, array in arrays.items():
+        content = idx_bytes(array)
+        (folder / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(content) if packed else content)
+    return folder
+
+
 @pytest.fixture
 def x64():
     """float64 for oracles that need more digits than float32 has."""
@@ -49,10 +78,24 @@ def make_layer() -> Callable[..., S5]:
 
 
 @pytest.fixture
+def make_bank() -> Callable[..., S4D]:
+    """S4D with channels of different sizes, the second of them empty."""
+
+    def make(counts=(3, 0, 1, 4), seed: int = 0, layer: type[S4D] = S4D, **options) -> S4D:
+        N = max(*counts, 1)
+        full = layer(len(counts), N * len(counts), S4DConfig(**options), rngs=nnx.Rngs(seed))
+        return full.cut(np.concatenate([np.arange(N) < count for count in counts]))
+
+    return make
+
+
+@pytest.fixture
 def make_model() -> Callable[..., Classifier]:
     def make(state_sizes=(6, 6, 6), seed: int = 0, d_model: int = 8, ssm: dict | None = None, **options) -> Classifier:
-        ssm_config = S5Config(**{"blocks": 2, "bidirectional": True, **(ssm or {})})
-        config = ModelConfig(20, d_model, 10, tuple(state_sizes), ssm_config, **options)
+        ssm = {"bidirectional": True, **(ssm or {})}
+        if ssm.get("kind", "s5") == "s5":
+            ssm = {"blocks": 2, **ssm}
+        config = ModelConfig(20, d_model, 10, tuple(state_sizes), ssm_config(ssm), **options)
         model = Classifier(config, rngs=nnx.Rngs(seed))
         model.eval()
         return model

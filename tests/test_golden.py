@@ -11,6 +11,7 @@ from aire.training.optimizer import OptimizerConfig, make_optimizer, schedule
 from aire.training.step import init_state, make_train_step, split_model
 
 LAYERS, MODELS, TRAININGS = golden("s5_layers.npz"), golden("s5_models.npz"), golden("s5_training.npz")
+S4D_LAYERS = golden("s4d_layers.npz")
 S4D_MODELS = golden("s4d_model.npz")
 
 
@@ -46,6 +47,14 @@ def test_hippo_eigenvalues_agree(case):
     blocks = int(np.isclose(expected, expected[0], rtol=1e-4).sum())
     actual, _ = hippo.hippo_n_blocks(len(expected), blocks, bool(case["opt/conj_sym"]))
     assert_close(actual, expected, 1e-5)
+
+
+@pytest.mark.parametrize("case", S4D_LAYERS.values(), ids=S4D_LAYERS.keys())
+def test_s4d_layer_agrees(case):
+    layer = convert.s4d_layer(below(case, "state_dict/"))
+    u, y = (case[name].swapaxes(1, 2) for name in ("u", "y"))
+    assert_close(layer(u), y, 1e-5)
+    assert_close(layer.kernel(u.shape[1])[0], case["kernel"], 1e-5)
 
 
 def import_model(case, prefix, **options):
@@ -105,6 +114,6 @@ def test_training_agrees(case):
         losses.append(float(metrics["loss"]))
     assert train_step._cache_size() == 1  # nothing recompiled after the first step
     np.testing.assert_allclose(losses, case["losses"], rtol=1e-4)
-    _, params, batch_stats = split_model(import_model(case, "final/", prenorm=True))
+    _, params, buffers = split_model(import_model(case, "final/", prenorm=True))
     jax.tree.map(lambda a, b: assert_close(a, b, 1e-3), state["params"], params)
-    jax.tree.map(lambda a, b: assert_close(a, b, 1e-3), state["batch_stats"], batch_stats)
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-3), state["buffers"], buffers)

@@ -10,7 +10,8 @@ import pytest
 from flax import nnx
 
 from aire.errors import UserError
-from aire.models import ACTIVATIONS, ModelConfig, pool
+from aire.models import ACTIVATIONS, Block, ModelConfig, pool, ssm_config
+from aire.ssm import S4DConfig, S4DLayer, S5Config
 
 TOKENS = np.random.default_rng(0).integers(0, 20, (4, 12))
 LENGTHS = np.array([12, 1, 7, 5])
@@ -43,7 +44,7 @@ def test_every_block_runs_and_trains(make_model, activation, prenorm, batchnorm)
 
     grads = nnx.to_pure_dict(nnx.grad(loss)(model))
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
-    gate = {"gelu": set(), "full_glu": {"out1", "out2"}}.get(activation, {"out2"})
+    gate = {"gelu": set(), "full_glu": {"out1", "out2"}, "glu": {"out1", "out2"}}.get(activation, {"out2"})
     assert set(grads["blocks"][0]) == {"ssm", "norm"} | gate
 
 
@@ -84,10 +85,30 @@ def test_padding_after_the_length_does_not_change_what_is_pooled_from_a_causal_m
     np.testing.assert_allclose(model(changed, LENGTHS), model(TOKENS, LENGTHS), rtol=1e-4, atol=1e-5)
 
 
-def test_config_survives_json():
-    config = ModelConfig(20, 8, 10, [3, 0, 2], activation="gelu", dropout=0.1)
-    assert ModelConfig.from_dict(json.loads(json.dumps(dataclasses.asdict(config)))) == config
-    assert config.state_sizes == (3, 0, 2)
+@pytest.mark.parametrize("ssm", [S5Config(blocks=2), S4DConfig(init="inv")])
+def test_config_survives_json(ssm):
+    config = ModelConfig(20, 8, 10, [3, 0, 2], ssm, activation="gelu", dropout=0.1)
+    fields = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert ModelConfig.from_dict(fields) == config
+    assert config.state_sizes == (3, 0, 2) and fields["ssm"]["kind"] == ssm.kind
+
+
+def test_a_config_without_a_kind_is_of_s5():
+    """Files from before there was another kind."""
+    assert ssm_config({"blocks": 2}) == S5Config(blocks=2)
+    with pytest.raises(UserError, match=r"ssm.kind='s6': expected one of \['s4d', 's5'\]"):
+        ssm_config({"kind": "s6"})
+
+
+def test_a_block_of_s4d_is_the_reference_layer_with_a_residual():
+    """Post-norm of x + S4D's GELU, linear map and GLU: the block against the layer that the importer gives."""
+    config = ModelConfig(4, 4, 4, (8,), S4DConfig(), activation="glu", prenorm=False, batchnorm=False)
+    block = Block(config, 8, rngs=nnx.Rngs(0))
+    layer = S4DLayer(4, 8, S4DConfig(), rngs=nnx.Rngs(1))
+    state = nnx.state(block)
+    nnx.update(layer, nnx.State({**state["ssm"], "out1": state["out1"], "out2": state["out2"]}))
+    x = jax.random.normal(jax.random.key(0), (2, 12, 4))
+    np.testing.assert_allclose(block(x), block.norm(x + layer(x)), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import pictures, write_idx
 
 import aire
+from aire.data.tasks import load_task
+from aire.pruning.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 SMOKE = "--config=lra_listops_prune:smoke"
@@ -51,7 +54,7 @@ def test_the_whole_job_leaves_everything(finished):
         assert (workdir / figure).read_bytes().startswith(b"\x89PNG")
         assert figure in (workdir / "report.md").read_text()
     rows = list(csv.DictReader((workdir / "results.csv").read_text().splitlines()))
-    assert {row["method"] for row in rows} == {"aire", "last", "aire_released", "last_released"}
+    assert list(dict.fromkeys(row["method"] for row in rows)) == list(METHODS)
     assert [float(row["ratio"]) for row in rows[:4]] == [0.0, 0.25, 0.5, 0.75]
     assert [int(row["states"]) for row in rows[:4]] == [16, 12, 8, 4]
     assert "bag of tokens" in printed and "whole model" in printed and "states" in printed
@@ -73,11 +76,12 @@ def test_results_agree_with_each_other_and_the_saved_model(finished):
 
 @pytest.mark.xdist_group("run")
 def test_the_pruned_model_reports_its_own_test_accuracy(finished, data):
-    """The accuracy in the results, from the saved file, by a plain loop over examples."""
-    from aire.data.tasks import load_task
-
     workdir, _ = finished
-    results = json.loads((workdir / "results.json").read_text())
+    check_pruned_model(workdir, json.loads((workdir / "results.json").read_text()), data)
+
+
+def check_pruned_model(workdir, results, data):
+    """The accuracy in the results is that of the saved file, by a plain call."""
     split = load_task(results["config"]["data"], data).splits["test"]
     model = aire.load(workdir / "pruned.safetensors")
     answers = np.argmax(model(split.x, split.lengths), axis=-1)
@@ -106,12 +110,24 @@ def test_a_killed_run_goes_on_to_identical_weights(finished, data, tmp_path):
     assert a.read_bytes() == b.read_bytes()
 
 
+def test_pixels_go_the_same_way(data, tmp_path):
+    folder = write_idx(tmp_path / "files", pictures(train=192, test=80))
+    args = "--config=fashion_mnist_prune:smoke", f"--config.data.folder={folder}", "--config.prune.methods=('aire',)"
+    result = run(*args, data=data, workdir=tmp_path / "run")
+    assert result.returncode == 0, result.stderr
+    sizes = "176 / 16 / 64 examples of up to 49 steps, 10 classes"
+    assert f"data: Fashion-MNIST, the files in {folder}: {sizes}" in result.stdout
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert set(results["baselines"]) == {"majority class", "linear classifier"}
+    check_pruned_model(tmp_path / "run", results, data)
+
+
 @pytest.mark.parametrize(
     "args,message",
     [
-        ([], "give one --config=NAME; there are: lra_listops_prune"),
+        ([], "give one --config=NAME; there are: compare_methods, fashion_mnist_prune, lra_listops_prune"),
         (["--config=lra_listop_prune"], "unknown config 'lra_listop_prune' (did you mean 'lra_listops_prune'?)"),
-        (["--config=lra_listops_prune:tiny"], "unknown variant 'tiny': expected one of ['small', 'smoke']"),
+        (["--config=lra_listops_prune:tiny"], "unknown variant 'tiny': expected one of ['s4d', 'small', 'smoke']"),
         ([SMOKE, "--config.train.epoch=3"], "the config has no 'train.epoch' (did you mean 'epochs'?)"),
         ([SMOKE, "--config.train.epochs=many"], "flag --config.train.epochs=many"),
         ([SMOKE, "--workdirs=x"], "Unknown command line flag 'workdirs'"),
@@ -120,7 +136,9 @@ def test_a_killed_run_goes_on_to_identical_weights(finished, data, tmp_path):
         ([SMOKE, "--config.prune.ratios=(0.5,)"], "prune.ratios must contain 0.0"),
         ([SMOKE, "--config.prune.methods=('airy',)"], "unknown score 'airy': expected one of"),
         ([SMOKE, "--config.prune.scope=local"], "scope='local': expected one of"),
-        ([SMOKE, "--config.data.task=lists"], "unknown task 'lists': expected one of ['listops']"),
+        ([SMOKE, "--config.data.task=lists"], "unknown task 'lists': expected one of ['fashion_mnist', 'listops']"),
+        (["--config=fashion_mnist_prune:smoke", "--config.data.folder=nowhere"], "nowhere: no train-images-idx3-ubyte"),
+        (["--config=fashion_mnist_prune:smoke", "--config.data.pool=5"], "pool=5: expected a divisor of 28"),
         ([SMOKE, "--config.init=nowhere.safetensors"], "no model file at nowhere.safetensors"),
         ([SMOKE, "--config.init=nowhere"], "no file or folder at nowhere: expected a .msgpack or checkpoint_N file"),
         ([SMOKE, "--config.init=zoo"], "no model 'lra_listops_smoke' in the zoo"),

@@ -26,6 +26,40 @@ def test_a_layer_without_states_survives_the_file(make_model, tmp_path):
     assert aire.load(tmp_path / "model.safetensors").config.state_sizes == (2, 0)
 
 
+def test_a_bank_with_ragged_and_empty_channels_survives_the_file(make_model, tmp_path):
+    """9 states of 20 per layer, by hand: channels of 4, 0, 3, 2 and 0; the second layer keeps none."""
+    model = make_model((20, 20), d_model=5, ssm={"kind": "s4d"})
+    keep = np.concatenate([np.arange(4) < count for count in (4, 0, 3, 2, 0)])
+    model = aire.cut(model, {"blocks/0/ssm": keep, "blocks/1/ssm": np.zeros(20, bool)})
+    aire.save(model, tmp_path / "model.safetensors")
+    loaded = aire.load(tmp_path / "model.safetensors")
+    assert loaded.config == model.config and loaded.config.state_sizes == (9, 0)
+    np.testing.assert_array_equal(loaded.blocks[0].ssm.channel[...], [0, 0, 0, 0, 2, 2, 2, 3, 3])
+    np.testing.assert_array_equal(loaded(TOKENS), model(TOKENS))
+    assert aire.prune(loaded, 0.5).model.config.state_sizes == (4, 0)
+
+
+@pytest.mark.parametrize(
+    "channel,message",
+    [
+        ([0, 1, 2, 3, 4, 8], "blocks/0/ssm/channel is not ascending from 0 to 7"),
+        ([-1, 1, 2, 3, 4, 5], "blocks/0/ssm/channel is not ascending from 0 to 7"),
+        ([0, 1, 3, 2, 4, 5], "blocks/0/ssm/channel is not ascending from 0 to 7"),
+        ([0.0, 1, 2, 3, 4, 5], "blocks/0/ssm/channel has dtype float64, expected int32"),
+        ([0, 1, 2], r"blocks/0/ssm/channel has shape \(3,\), expected \(6,\)"),
+    ],
+)
+def test_wrong_channels_are_named(make_model, tmp_path, channel, message):
+    path = tmp_path / "model.safetensors"
+    aire.save(make_model((6,), ssm={"kind": "s4d"}), path)
+    with safetensors.safe_open(path, "numpy") as file:
+        arrays, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    arrays["blocks/0/ssm/channel"] = np.array(channel, None if isinstance(channel[0], float) else np.int32)
+    path.write_bytes(safetensors.numpy.save(arrays, metadata))
+    with pytest.raises(UserError, match=message):
+        aire.load(path)
+
+
 def damage(path, kind):
     data = path.read_bytes()
     if kind == "truncated":
@@ -111,6 +145,34 @@ def test_importing_a_wrong_layer_is_refused(params, message):
 def test_importing_with_the_wrong_directions_is_refused():
     with pytest.raises(UserError, match=r"C holds 2 direction\(s\), but bidirectional=False"):
         convert.s5_layer(LAYER, **OPTIONS | {"bidirectional": False})
+
+
+BANK = below(golden("s4d_layers.npz")["small"], "state_dict/")
+
+
+@pytest.mark.parametrize(
+    "state_dict,message",
+    [
+        ({k: v for k, v in BANK.items() if k not in ("D", "kernel.C")}, "missing D; missing kernel.C"),
+        ({k: v for k, v in BANK.items() if k != "kernel.log_A_real"}, "missing array 'kernel.log_A_real'"),
+        (BANK | {"kernel.B": BANK["D"]}, "unknown kernel.B"),
+        (BANK | {"kernel.log_dt": BANK["D"][:2]}, r"kernel.log_dt has shape \(2,\), expected \(4,\)"),
+        (BANK | {"kernel.C": BANK["kernel.C"][..., 0]}, r"kernel.C has shape \(4, 4\), expected \(4, 4, 2\)"),
+        (BANK | {"kernel.log_A_real": BANK["D"]}, r"kernel.log_A_real has shape \(4,\), expected \(H, N/2\)"),
+        (BANK | {"D": np.full(4, np.nan, np.float32)}, "D holds 4 NaN or infinite values"),
+        (LAYER, "missing array 'kernel.log_A_real'"),
+    ],
+)
+def test_importing_a_wrong_bank_is_refused(state_dict, message):
+    with pytest.raises(UserError, match=message):
+        convert.s4d_layer(state_dict)
+
+
+def test_nested_and_flat_state_dicts_give_one_bank():
+    case = golden("s4d_layers.npz")["small"]
+    nested = nest({name.replace(".", "/"): array for name, array in BANK.items()})
+    u = case["u"].swapaxes(1, 2)
+    np.testing.assert_array_equal(convert.s4d_layer(nested)(u), convert.s4d_layer(BANK)(u))
 
 
 def nest(flat):

@@ -17,6 +17,8 @@ VARIANTS = [
     {"bidirectional": False},
     {"conj_sym": False},
     {"bidirectional": False, "conj_sym": False, "discretization": "bilinear"},
+    {"kind": "s4d"},
+    {"kind": "s4d", "bidirectional": False, "discretization": "bilinear"},
 ]
 TOKENS = np.random.default_rng(0).integers(0, 20, (2, 30))
 
@@ -38,8 +40,9 @@ def test_cut_equals_mask(make_model, ssm, retrieval):
     assert_same_outputs(aire.cut(model, keep), aire.pruning.mask(model, keep))
 
 
-def test_cut_is_really_smaller_and_the_original_is_untouched(make_model):
-    model = make_model()
+@pytest.mark.parametrize("ssm", VARIANTS)
+def test_cut_is_really_smaller_and_the_original_is_untouched(make_model, ssm):
+    model = make_model(ssm=ssm)
     before = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(model)))
     cut = aire.cut(model, masks(model))
     shapes = [v.shape for v in jax.tree.leaves(nnx.state(cut))]
@@ -57,8 +60,9 @@ def test_cutting_nothing_changes_nothing(make_model, ssm):
     jax.tree.map(np.testing.assert_array_equal, *(nnx.to_pure_dict(nnx.state(m)) for m in (cut, model)))
 
 
-def test_two_cuts_are_one(make_model):
-    model = make_model()
+@pytest.mark.parametrize("ssm", VARIANTS)
+def test_two_cuts_are_one(make_model, ssm):
+    model = make_model(ssm=ssm)
     first = masks(model, seed=1, share=0.7)
     once = aire.cut(model, first)
     second = masks(once, seed=2, share=0.6)
@@ -86,15 +90,16 @@ def test_a_layer_without_states_costs_nothing_for_the_ssm(make_layer):
     assert "dot_general" not in text and "while" not in text
 
 
-def test_one_compilation_serves_every_mask(make_model):
+@pytest.mark.parametrize("ssm", [{}, {"kind": "s4d"}])
+def test_one_compilation_serves_every_mask(make_model, ssm):
     from aire.training.step import make_eval_step, split_model
 
-    model = make_model()
+    model = make_model(ssm=ssm)
     eval_step = make_eval_step(split_model(model)[0])
     batch = {"x": TOKENS, "y": np.zeros(2, np.int32), "weight": np.ones(2, np.float32)}
     for seed in range(4):
-        _, params, batch_stats = split_model(aire.pruning.mask(model, masks(model, seed)))
-        eval_step(params, batch_stats, batch)
+        _, params, buffers = split_model(aire.pruning.mask(model, masks(model, seed)))
+        eval_step(params, buffers, batch)
     assert eval_step._cache_size() == 1
 
 

@@ -65,6 +65,14 @@ def test_groups_by_hand(make_model, groups, dt_global):
     assert set(jax.tree.leaves([labels["encoder"], labels["decoder"], labels["blocks"][0]["norm"]])) == {"regular"}
 
 
+def test_groups_of_s4d_by_hand(make_model):
+    """As the reference registers them: A and the time steps at the SSM rate without decay, C and D like the rest."""
+    params = split_model(make_model((8,), ssm={"kind": "s4d"}))[1]
+    labels = label(params, OptimizerConfig(0.1, 0.1, 0.1, "standard", 1, 10))
+    slow = dict.fromkeys(("log_A_real", "A_imag", "log_dt"), "ssm")
+    assert labels["blocks"][0]["ssm"] == slow | dict.fromkeys(("C_re", "C_im", "D"), "regular")
+
+
 def test_schedule_without_warmup_by_hand():
     config = OptimizerConfig(1.0, 1.0, 0.0, "standard", 0, 4, lr_min=0.0)
     np.testing.assert_allclose([schedule(1.0, config)(t) for t in range(4)], [1, 1, 0.853553, 0.5], rtol=1e-5)

@@ -5,29 +5,23 @@ generated here, deterministically from a seed, or taken from the files that the 
 TFDS builder writes them once; later runs read what it wrote.
 """
 
-import contextlib
 import csv
 import dataclasses
-import fcntl
 import hashlib
-import re
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
-from google.protobuf.json_format import ParseError
 
+from aire.data import preparation
 from aire.data.pipeline import Split, pad
+from aire.data.preparation import SPLITS, PreparedOnce
 from aire.errors import UserError
-from aire.files import writing
-from aire.progress import Progress
+from aire.files import reading
 
-SPLITS = ("train", "validation", "test")
 VOCABULARY = ("<pad>", "<unk>", "<eos>", "]", *"0123456789", "[MAX", "[MED", "[MIN", "[SM")
 VOCAB_SIZE = 20  # width of the one-hot inputs, as in the S5 reference; 18 of them are used
 N_CLASSES = 10
@@ -161,7 +155,7 @@ class Release:
         """Names the files' content, so that changed files are never taken for those that were read before."""
         digest = hashlib.sha256()
         for path in self._files().values():
-            with _reading(path), open(path, "rb") as file:
+            with reading(path), open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return f"release_{digest.hexdigest()[:16]}"
 
@@ -191,7 +185,7 @@ def read_tsv(path: Path) -> Iterator[Example]:
     Raises:
         UserError: the file cannot be read, or a row is not an expression and a digit; file and line are named.
     """
-    with _reading(path), open(path, newline="", encoding="ascii", errors="replace") as file:
+    with reading(path), open(path, newline="", encoding="ascii", errors="replace") as file:
         rows = csv.reader(file, delimiter="\t")
         try:
             if (header := next(rows, None)) != ["Source", "Target"]:
@@ -230,7 +224,7 @@ def _is_expression(tokens: np.ndarray) -> bool:
 def _count_rows(path: Path) -> int:
     """Number of rows below the header. Raises UserError where there is none, or the last line has no end."""
     lines, last = 0, b""
-    with _reading(path), open(path, "rb") as file:
+    with reading(path), open(path, "rb") as file:
         while chunk := file.read(1 << 20):
             lines, last = lines + chunk.count(b"\n"), chunk
     if not last.endswith(b"\n"):
@@ -240,28 +234,13 @@ def _count_rows(path: Path) -> int:
     return lines - 1
 
 
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn an OSError inside the block into a UserError naming `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-
-
 # Preparing once, loading ---------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(eq=False)
-class ListOpsConfig(tfds.core.BuilderConfig):
-    """Where the examples come from; `name` identifies them."""
+class ListOps(PreparedOnce):
+    """Stores `tokens` (L,) uint8, indices into VOCABULARY that end with <eos>, and `label`."""
 
-    source: Generated | Release | None = None
-
-
-class ListOps(tfds.core.GeneratorBasedBuilder):
-    """Writes a source's examples: `tokens` (L,) uint8, indices into VOCABULARY that end with <eos>, and `label`."""
-
+    TITLE = "ListOps"
     VERSION = tfds.core.Version("1.0.0")  # raise it whenever the same options would give other data
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -278,32 +257,13 @@ class ListOps(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,  # the examples are independent draws already
         )
 
-    def download_and_prepare(self, **options) -> None:
-        total = sum(self.builder_config.source.sizes().values())
-        with Progress("preparing ListOps", total, unit="example") as self._progress:
-            super().download_and_prepare(**options)
-
-    def _split_generators(self, dl_manager) -> dict:
-        return {name: self._generate_examples(split) for name, split in self.builder_config.source.splits().items()}
-
-    def _generate_examples(self, examples: Iterable[Example]) -> Iterator[tuple[int, dict]]:
-        for key, (tokens, label) in enumerate(examples):
-            yield key, {"tokens": np.frombuffer(tokens + bytes([_EOS]), np.uint8), "label": label}
-            self._progress.update()
-
-    # TFDS prints at these two that it downloads a dataset of unknown size; nothing is downloaded.
-    def _log_download_bytes(self) -> None:
-        print(f"preparing ListOps once, in {self.data_dir}", flush=True)
-
-    def _log_download_done(self) -> None:
-        pass
+    def encode(self, example: Example) -> dict:
+        tokens, label = example
+        return {"tokens": np.frombuffer(tokens + bytes([_EOS]), np.uint8), "label": label}
 
 
 def load(data_dir: str | Path, source: Generated | Release, *, length: int) -> dict[str, Split]:
     """The splits "train", "validation" and "test", padded to `length`; prepared in `data_dir` if not there yet.
-
-    A preparation that was killed leaves nothing that counts: the next call starts it again. Of several processes that
-    need the same data at once, one prepares it and the others wait.
 
     Raises:
         UserError: a sequence with its <eos> is longer than `length`; the release's files are missing or damaged;
@@ -314,74 +274,7 @@ def load(data_dir: str | Path, source: Generated | Release, *, length: int) -> d
             f"ListOps: max_length={source.max_length} does not fit length {length}: sequences would have up to "
             f"{source.max_length} tokens with <eos>; raise the length or lower max_length"
         )
-    with _quiet():
-        builder = _builder(data_dir, source)
-        if not builder.is_prepared():
-            _prepare(builder)
-            builder = _builder(data_dir, source)
-        return {name: _read(builder, name, length) for name in SPLITS}
-
-
-def _builder(data_dir: str | Path, source: Generated | Release) -> ListOps:
-    """The builder, which knows what is prepared in `data_dir`. Raises UserError where that cannot be read."""
-    config = ListOpsConfig(name=source.config_name(), source=source)
-    try:
-        with _reading(Path(data_dir)):
-            return ListOps(data_dir=str(data_dir), config=config, file_format="array_record")
-    except ParseError as error:
-        raise _damaged(Path(data_dir, ListOps.name, config.name), error) from error
-
-
-def _prepare(builder: ListOps) -> None:
-    """Write the dataset unless another process does; TFDS renames its folder when it is complete."""
-    folder = builder.data_path.parent
-    with writing(folder), _lock(folder):
-        for leftover in folder.glob("incomplete.*"):  # of a killed process, for we hold the lock
-            shutil.rmtree(leftover)
-        try:
-            # TFDS itself does nothing where the data is there by now.
-            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
-        except RuntimeError as error:  # array_record's way to say OSError
-            if failed := re.search(r"(?:open|write|close)\(\) failed: ([^;]+)", str(error)):
-                raise OSError(failed[1]) from error
-            raise
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Let one process at a time into the block. The lock goes with its process, however that ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process that prepares {folder}", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _read(builder: ListOps, name: str, length: int) -> Split:
-    """One split, padded. Raises UserError where it cannot be read or a sequence is longer than `length`."""
-    try:
-        source = builder.as_data_source(name)
-        examples = source.__getitems__(range(len(source)))  # one call; one by one takes 1.5 times as long
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise _damaged(builder.data_path, error) from error
-    return pad([e["tokens"] for e in examples], [e["label"] for e in examples], length, name=name)
-
-
-def _damaged(folder: Path, error: Exception) -> UserError:
-    return UserError(f"what was prepared in {folder} is damaged ({error}); delete that folder and run again")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without TFDS's bars, which show paths, and its warning that a builder's configuration is our own."""
-    verbosity = logging.get_verbosity()
-    tfds.disable_progress_bar()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        tfds.enable_progress_bar()
+    return {
+        name: pad([e["tokens"] for e in examples], [e["label"] for e in examples], length, name=name)
+        for name, examples in preparation.load(ListOps, data_dir, source).items()
+    }

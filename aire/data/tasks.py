@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aire.data import listops
+from aire.data import fashion_mnist, listops
 from aire.data.pipeline import Split
+from aire.data.preparation import SPLITS
 from aire.errors import UserError
 
 
@@ -15,22 +16,37 @@ class Task:
     """Data of one task.
 
     Attributes:
+        source: where the data comes from, in words.
         splits: "train", "validation" and "test".
         d_input: features of a step, or size of the vocabulary.
         n_classes: number of classes.
     """
 
+    source: str
     splits: Mapping[str, Split]
     d_input: int
     n_classes: int
 
+    def description(self) -> str:
+        """One line: source, sizes, length and classes."""
+        sizes = " / ".join(f"{len(self.splits[name]):,}" for name in SPLITS)
+        steps = max(int(split.lengths.max()) for split in self.splits.values())
+        return f"{self.source}: {sizes} examples of up to {steps:,} steps, {self.n_classes} classes"
+
 
 def _listops(data_dir: Path, *, length: int, lra_release: str, **generated: Any) -> Task:
     source = listops.Release(lra_release) if lra_release else listops.Generated(**generated)
-    return Task(listops.load(data_dir, source, length=length), listops.VOCAB_SIZE, listops.N_CLASSES)
+    words = f"ListOps, the release in {lra_release}" if lra_release else f"ListOps, generated from seed {source.seed}"
+    return Task(words, listops.load(data_dir, source, length=length), listops.VOCAB_SIZE, listops.N_CLASSES)
 
 
-TASKS: dict[str, Callable[..., Task]] = {"listops": _listops}
+def _fashion_mnist(data_dir: Path, *, folder: str, **options: int) -> Task:
+    words = f"Fashion-MNIST, {f'the files in {folder}' if folder else 'as published'}"
+    splits = fashion_mnist.load(data_dir, fashion_mnist.Files(folder), **options)
+    return Task(words, splits, 1, fashion_mnist.N_CLASSES)
+
+
+TASKS: dict[str, Callable[..., Task]] = {"fashion_mnist": _fashion_mnist, "listops": _listops}
 
 
 def load_task(options: Mapping[str, Any], data_dir: Path) -> Task:

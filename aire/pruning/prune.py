@@ -10,8 +10,7 @@ from flax import nnx
 from jax import Array
 
 from aire.errors import UserError
-from aire.pruning import surgery
-from aire.pruning.scores import NORMALIZATIONS, get
+from aire.pruning import methods, scores, surgery
 from aire.pruning.selection import select
 from aire.report import tables
 from aire.ssm import Modes
@@ -20,41 +19,49 @@ UNSTABLE = ("error", "first")
 
 
 def score(
-    model: nnx.Module, name: str = "aire", *, normalize: str = "prefix", unstable: str = "error"
+    model: nnx.Module, name: str = "aire", *, normalize: str | None = None, unstable: str = "error", seed: int = 0
 ) -> dict[str, Array]:
     """Score every state of a model.
 
     Args:
         model: any module with state space layers.
-        name: a score of `aire.pruning.scores.SCORES`.
-        normalize: "prefix" (AIRE-Prune, LAST: comparable across layers) or "none" (the raw energies).
+        name: a method of `aire.pruning.methods.METHODS`, or a score of `aire.pruning.scores.SCORES`.
+        normalize: "prefix" (AIRE-Prune, LAST: comparable across layers), "channel" (the same within each system of a
+            bank) or "none" (the raw energies); None: as the method has it, "prefix" for a mere score.
         unstable: what to do with |λ̄| ≥ 1, whose energy is infinite: "error", or "first" to rank them above all others.
+        seed: of scores that draw, `random`; the others do not read it.
     Returns:
         Per layer path, float (n_states,), non-negative.
     Raises:
         UserError: an unknown name, NaN or infinite weights, or an unstable eigenvalue; the layer is named.
     """
-    return score_modes(surgery.modes(model), name, normalize=normalize, unstable=unstable)
+    return score_modes(surgery.modes(model), name, normalize=normalize, unstable=unstable, seed=seed)
 
 
 def score_modes(
-    modes: Mapping[str, Modes], name: str = "aire", *, normalize: str = "prefix", unstable: str = "error"
+    modes: Mapping[str, Modes],
+    name: str = "aire",
+    *,
+    normalize: str | None = None,
+    unstable: str = "error",
+    seed: int = 0,
 ) -> dict[str, Array]:
     """`score` for modes that are at hand."""
-    score_fn = get(name)
-    if normalize not in NORMALIZATIONS:
-        raise UserError(f"normalize={normalize!r}: expected one of {sorted(NORMALIZATIONS)}")
+    method = methods.get(name)
+    normalize = method.normalize if normalize is None else normalize
+    if normalize not in scores.NORMALIZATIONS:
+        raise UserError(f"normalize={normalize!r}: expected one of {sorted(scores.NORMALIZATIONS)}")
     if unstable not in UNSTABLE:
         raise UserError(f"unstable={unstable!r}: expected one of {list(UNSTABLE)}")
-    scores = {}
+    result = {}
     for path, m in modes.items():
         _check_modes(path, m, unstable)
         stable = m.margin > 0
-        energies = score_fn(m)
-        _check_energies(path, name, energies, stable)
+        energies = scores.evaluate(method.score, m, path, seed)
+        _check_energies(path, method.score, energies, stable)
         energies = jnp.where(stable, energies, 0)
-        scores[path] = jnp.where(stable, NORMALIZATIONS[normalize](energies), jnp.inf)
-    return scores
+        result[path] = jnp.where(stable, scores.NORMALIZATIONS[normalize](energies, m.channel), jnp.inf)
+    return result
 
 
 def _check_modes(path: str, modes: Modes, unstable: str) -> None:
@@ -142,9 +149,10 @@ def prune(
     score: str = "aire",
     *,
     threshold: float | None = None,
-    scope: str = "global",
-    normalize: str = "prefix",
+    scope: str | None = None,
+    normalize: str | None = None,
     unstable: str = "error",
+    seed: int = 0,
 ) -> PruneResult:
     """Cut the states that matter least, without retraining (AIRE-Prune, algorithm 1).
 
@@ -152,14 +160,16 @@ def prune(
         model: any module with state space layers; it is not changed.
         ratio: share of all states to cut, in [0, 1); or
         threshold: the lowest score to keep.
-        score: a score of `aire.pruning.scores.SCORES`.
-        scope, normalize, unstable: as in `select` and `score`.
+        score: a method of `aire.pruning.methods.METHODS`, or a score of `aire.pruning.scores.SCORES`.
+        scope, normalize: in place of the method's own, which are "global" and "prefix" for a mere score.
+        unstable, seed: as in `score`.
     Raises:
         UserError: as `score` and `select` do.
     """
     all_modes = surgery.modes(model)
-    scores = score_modes(all_modes, score, normalize=normalize, unstable=unstable)
-    keep = select(scores, ratio=ratio, threshold=threshold, scope=scope)
+    state_scores = score_modes(all_modes, score, normalize=normalize, unstable=unstable, seed=seed)
+    scope = methods.get(score).scope if scope is None else scope
+    keep = select(state_scores, ratio=ratio, threshold=threshold, scope=scope)
     smaller = surgery.cut(model, keep)
     reports = [
         LayerReport(
@@ -170,11 +180,11 @@ def prune(
         )
         for (path, before), after in zip(surgery.layers(model).items(), surgery.layers(smaller).values(), strict=True)
     ]
-    return PruneResult(smaller, keep, scores, reports, (count_parameters(model), count_parameters(smaller)))
+    return PruneResult(smaller, keep, state_scores, reports, (count_parameters(model), count_parameters(smaller)))
 
 
 def _energy_kept(modes: Modes, keep: Array) -> float:
-    energies = np.where(np.asarray(modes.margin) > 0, get("aire")(modes), 0)
+    energies = np.where(np.asarray(modes.margin) > 0, scores.get("aire")(modes), 0)
     total = energies.sum()
     return float(energies[np.asarray(keep)].sum() / total) if total else 1.0
 

@@ -6,9 +6,12 @@ Add one in your own file:
     def slowness(modes):
         return abs(modes.Lambda_bar)
 
-and it is known by name to `aire.score`, `aire.prune` and the configs.
+and it is known by name to `aire.score`, `aire.prune` and the configs. A score that draws at random has a second
+parameter named `key`, for a JAX key: another one for each layer and each `seed=…` of these functions.
 """
 
+import inspect
+import zlib
 from collections.abc import Callable
 
 import jax
@@ -18,14 +21,17 @@ from jax import Array
 from aire.errors import UserError
 from aire.ssm import Modes
 
-ScoreFn = Callable[[Modes], Array]
+ScoreFn = Callable[..., Array]  # (modes) or (modes, key)
 SCORES: dict[str, ScoreFn] = {}
 
 _RELEASED_EPS = 1e-8  # both released codes add it to the denominator
 
 
 def register(name: str) -> Callable[[ScoreFn], ScoreFn]:
-    """Decorator that adds a score under `name`: fn(modes) -> one non-negative number per state, real (n,)."""
+    """Decorator that adds a score under `name`: fn(modes) -> one non-negative number per state, real (n,).
+
+    Higher matters more. A squared norm (an energy) is what the prefix normalisation is meant for.
+    """
 
     def add(fn: ScoreFn) -> ScoreFn:
         if name in SCORES:
@@ -41,6 +47,18 @@ def get(name: str) -> ScoreFn:
     if name not in SCORES:
         raise UserError(f"unknown score {name!r}: expected one of {sorted(SCORES)} (add one with scores.register)")
     return SCORES[name]
+
+
+def draws(name: str) -> bool:
+    """Whether the score of that name depends on a seed."""
+    return "key" in inspect.signature(get(name)).parameters
+
+
+def evaluate(name: str, modes: Modes, path: str, seed: int) -> Array:
+    """The score of that name for the layer at `path`, real (n,). The key of one that draws is folded from the path."""
+    if not draws(name):
+        return get(name)(modes)
+    return get(name)(modes, key=jax.random.fold_in(jax.random.key(seed), zlib.crc32(path.encode())))
 
 
 def _input_energy(modes: Modes) -> Array:
@@ -96,6 +114,32 @@ def last_released(modes: Modes) -> Array:
     return _released_output_norm(modes) * _input_energy(modes) / (_peak_distance(modes) ** 2 + _RELEASED_EPS)
 
 
+@register("magnitude")
+def magnitude(modes: Modes) -> Array:
+    """Squared magnitude of the state's parameters, |λ̄_i|² ‖B̄_i‖² ‖C_i‖².
+
+    The baseline "magnitude" of LAST (NeurIPS 2024), whose released code does not hold it: the product over the three
+    parameters of a state is our reading. Squared, as LAMP has it; that changes no order within or across layers.
+    """
+    return jnp.abs(modes.Lambda_bar) ** 2 * _input_energy(modes) * _output_energy(modes)
+
+
+@register("hankel")
+def hankel(modes: Modes) -> Array:
+    """Hankel singular value of the mode alone, ‖B̄_i‖ ‖C_i‖ / (1 − |λ̄_i|²).
+
+    Its Gramians are the scalars ‖B̄_i‖² / (1 − |λ̄_i|²) and ‖C_i‖² / (1 − |λ̄_i|²); the singular value is the root of
+    their product (Glover, 1984). What balanced truncation would order by, if modes did not overlap.
+    """
+    return jnp.sqrt(_input_energy(modes) * _output_energy(modes)) / modes.margin
+
+
+@register("random")
+def random(modes: Modes, key: Array) -> Array:
+    """Uniform in [0, 1), so that without a normalisation every set of states of one size is equally likely."""
+    return jax.random.uniform(key, modes.margin.shape, modes.margin.dtype)
+
+
 @jax.jit
 def prefix_normalize(energies: Array) -> Array:
     """Share of each state in the energy of all states of its layer that are at least as strong, (n,) to (n,).
@@ -112,4 +156,29 @@ def prefix_normalize(energies: Array) -> Array:
     return jnp.zeros_like(E).at[order].set(shares)
 
 
-NORMALIZATIONS: dict[str, Callable[[Array], Array]] = {"prefix": prefix_normalize, "none": lambda energies: energies}
+@jax.jit
+def channel_normalize(energies: Array, channel: Array) -> Array:
+    """`prefix_normalize` within each channel of a bank, (n,) and int (n,) to (n,): its strongest state scores 1.
+
+    With one channel, as S5 has, the same as `prefix_normalize`. Costs no loop over channels, which may be ragged.
+    """
+    order = jnp.lexsort((-energies, channel))
+    E, channel = energies[order], channel[order]
+    starts = jnp.diff(channel, prepend=-1) != 0
+    strongest = jax.lax.cummax(jnp.where(starts, jnp.arange(E.size), 0))  # index of the first state of its channel
+    E = E / jnp.maximum(E[strongest], jnp.finfo(E.dtype).tiny)
+
+    def add(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+        return a[0] | b[0], jnp.where(b[0], b[1], a[1] + b[1])
+
+    # A sum that starts anew in each channel. Differences of one sum over all would lose the weak channels' digits.
+    _, sums = jax.lax.associative_scan(add, (starts, E))
+    return jnp.zeros_like(E).at[order].set(jnp.where(E > 0, E / sums, 0))
+
+
+# (energies (n,), channel (n,)) -> (n,)
+NORMALIZATIONS: dict[str, Callable[[Array, Array], Array]] = {
+    "prefix": lambda energies, channel: prefix_normalize(energies),
+    "channel": channel_normalize,
+    "none": lambda energies, channel: energies,
+}

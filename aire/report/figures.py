@@ -17,50 +17,96 @@ _DPI = 150
 
 
 def accuracy_against_ratio(
-    curves: Mapping[str, Sequence[tuple[float, float]]],
+    ratios: Sequence[float],
+    curves: Mapping[str, Sequence[Sequence[float]]],
     lines: Mapping[str, float],
     chosen: Mapping[str, float],
     title: str,
     path: Path,
 ) -> None:
-    """Validation accuracy against the share of states cut, one curve per method.
+    """Validation accuracy against the share of states cut: the mean over runs, in a band of one standard deviation.
+
+    A few methods share one plot. More get one plot each, before the curves of all others in grey.
 
     Args:
-        curves: per method, (ratio, accuracy) by ascending ratio.
+        ratios: ascending, (R,).
+        curves: per method, accuracies (runs, R).
         lines: accuracies to draw as horizontal lines: the tolerance, baselines.
-        chosen: per method, the ratio that was chosen; marked by a ring.
+        chosen: per method, the ratio that was chosen, the mean over runs; marked by a ring.
         title: above the figure.
         path: the PNG file to write.
     """
+    data = {method: np.asarray(accuracies) for method, accuracies in curves.items()}
+    draw = _one_plot if len(data) <= len(_STYLES) else _small_multiples
+    _save(draw(ratios, data, lines, chosen, title), path)
+
+
+def _one_plot(ratios, data: Mapping[str, np.ndarray], lines, chosen, title: str) -> Figure:
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
-    for (method, points), (colour, style, marker) in zip(curves.items(), _cycle(len(curves)), strict=True):
-        ratios, accuracies = zip(*points, strict=True)
-        axes.plot(_percent(ratios), _percent(accuracies), style, color=colour, marker=marker, ms=4, label=method)
-        if method in chosen:
-            at = dict(points)[chosen[method]]
-            axes.plot(100 * chosen[method], 100 * at, "o", ms=12, mfc="none", mec=colour, mew=1.5)
+    for (method, accuracies), style in zip(data.items(), _STYLES, strict=False):
+        _curve(axes, ratios, accuracies, chosen[method], *style, label=method)
+    _lines(axes, lines, labels=True)
+    axes.legend(title="ring: chosen", fontsize=8, title_fontsize=8)
+    axes.set(xlabel="states cut (%)", ylabel="validation accuracy (%)", title=title)
+    return figure
+
+
+def _small_multiples(ratios, data: Mapping[str, np.ndarray], lines, chosen, title: str) -> Figure:
+    columns = 5
+    rows = -(-len(data) // columns)
+    figure = Figure(figsize=(2.3 * columns, 2.1 * rows + 0.8), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    first = next(iter(data))
+    for i, (axes, (method, accuracies)) in enumerate(zip(grid.flat, data.items(), strict=False)):
+        for other in data.values():
+            axes.plot(_percent(ratios), _percent(other.mean(axis=0)), color="0.85", lw=0.7, zorder=0)
+        if method != first:
+            axes.plot(_percent(ratios), _percent(data[first].mean(axis=0)), color=_STYLES[0][0], lw=1)
+        colour = _STYLES[0 if method == first else 1][0]
+        _curve(axes, ratios, accuracies, chosen[method], colour, "-", "o")
+        _lines(axes, lines, labels=i == 0)
+        axes.set_title(method, fontsize=9)
+        axes.tick_params(labelsize=8, labelbottom=i + columns >= len(data))
+    for axes in grid.flat[len(data) :]:
+        axes.set_axis_off()
+    figure.supxlabel("states cut (%)", fontsize=9)
+    figure.supylabel("validation accuracy (%)", fontsize=9)
+    figure.suptitle(f"{title}\norange: the method named; blue: {first}; grey: all others; ring: chosen", fontsize=10)
+    return figure
+
+
+def _curve(axes, ratios, accuracies: np.ndarray, chosen: float, colour, style, marker, label: str = "") -> None:
+    x, mean = _percent(ratios), _percent(accuracies.mean(axis=0))
+    axes.plot(x, mean, style, color=colour, marker=marker, ms=3, label=label)
+    if len(accuracies) > 1:
+        spread = _percent(accuracies.std(axis=0, ddof=1))
+        axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.25, lw=0)
+    axes.plot(100 * chosen, np.interp(100 * chosen, x, mean), "o", ms=11, mfc="none", mec=colour, mew=1.5)
+
+
+def _lines(axes, lines: Mapping[str, float], labels: bool) -> None:
     for name, accuracy in lines.items():
         axes.axhline(100 * accuracy, color="0.55", lw=0.8, ls=(0, (1, 1)))
-        axes.annotate(
-            name, (1, 100 * accuracy), (-3, 2), ("axes fraction", "data"), "offset points", ha="right", fontsize=8
-        )
-    axes.set(xlabel="states cut (%)", ylabel="validation accuracy (%)", title=title)
-    axes.legend(title="score (ring: chosen)", fontsize=8, title_fontsize=8)
-    _save(figure, path)
+        if labels:
+            at, units = (1, 100 * accuracy), ("axes fraction", "data")
+            axes.annotate(name, at, (-3, 2), units, "offset points", ha="right", fontsize=7)
 
 
 def states_per_layer(before: Sequence[int], after: Mapping[str, Sequence[int]], title: str, path: Path) -> None:
-    """States kept in each layer, one group of bars per layer and one bar per method, in front of the full size."""
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    """States kept in each layer: a table of methods by layers, shaded by the share that is kept."""
+    sizes = np.array([before, *after.values()])
+    figure = Figure(figsize=(2.6 + 0.55 * len(before), 1.2 + 0.27 * len(sizes)), layout="constrained")
     axes = figure.subplots()
-    layers = np.arange(len(before))
-    width = 0.8 / len(after)
-    axes.bar(layers, before, 0.9, color="0.9", label="before")
-    for k, ((method, sizes), (colour, *_)) in enumerate(zip(after.items(), _cycle(len(after)), strict=True)):
-        axes.bar(layers + (k - (len(after) - 1) / 2) * width, sizes, 0.9 * width, color=colour, label=method)
-    axes.set(xlabel="layer", ylabel="states", title=title, xticks=layers, xticklabels=layers + 1)
-    figure.legend(fontsize=8, ncols=3, loc="outside lower center")
+    share = sizes / np.maximum(before, 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=2, aspect="auto")
+    for (row, layer), n in np.ndenumerate(sizes):
+        axes.text(layer, row, n, ha="center", va="center", fontsize=8)
+    axes.set_yticks(range(len(sizes)), ["before", *after], fontsize=8)
+    axes.set_xticks(range(len(before)), range(1, len(before) + 1), fontsize=8)
+    axes.set_xlabel("layer", fontsize=8)
+    axes.set_title(f"{title}: states kept", fontsize=9)
+    axes.tick_params(length=0)
     _save(figure, path)
 
 
@@ -98,10 +144,6 @@ def _unit_disk(axes) -> None:
 
 def _lowest(scores: Array) -> float:
     return float(np.min(scores, initial=1))
-
-
-def _cycle(n: int) -> list[tuple[str, str, str]]:
-    return [_STYLES[i % len(_STYLES)] for i in range(n)]
 
 
 def _percent(shares: Sequence[float]) -> np.ndarray:

@@ -31,22 +31,26 @@ def bank_kernel(log_Lambda_bar: Array, weights: Array, channel: Array, channels:
     R, n = weights.shape
     if n == 0:
         return jnp.zeros((R, channels, length), weights.real.dtype)
-    S = math.isqrt(length - 1) + 1  # ⌈√L⌉
     index, tile_channel = _tiles(channel, channels)
     log_lam = jnp.take(log_Lambda_bar, index, mode="fill", fill_value=0)
     w = jnp.take(weights, index, axis=1, mode="fill", fill_value=0)  # an empty place of a tile adds nothing
+    K = _tile_kernels(log_lam, jnp.moveaxis(w, 0, 1), length)
+    return jnp.moveaxis(jax.ops.segment_sum(K, tile_channel, channels, indices_are_sorted=True), 0, 1)
 
+
+def _tile_kernels(log_lam: Array, w: Array, length: int) -> Array:
+    """Every tile's own kernel, (tiles, R, L), from its log λ̄, (tiles, T), and weights, (tiles, R, T)."""
+    tiles, R, _ = w.shape
+    S = math.isqrt(length - 1) + 1  # ⌈√L⌉
     fine = jnp.exp(log_lam[:, None] * jnp.arange(S)[:, None])  # λ̄^b: (tiles, S, T)
-    coarse = w[:, :, None] * jnp.exp(log_lam[:, None] * (S * jnp.arange(-(-length // S)))[:, None])  # w (λ̄^S)^a
-    K = _matmul(coarse.real, fine.real) - _matmul(coarse.imag, fine.imag)
-    K = jax.ops.segment_sum(K, tile_channel, channels, indices_are_sorted=True)
-    return jnp.moveaxis(K.reshape(channels, R, -1)[..., :length], 0, 1)
-
-
-def _matmul(coarse: Array, fine: Array) -> Array:
-    """Sum over the T states of each tile, (R, tiles, L/S, T) and (tiles, S, T) to (tiles, R, L/S, S)."""
-    # In full precision also where the default is lower (TF32 on GPUs): rounding here would be an error of the kernel.
-    return jnp.einsum("rnat,nbt->nrab", coarse, fine, precision="highest")
+    coarse = jnp.exp(log_lam[:, None] * (S * jnp.arange(-(-length // S)))[:, None])  # (λ̄^S)^a: (tiles, L/S, T)
+    coarse = (w[:, :, None] * coarse[:, None]).reshape(tiles, -1, _TILE)  # (tiles, R L/S, T)
+    # One real matmul per tile, of [Re | −Im] and [Re | Im]. In full precision also where the default is lower (TF32 on
+    # GPUs), for its rounding would be an error of the kernel.
+    fine = jnp.concatenate([fine.real, fine.imag], axis=-1)
+    coarse = jnp.concatenate([coarse.real, -coarse.imag], axis=-1)
+    K = jnp.einsum("nat,nbt->nab", coarse, fine, precision="highest")
+    return K.reshape(tiles, R, -1)[..., :length]
 
 
 def _tiles(channel: Array, channels: int) -> tuple[Array, Array]:

@@ -1,0 +1,65 @@
+"""Methods: the baselines of the papers by name. A method is a score, its normalisation, and the scope of the selection.
+
+Every score is a method of its own name too, normalised by prefix and selected globally: one that you register with
+`scores.register` is known at once. `METHODS["mine"] = Method("my_score", "none", "uniform")` adds any other choice.
+"""
+
+import dataclasses
+
+from aire.errors import UserError
+from aire.pruning import scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """How states are compared.
+
+    Attributes:
+        score: a name of `scores.SCORES`.
+        normalize: a name of `scores.NORMALIZATIONS`.
+        scope: "global", or "uniform": the same share of every layer; as in `select`.
+    """
+
+    score: str
+    normalize: str = "prefix"
+    scope: str = "global"
+
+
+METHODS: dict[str, Method] = {
+    "aire": Method("aire"),  # AIRE-Prune (ICLR 2026)
+    "last": Method("last"),  # LAST (NeurIPS 2024); it and its paper's baselines below
+    "hankel": Method("hankel"),
+    "random": Method("random", "none"),  # a share of a random number would mean nothing
+    # LAMP (Lee et al., ICLR 2021): with weights in ascending order, score(u) = W[u]² / Σ_{v≥u} W[v]². Those at
+    # or after u are those at least as large, so it is the prefix normalisation of the squared magnitudes.
+    "lamp": Method("magnitude"),
+    "magnitude_global": Method("magnitude", "none"),
+    "magnitude_uniform": Method("magnitude", "none", "uniform"),
+    "hinf_global": Method("last", "none"),  # squared, as LAST's score; the order is that of the norms
+    "hinf_uniform": Method("last", "none", "uniform"),
+    "aire_unnormalised": Method("aire", "none"),
+    "aire_uniform": Method("aire", "prefix", "uniform"),
+    "aire_released": Method("aire_released"),
+    "last_released": Method("last_released"),
+}
+
+
+def names() -> list[str]:
+    """All methods: those of `METHODS`, then the scores that none of them uses, which are the users' own."""
+    used = {method.score for method in METHODS.values()}
+    return [*METHODS, *(name for name in scores.SCORES if name not in used and name not in METHODS)]
+
+
+def get(name: str) -> Method:
+    """The method of that name, or the score of that name, normalised by prefix and selected globally.
+
+    Raises:
+        UserError: neither a method nor a score; the names there are listed. Or a score of a user's own that has taken
+            the name of another method.
+    """
+    method = METHODS.get(name, Method(name))
+    if method.score not in scores.SCORES:
+        raise UserError(f"unknown score {method.score!r}: expected one of {names()} (add one with scores.register)")
+    if name in scores.SCORES and method.score != name:
+        raise UserError(f"score {name!r} has the name of a method, which uses the score {method.score!r}: rename it")
+    return method

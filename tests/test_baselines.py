@@ -1,0 +1,41 @@
+"""The baselines on data whose best answers are known."""
+
+import numpy as np
+import pytest
+
+from aire.data.pipeline import Split, pad
+from aire.data.tasks import Task
+from experiments import baselines
+
+
+def task(make_split, d_input: int) -> Task:
+    splits = {name: make_split(np.random.default_rng(i)) for i, name in enumerate(("train", "validation", "test"))}
+    return Task("made up", splits, d_input, 3)
+
+
+def tokens(rng) -> Split:
+    """The class is the only one of the tokens 1, 2 and 3 that a sequence holds; the rest is token 0, as padding is."""
+    labels = rng.integers(0, 3, 60)
+    return pad([np.array([0] * rng.integers(0, 4) + [label + 1]) for label in labels], labels, 8, name="any")
+
+
+def pixels(rng) -> Split:
+    """The class is the place of the brightest of three pixels, so what a bag of pixels would not show."""
+    labels = rng.integers(0, 3, 60).astype(np.int32)
+    x = rng.uniform(0, 0.5, (60, 3, 1)).astype(np.float32)
+    x[np.arange(60), labels] += 1
+    return Split(x, np.full(60, 3, np.int32), labels)
+
+
+@pytest.mark.parametrize(
+    ("make_split", "d_input", "name"), [(tokens, 4, "bag of tokens"), (pixels, 1, "linear classifier")]
+)
+def test_a_linear_classifier_finds_what_is_linear(make_split, d_input, name):
+    assert baselines.measure(task(make_split, d_input))[name] == {"validation": 1.0, "test": 1.0}
+
+
+def test_majority_is_that_of_the_training_split():
+    made = task(pixels, 1)
+    answer = np.bincount(made.splits["train"].y).argmax()
+    expected = {name: np.mean(made.splits[name].y == answer) for name in ("validation", "test")}
+    assert baselines.measure(made)["majority class"] == expected
