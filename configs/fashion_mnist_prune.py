@@ -24,7 +24,7 @@ def get_config(variants: str = "") -> ConfigDict:
             "experiment": "prune",
             "name": "fashion_mnist",
             "seed": 0,
-            "init": "scratch",  # or "zoo", or a .safetensors file
+            "init": "scratch",  # or "zoo", a .safetensors file, or a reference's checkpoint
             "data": {
                 "task": "fashion_mnist",
                 "pool": 1,  # side of the squares whose mean is one step: L = (28 / pool)²

@@ -26,7 +26,7 @@ def get_config(variants: str = "") -> ConfigDict:
             "experiment": "prune",
             "name": "lra_listops",
             "seed": 6554595,
-            "init": "scratch",  # or "zoo", or a .safetensors file
+            "init": "scratch",  # or "zoo", a .safetensors file, or a reference's checkpoint
             "data": {
                 "task": "listops",
                 "length": 2048,

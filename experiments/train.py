@@ -8,7 +8,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 import aire
-from aire import zoo
+from aire import convert, zoo
 from aire.data.tasks import Task
 from aire.errors import UserError
 from aire.files import write_text
@@ -29,7 +29,8 @@ def obtain_model(config: ConfigDict, task: Task, workdir: Path) -> tuple[Classif
     """The model to prune, in evaluation mode, and where it comes from, in words.
 
     Args:
-        config: of the run; `config.init` is "scratch", "zoo", or a `.safetensors` file.
+        config: of the run; `config.init` is "scratch", "zoo", a `.safetensors` file of ours, or a checkpoint of a
+            reference implementation (`aire.convert.from_file`).
         task: its data.
         workdir: where training keeps its checkpoints and metrics.
     Raises:
@@ -39,6 +40,8 @@ def obtain_model(config: ConfigDict, task: Task, workdir: Path) -> tuple[Classif
     if config.init == "scratch":
         return _train(config, expected, task, workdir)
     path = zoo.path(config.name) if config.init == "zoo" else Path(config.init)
+    if path.suffix != ".safetensors":
+        return convert.from_file(path, expected), f"imported from {path}"
     model = aire.load(path)
     _check_fit(path, model.config, expected)
     return model, f"loaded from {'the zoo' if config.init == 'zoo' else path} ({path.name})"

@@ -12,6 +12,7 @@ from aire.training.step import init_state, make_train_step, split_model
 
 LAYERS, MODELS, TRAININGS = golden("s5_layers.npz"), golden("s5_models.npz"), golden("s5_training.npz")
 S4D_LAYERS = golden("s4d_layers.npz")
+S4D_MODELS = golden("s4d_model.npz")
 
 
 def assert_close(actual, expected, tolerance):
@@ -76,6 +77,12 @@ def test_s5_model_agrees(case):
     )
     lengths = case["lengths"] if case["opt/padded"] else None
     assert_close(jax.nn.log_softmax(model(case["x"], lengths)), case["log_probs"], 1e-5)
+
+
+@pytest.mark.parametrize("case", S4D_MODELS.values(), ids=S4D_MODELS.keys())
+def test_s4d_model_agrees(case):
+    model = convert.s4d_model(below(case, "state_dict/"), prenorm=bool(case["prenorm"]))
+    assert_close(model(case["x"]), case["logits"], 1e-5)
 
 
 @pytest.mark.parametrize("case", TRAININGS.values(), ids=TRAININGS.keys())

@@ -154,6 +154,7 @@ def test_pixels_go_the_same_way(data, tmp_path):
         (["--config=fashion_mnist_prune:smoke", "--config.data.folder=nowhere"], "nowhere: no train-images-idx3-ubyte"),
         (["--config=fashion_mnist_prune:smoke", "--config.data.pool=5"], "pool=5: expected a divisor of 28"),
         ([SMOKE, "--config.init=nowhere.safetensors"], "no model file at nowhere.safetensors"),
+        ([SMOKE, "--config.init=nowhere"], "no file or folder at nowhere: expected a .msgpack or checkpoint_N file"),
         ([SMOKE, "--config.init=zoo"], "no model 'lra_listops_smoke' in the zoo"),
         ([SMOKE, "--config.data.lra_release=nowhere"], "nowhere: no basic_train.tsv"),
         ([SMOKE, "--config.data.length=20"], "max_length=30 does not fit length 20"),

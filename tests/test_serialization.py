@@ -130,7 +130,7 @@ OPTIONS = {"conj_sym": True, "bidirectional": True, "discretization": "zoh"}
     "params,message",
     [
         ({k: v for k, v in LAYER.items() if k != "D"}, "missing D"),
-        ({k: v for k, v in LAYER.items() if k != "C2"}, "missing array 'C2'"),
+        ({k: v for k, v in LAYER.items() if k != "C2"}, "missing C2"),
         ({k: v for k, v in LAYER.items() if k != "B"}, "missing array 'B'"),
         (LAYER | {"E": LAYER["D"]}, "unknown E"),
         (LAYER | {"Lambda_im": LAYER["Lambda_im"][:2]}, r"Lambda_im has shape \(2,\), expected \(4,\)"),
@@ -192,7 +192,7 @@ def test_nested_and_flat_variables_give_one_model():
     options = {"activation": "half_glu2", "prenorm": True, "batchnorm": True, "pooling": "mean", "bidirectional": True}
     a, b = convert.s5_model(flat, **options), convert.s5_model(nest(flat), **options)
     np.testing.assert_array_equal(a(case["x"]), b(case["x"]))
-    with pytest.raises(UserError, match="unknown blocks/0/norm/mean"):
+    with pytest.raises(UserError, match="unknown batch_stats/encoder/layers_0/norm/mean"):
         convert.s5_model(flat, **options | {"batchnorm": False})
 
 

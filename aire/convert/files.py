@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from flax import serialization
 
 from aire.convert.arrays import Arrays
@@ -101,8 +100,8 @@ def _variables(tree: Any, path: Path) -> Tree:
 def _read_msgpack(path: Path) -> Any:
     try:
         return serialization.msgpack_restore(path.read_bytes())
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is damaged or not a msgpack file of Flax: {error}") from error
+    except Exception as error:  # of many kinds, for one cause
+        raise UserError(f"{path} is damaged or not a msgpack file of Flax: {_one_line(error)}") from error
 
 
 def _read_orbax(folder: Path) -> Any:
@@ -130,6 +129,8 @@ def _is_item(folder: Path) -> bool:
 
 def _restore(folder: Path) -> Any:
     """A tree of NumPy arrays, whatever devices they were saved from."""
+    import orbax.checkpoint as ocp  # here, since `import aire` would take half a second longer
+
     try:
         with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
             if not (folder / "_METADATA").is_file():
@@ -137,8 +138,8 @@ def _restore(folder: Path) -> Any:
             tree = handler.metadata(folder).tree
             to_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
             return handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=to_numpy))
-    except Exception as error:  # Orbax, TensorStore and their formats raise many kinds, for one cause
-        raise UserError(f"{folder} is damaged or not a checkpoint of Orbax: {_first_line(error)}") from error
+    except Exception as error:  # of many kinds, for one cause
+        raise UserError(f"{folder} is damaged or not a checkpoint of Orbax: {_one_line(error)}") from error
 
 
 def _load_torch(path: Path) -> Any:
@@ -151,8 +152,8 @@ def _load_torch(path: Path) -> Any:
             f"{path} holds more than tensors, or is damaged; loading it could run code, so it is refused. "
             "Save the weights alone: torch.save(model.state_dict(), …)"
         ) from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        raise UserError(f"{path} is damaged or not a state dict of PyTorch: {_first_line(error)}") from error
+    except Exception as error:  # of many kinds, for one cause
+        raise UserError(f"{path} is damaged or not a state dict of PyTorch: {_one_line(error)}") from error
 
 
 def _import_torch(path: Path) -> Any:
@@ -178,5 +179,5 @@ def _listed(names: Any) -> str:
     return str(sorted(map(str, names)))
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__} {str(error).partition(chr(10))[0]}".strip()
