@@ -294,7 +294,10 @@ POSTNORM = below(S4D_MODELS["postnorm"], "state_dict/")
         ),
         (POSTNORM | {"s4_layers.1.D": np.ones(3, np.float32)}, r"s4_layers.1.D has shape \(3,\), expected \(4,\)"),
         (POSTNORM | {"decoder.weight": np.ones(5, np.float32)}, r"decoder.weight has shape \(5,\), expected \(5, 4\)"),
-        (POSTNORM | {"encoder.weight": np.ones(4, np.float32)}, r"encoder.weight has shape \(4,\), expected 2 axes"),
+        (
+            POSTNORM | {"encoder.weight": np.ones(4, np.float32)},
+            r"encoder.weight has shape \(4,\), expected \(H, d_input\)",
+        ),
         ({"conv1.weight": np.ones((2, 2))}, r"missing array 'encoder.weight'; given: \['conv1.weight'\]"),
     ],
 )

@@ -26,17 +26,19 @@ def below(arrays: Arrays, prefix: str) -> Arrays:
     return {path.removeprefix(prefix): a for path, a in arrays.items() if path.startswith(prefix)}
 
 
-def sizes(arrays: Arrays, name: str, axes: int) -> tuple[int, ...]:
+def sizes(arrays: Arrays, name: str, axes: str) -> tuple[int, ...]:
     """The shape of an array that others are measured by.
 
+    Args:
+        axes: the names of its axes, "H, N/2".
     Raises:
         UserError: it is missing, or has another number of axes.
     """
     if name not in arrays:
         raise UserError(f"missing array {name!r}; given: {sorted(arrays)}")
     shape = arrays[name].shape
-    if len(shape) != axes:
-        raise UserError(f"{name} has shape {shape}, expected {axes} axes")
+    if len(shape) != len(axes.split(",")):
+        raise UserError(f"{name} has shape {shape}, expected ({axes})")
     return shape
 
 

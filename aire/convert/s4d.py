@@ -31,7 +31,7 @@ def s4d_layer(state_dict: Mapping) -> S4DLayer:
         UserError: a missing or unknown name, or a shape that disagrees with the others; all are listed.
     """
     arrays = _dotted(state_dict)
-    H, pairs = sizes(arrays, "kernel.log_A_real", 2)
+    H, pairs = sizes(arrays, "kernel.log_A_real", "H, N/2")
     check_shapes(arrays, _shapes(H, pairs), "the given state dict")
     layer = nnx.eval_shape(lambda: S4DLayer(H, H * pairs, S4DConfig(), rngs=nnx.Rngs(0)))
     set_arrays(layer, _ssm_arrays(arrays) | _output_arrays(arrays), "the given state dict")
@@ -49,12 +49,12 @@ def s4d_model(state_dict: Mapping, *, prenorm: bool, pooling: str = "mean", drop
         UserError: a missing or unknown name, or a shape that disagrees with the others; all are listed.
     """
     arrays = _dotted(state_dict)
-    d_model, d_input = sizes(arrays, "encoder.weight", 2)
-    state_sizes = [np.prod(sizes(arrays, f"s4_layers.{i}.kernel.log_A_real", 2)) for i in range(_depth(arrays))]
+    d_model, d_input = sizes(arrays, "encoder.weight", "H, d_input")
+    state_sizes = [np.prod(sizes(arrays, f"s4_layers.{i}.kernel.log_A_real", "H, N/2")) for i in range(_depth(arrays))]
     config = ModelConfig(
         d_input=d_input,
         d_model=d_model,
-        d_output=sizes(arrays, "decoder.bias", 1)[0],
+        d_output=sizes(arrays, "decoder.bias", "d_output")[0],
         state_sizes=tuple(map(int, state_sizes)),
         ssm=S4DConfig(**_SSM),
         prenorm=prenorm,

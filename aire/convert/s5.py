@@ -46,7 +46,7 @@ def s5_layer(
         step_rescale=float(step_rescale),
     )
     arrays = flatten(params)
-    (P,), (_, H, _) = sizes(arrays, "Lambda_re", 1), sizes(arrays, "B", 3)
+    (P,), (_, H, _) = sizes(arrays, "Lambda_re", "P"), sizes(arrays, "B", "P, H, 2")
     source = "the given parameters"
     check_shapes(arrays, _shapes(arrays, H, P, bidirectional, source), source)
     layer = nnx.eval_shape(lambda: S5(H, P, config, rngs=nnx.Rngs(0)))
@@ -82,9 +82,9 @@ def s5_model(
         UserError: a missing or unknown name, or a shape that disagrees with the options; all are listed.
     """
     arrays = _with_collections(flatten(variables))
-    d_input, d_model = sizes(arrays, "params/encoder/encoder/kernel", 2)
-    (d_output,) = sizes(arrays, "params/decoder/layer2/bias" if retrieval else "params/decoder/bias", 1)
-    state_sizes = [sizes(arrays, _LAYER.format(i) + "Lambda_re", 1)[0] for i in range(_depth(arrays))]
+    d_input, d_model = sizes(arrays, "params/encoder/encoder/kernel", "d_input, H")
+    (d_output,) = sizes(arrays, "params/decoder/layer2/bias" if retrieval else "params/decoder/bias", "d_output")
+    state_sizes = [sizes(arrays, _LAYER.format(i) + "Lambda_re", "P")[0] for i in range(_depth(arrays))]
     if bidirectional is None:
         bidirectional = _is_bidirectional(below(arrays, _LAYER.format(0)))
     config = ModelConfig(
