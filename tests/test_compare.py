@@ -36,12 +36,12 @@ def run(*args, data, workdir):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def data(tmp_path_factory):
     return tmp_path_factory.mktemp("data")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def compared(data, tmp_path_factory):
     """A finished smoke comparison of one model, with a score of the user's own: (its folder, what it printed)."""
     workdir = tmp_path_factory.mktemp("runs") / "compared"

@@ -30,12 +30,12 @@ def run(*args, data, workdir, **options):
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def data(tmp_path_factory):
     return tmp_path_factory.mktemp("data")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(data, tmp_path_factory):
     """A finished smoke run: (its folder, what it printed)."""
     workdir = tmp_path_factory.mktemp("runs") / "finished"
@@ -89,6 +89,7 @@ def check_pruned_model(workdir, results, data):
 
 
 @pytest.mark.xdist_group("run")
+@pytest.mark.slow
 def test_the_whole_job_with_s4d(data, tmp_path):
     """Variants in any order: the kind of model comes before its size."""
     more = ["--config.train.epochs=2", "--config.prune.methods=('aire',)", "--config.prune.ratios=(0.0, 0.5)"]
@@ -103,6 +104,7 @@ def test_the_whole_job_with_s4d(data, tmp_path):
 
 
 @pytest.mark.xdist_group("run")
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_identical_weights(finished, data, tmp_path):
     more = [SMOKE, "--config.train.epochs=20", "--config.train.evaluate_every=20"]
     more += ["--config.prune.methods=('aire',)", "--config.prune.ratios=(0.0, 0.5)"]
@@ -124,6 +126,7 @@ def test_a_killed_run_goes_on_to_identical_weights(finished, data, tmp_path):
     assert a.read_bytes() == b.read_bytes()
 
 
+@pytest.mark.slow
 def test_pixels_go_the_same_way(data, tmp_path):
     folder = write_idx(tmp_path / "files", pictures(train=192, test=80))
     args = "--config=fashion_mnist_prune:smoke", f"--config.data.folder={folder}", "--config.prune.methods=('aire',)"

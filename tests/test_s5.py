@@ -125,7 +125,7 @@ def test_variance_of_C(make_layer, C_init, variance):
 
 
 def test_time_steps_are_log_uniform(make_layer):
-    log_step = np.asarray(make_layer(n_states=4096, blocks=1024, dt_min=1e-3, dt_max=1e-1).log_step[...])
+    log_step = np.asarray(make_layer(n_states=2048, blocks=1024, dt_min=1e-3, dt_max=1e-1).log_step[...])
     quantiles = np.quantile(log_step, [0, 0.25, 0.5, 0.75, 1])
     np.testing.assert_allclose(quantiles, np.linspace(np.log(1e-3), np.log(1e-1), 5), atol=0.15)
 
