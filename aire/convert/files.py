@@ -45,26 +45,21 @@ def from_file(path: str | os.PathLike, config: ModelConfig) -> Classifier:
             do not fit the config: unknown and missing names and other shapes are listed.
     """
     path = Path(path)
-    kind, read, fill = ("s4d", read_torch, fill_s4d) if path.suffix in (".pt", ".pth") else ("s5", read_flax, fill_s5)
-    if not path.exists():
-        raise UserError(f"no file or folder at {path}: expected {_KINDS}")
+    kind = _kind(path)
     if config.ssm.kind != kind:
         raise UserError(f"{path} is of {kind.upper()}'s reference, but the config's layers are {config.ssm.kind!r}")
-    return fill(config, read(path), str(path))
+    if kind == "s4d":
+        return fill_s4d(config, read_torch(path), str(path))
+    return fill_s5(config, read_flax(path), str(path))
 
 
 def read_flax(path: Path) -> Tree:
-    """The variables, `{"params": …, "batch_stats": …}`, in a file of Flax or a folder of Orbax.
+    """The variables, `{"params": …, "batch_stats": …}`, in a msgpack file of Flax or a folder of Orbax.
 
     Raises:
-        UserError: another kind of file, a damaged one, or one that holds what is neither the model nor training state.
+        UserError: a damaged file, or one that holds what is neither the model nor training state.
     """
-    if path.is_dir():
-        tree = _read_orbax(path.absolute())
-    elif path.suffix == ".msgpack" or re.fullmatch(r"checkpoint_\d+", path.name):
-        tree = _read_msgpack(path)
-    else:
-        raise UserError(f"cannot import {path}: expected {_KINDS}. Pickles are not read, since they can run code")
+    tree = _read_orbax(path.absolute()) if path.is_dir() else _read_msgpack(path)
     return _variables(tree, path)
 
 
@@ -82,6 +77,17 @@ def read_torch(path: Path) -> Arrays:
     if unknown:
         raise UserError(f"{path} holds, beside the model, unknown {_listed(unknown)}")
     return {str(name): _to_numpy(name, value, path) for name, value in state_dict.items()}
+
+
+def _kind(path: Path) -> str:
+    """The kind of layer whose reference writes such files."""
+    if not path.exists():
+        raise UserError(f"no file or folder at {path}: expected {_KINDS}")
+    if path.is_dir() or path.suffix == ".msgpack" or re.fullmatch(r"checkpoint_\d+", path.name):
+        return "s5"
+    if path.suffix in (".pt", ".pth"):
+        return "s4d"
+    raise UserError(f"cannot import {path}: expected {_KINDS}. Pickles are not read, since they can run code")
 
 
 def _variables(tree: Any, path: Path) -> Tree:
