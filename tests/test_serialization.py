@@ -122,6 +122,11 @@ def test_only_models_with_a_config_can_be_saved(make_layer, tmp_path):
         aire.save(make_layer(), tmp_path / "layer.safetensors")
 
 
+def test_a_block_alone_is_not_saved(make_model, tmp_path):
+    with pytest.raises(UserError, match="cannot save a Block"):
+        aire.save(make_model((2,)).blocks[0], tmp_path / "block.safetensors")
+
+
 LAYER = below(golden("s5_layers.npz")["bi_zoh"], "param/")
 OPTIONS = {"conj_sym": True, "bidirectional": True, "discretization": "zoh"}
 
