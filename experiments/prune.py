@@ -142,7 +142,8 @@ def test_cut(choice: Choice, split: Split, batch_size: int) -> Choice:
 
 def speedup(full: nnx.Module, cut: nnx.Module, split: Split, batch_size: int) -> float:
     """How many times as fast the cut model's forward pass is, side by side on one batch."""
-    x, lengths = jax.numpy.asarray(split.x[:batch_size]), jax.numpy.asarray(split.lengths[:batch_size])
+    batch = split.take(np.arange(min(batch_size, len(split))))
+    x, lengths = jax.numpy.asarray(batch["x"]), jax.numpy.asarray(batch["lengths"])
     forward = nnx.jit(lambda model, x, lengths: model(x, lengths))
     seconds = interleaved({"full": lambda: forward(full, x, lengths), "cut": lambda: forward(cut, x, lengths)})
     return seconds["full"] / seconds["cut"]

@@ -27,8 +27,29 @@ def pixels(rng) -> Split:
     return Split(x, np.full(60, 3, np.int32), labels)
 
 
+def stored_pixels(rng) -> Split:
+    """The same pixels kept as bytes."""
+    split = pixels(rng)
+    stored = np.rint(100 * split.x[..., 0]).astype(np.uint8)
+    return Split(stored, split.lengths, split.y, decode=lambda x: x[..., None].astype(np.float32) / 100)
+
+
+def pairs(rng) -> Split:
+    """Two documents; the class is in the second one alone, past whose end the padding would say something else."""
+    split = tokens(rng)
+    x = np.stack([np.ones_like(split.x), split.x], axis=1)
+    x[:, 1][np.arange(8) >= split.lengths[:, None]] = 3
+    return Split(x, np.stack([np.full(60, 8, np.int32), split.lengths], axis=1), split.y)
+
+
 @pytest.mark.parametrize(
-    ("make_split", "d_input", "name"), [(tokens, 4, "bag of tokens"), (pixels, 1, "linear classifier")]
+    ("make_split", "d_input", "name"),
+    [
+        (tokens, 4, "bag of tokens"),
+        (pairs, 4, "bag of tokens"),
+        (pixels, 1, "linear classifier"),
+        (stored_pixels, 1, "linear classifier"),
+    ],
 )
 def test_a_linear_classifier_finds_what_is_linear(make_split, d_input, name):
     assert baselines.measure(task(make_split, d_input))[name] == {"validation": 1.0, "test": 1.0}
@@ -39,3 +60,10 @@ def test_majority_is_that_of_the_training_split():
     answer = np.bincount(made.splits["train"].y).argmax()
     expected = {name: np.mean(made.splits[name].y == answer) for name in ("validation", "test")}
     assert baselines.measure(made)["majority class"] == expected
+
+
+def test_no_linear_classifier_on_long_inputs():
+    def sound(rng) -> Split:
+        return Split(np.zeros((4, 5000, 1), np.float32), np.full(4, 5000, np.int32), np.zeros(4, np.int32))
+
+    assert set(baselines.measure(task(sound, 1))) == {"majority class"}

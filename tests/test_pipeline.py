@@ -50,6 +50,23 @@ def test_batch_holds_the_rows_of_its_examples():
         assert batch[name].shape[0] == 4
 
 
+def test_two_documents_stand_one_after_the_other_along_the_batch():
+    x = np.arange(24, dtype=np.uint8).reshape(4, 2, 3)
+    lengths = np.array([[1, 2], [3, 1], [2, 2], [1, 3]], np.int32)
+    batch = Split(x, lengths, np.arange(4, dtype=np.int32)).take(np.array([2, 0]))
+    np.testing.assert_array_equal(batch["x"], np.stack([x[2, 0], x[0, 0], x[2, 1], x[0, 1]]), strict=True)
+    assert batch["lengths"].tolist() == [2, 1, 2, 2]
+    assert batch["y"].tolist() == [2, 0]
+
+
+def test_stored_bytes_are_decoded_batch_by_batch():
+    grey = np.array([[0, 255], [51, 102]], np.uint8)
+    split = Split(grey, np.full(2, 2, np.int32), np.zeros(2, np.int32), decode=lambda x: x[..., None] / np.float32(255))
+    expected = np.array([[[0.2], [0.4]], [[0], [1]]], np.float32)
+    np.testing.assert_allclose(split.take(np.array([1, 0]))["x"], expected, rtol=1e-6)
+    assert not split.holds_tokens
+
+
 @pytest.mark.parametrize(("n", "batch_size"), [(12, 4), (14, 4), (7, 7), (5, 1)])
 def test_each_epoch_holds_every_example_once_but_the_remainder(n, batch_size):
     split = make_split(n)

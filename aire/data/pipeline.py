@@ -1,11 +1,12 @@
 """From a split in memory to batches: deterministic, shuffled per epoch, sharded by process, resumable at any step.
 
-Axes: n examples of a split, B batch, L length. A batch is a dict of NumPy arrays: `x` (B, L), `lengths` (B,) int32,
-`y` (B,) int32, and for evaluation `weight` (B,) float32.
+Axes: n examples of a split, B batch, L length. A batch is a dict of NumPy arrays: `x` (B, L) tokens or (B, L, d_in)
+float32, `lengths` (B,) int32, `y` (B,) int32, and for evaluation `weight` (B,) float32. Examples of two documents make
+`x` and `lengths` 2B long: the first documents of all pairs, then the second ones.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import numpy as np
@@ -20,9 +21,12 @@ class Split:
     """Examples of one split, padded to one length and kept in memory, where a batch is a mere gather.
 
     Attributes:
-        x: inputs, (n, L) integer tokens or (n, L, d_in); zeros past the end of a sequence.
-        lengths: true lengths, (n,) int32.
+        x: inputs, (n, L) integer tokens or (n, L, d_in); (n, 2, L) tokens of two documents; or, with `decode`, what
+            that takes. Zeros past the end of a sequence.
+        lengths: true lengths, (n,) int32; (n, 2) for two documents.
         y: classes, (n,) int32.
+        decode: makes a batch's part of `x` the model's input, (B, L, d_in) float32, so that large data stays in memory
+            as the bytes that it was stored in. None: it is that already.
     Raises:
         UserError: the three do not have the same number of examples.
     """
@@ -30,6 +34,7 @@ class Split:
     x: np.ndarray
     lengths: np.ndarray
     y: np.ndarray
+    decode: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __post_init__(self):
         if not len(self.x) == len(self.lengths) == len(self.y):
@@ -42,7 +47,15 @@ class Split:
 
     def take(self, indices: np.ndarray) -> Batch:
         """The examples with these indices, as a batch."""
-        return {"x": self.x[indices], "lengths": self.lengths[indices], "y": self.y[indices]}
+        x, lengths = self.x[indices], self.lengths[indices]
+        if self.lengths.ndim == 2:
+            x, lengths = (np.concatenate([a[:, 0], a[:, 1]]) for a in (x, lengths))
+        return {"x": self.decode(x) if self.decode else x, "lengths": lengths, "y": self.y[indices]}
+
+    @property
+    def holds_tokens(self) -> bool:
+        """Whether the inputs are tokens, not values."""
+        return self.decode is None and np.issubdtype(self.x.dtype, np.integer)
 
 
 def pad(sequences: Sequence[np.ndarray], labels: Sequence[int], length: int, *, name: str) -> Split:
