@@ -127,12 +127,13 @@ class S5(nnx.Module):
         C_re, C_im = self.C_re[...], self.C_im[...]
 
         # Real matmuls on [Re | Im] side by side: one in, one out. Time first, as the recurrence runs.
-        v = jnp.einsum("blh,ph->lbp", u, jnp.concatenate([B_bar.real, B_bar.imag]))
-        v = tuple(jnp.split(v, 2, axis=-1))
+        B, L, H = u.shape
+        v = u.reshape(-1, H) @ jnp.concatenate([B_bar.real, B_bar.imag]).T
+        v = tuple(jnp.split(v.reshape(B, L, -1).swapaxes(0, 1), 2, axis=-1))
         scans = [diagonal_scan(Lambda_bar, v, reverse=reverse) for reverse in self._directions()]
         x = jnp.concatenate([part for scan in scans for part in scan], axis=-1)
         W = jnp.concatenate([part for r in range(len(scans)) for part in (C_re[r], -C_im[r])], axis=-1)
-        return jnp.einsum("lbp,hp->blh", x, self._output_scale() * W) + Du
+        return (x.swapaxes(0, 1).reshape(B * L, -1) @ (self._output_scale() * W).T).reshape(u.shape) + Du
 
     def _directions(self) -> tuple[bool, ...]:
         return (False, True) if self.config.bidirectional else (False,)
