@@ -197,7 +197,8 @@ def pool(x: Array, lengths: Array | None, pooling: str) -> Array:
     """(B, L, H) to (B, H): the mean over, or the last of, the first `lengths` steps (of all where None)."""
     if pooling == "last":
         return x[:, -1] if lengths is None else jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    if lengths is None:
-        return x.mean(axis=1)
-    mask = jnp.arange(x.shape[1]) < lengths[:, None]
-    return jnp.einsum("blh,bl->bh", x, mask.astype(x.dtype)) / lengths[:, None].astype(x.dtype)
+    steps = jnp.arange(x.shape[1])
+    mask = jnp.ones(x.shape[:2], bool) if lengths is None else steps < lengths[:, None]
+    # A product with the mask also where it is all ones: XLA fuses a mean with the block before it, and then holds
+    # every constant of that as a whole array.
+    return jnp.einsum("blh,bl->bh", x, mask.astype(x.dtype)) / mask.sum(axis=1, keepdims=True).astype(x.dtype)
