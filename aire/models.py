@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from aire.activations import gate, gelu
 from aire.errors import UserError
 from aire.ssm import S4D, S5, S4DConfig, S5Config
 
@@ -106,7 +107,7 @@ class Block(nnx.Module):
             self.out1 = Linear(H, H, rngs=rngs)
         if config.activation != "gelu":
             self.out2 = Linear(H, H, rngs=rngs)
-        self.drop = nnx.Dropout(config.dropout, broadcast_dims=(1,))
+        self.drop = nnx.Dropout(config.dropout)
 
     def __call__(self, x: Array, rngs: nnx.Rngs | None = None) -> Array:
         skip = x
@@ -116,17 +117,21 @@ class Block(nnx.Module):
         return x if self.config.prenorm else self.norm(x)
 
     def _activate(self, y: Array, rngs: nnx.Rngs | None) -> Array:
-        g = self.drop(jax.nn.gelu(y, approximate=self.config.activation != "glu"), rngs=rngs)
+        g = self._drop(gelu(y, self.config.activation != "glu"), rngs)
         match self.config.activation:
             case "gelu":
                 return g
             case "half_glu1":
-                gated = g * jax.nn.sigmoid(self.out2(g))
+                gated = gate(g, self.out2(g))
             case "half_glu2":
-                gated = y * jax.nn.sigmoid(self.out2(g))
+                gated = gate(y, self.out2(g))
             case "full_glu" | "glu":
-                gated = self.out1(g) * jax.nn.sigmoid(self.out2(g))
-        return self.drop(gated, rngs=rngs)
+                gated = gate(self.out1(g), self.out2(g))
+        return self._drop(gated, rngs)
+
+    def _drop(self, x: Array, rngs: nnx.Rngs | None) -> Array:
+        """Dropout with one mask for all time steps, multiplied: selecting by it would keep it for every step."""
+        return x * self.drop(jnp.ones((x.shape[0], 1, x.shape[2]), x.dtype), rngs=rngs)
 
 
 class RetrievalHead(nnx.Module):
