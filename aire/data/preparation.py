@@ -6,7 +6,6 @@ A source says which examples there are; a builder, one per dataset, how one of t
 import abc
 import contextlib
 import dataclasses
-import fcntl
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -18,7 +17,7 @@ from absl import logging
 from google.protobuf.json_format import ParseError
 
 from aire.errors import UserError
-from aire.files import reading, writing
+from aire.files import locked, reading, writing
 from aire.progress import Progress
 
 SPLITS = ("train", "validation", "test")
@@ -104,7 +103,7 @@ def _builder(dataset: type[PreparedOnce], data_dir: str | Path, source: Source) 
 def _prepare(builder: PreparedOnce) -> None:
     """Write the dataset unless another process does; TFDS renames its folder when it is complete."""
     folder = builder.data_path.parent
-    with writing(folder), _lock(folder):
+    with writing(folder), locked(folder, f"prepares {folder}"):
         for leftover in folder.glob("incomplete.*"):  # of a killed process, for we hold the lock
             shutil.rmtree(leftover)
         try:
@@ -114,19 +113,6 @@ def _prepare(builder: PreparedOnce) -> None:
             if failed := re.search(r"(?:open|write|close)\(\) failed: ([^;]+)", str(error)):
                 raise OSError(failed[1]) from error
             raise
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Let one process at a time into the block. The lock goes with its process, however that ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process that prepares {folder}", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _read(builder: PreparedOnce, name: str) -> list[dict]:
