@@ -73,21 +73,36 @@ class PreparedOnce(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         pass
 
 
-def load(dataset: type[PreparedOnce], data_dir: str | Path, source: Source) -> dict[str, list[dict]]:
+def load(
+    dataset: type[PreparedOnce],
+    data_dir: str | Path,
+    source: Source,
+    *,
+    train_examples: int = 0,
+    validation_examples: int = 0,
+    test_examples: int = 0,
+) -> dict[str, list[dict]]:
     """The stored examples of the splits "train", "validation" and "test"; prepared in `data_dir` if not there yet.
 
     A preparation that was killed leaves nothing that counts: the next call starts it again. Of several processes that
     need the same data at once, one prepares it and the others wait.
 
+    Args:
+        train_examples, validation_examples, test_examples: at most this many, the first ones; 0: all.
     Raises:
-        UserError: the source has no such examples; `data_dir` cannot be written; what was prepared there is damaged.
+        UserError: a negative number of examples; the source has no such examples; `data_dir` cannot be written; what
+            was prepared there is damaged.
     """
+    limits = dict(zip(SPLITS, (train_examples, validation_examples, test_examples), strict=True))
+    for name, limit in limits.items():
+        if limit < 0:
+            raise UserError(f"{dataset.TITLE}: {name}_examples={limit}: expected at least 0, which means all")
     with _quiet():
         builder = _builder(dataset, data_dir, source)
         if not builder.is_prepared():
             _prepare(builder)
             builder = _builder(dataset, data_dir, source)
-        return {name: _read(builder, name) for name in SPLITS}
+        return {name: _read(builder, name, limit) for name, limit in limits.items()}
 
 
 def _builder(dataset: type[PreparedOnce], data_dir: str | Path, source: Source) -> PreparedOnce:
@@ -115,11 +130,12 @@ def _prepare(builder: PreparedOnce) -> None:
             raise
 
 
-def _read(builder: PreparedOnce, name: str) -> list[dict]:
-    """The examples of one split. Raises UserError where they cannot be read."""
+def _read(builder: PreparedOnce, name: str, limit: int) -> list[dict]:
+    """The first `limit` examples of one split; 0: all. Raises UserError where they cannot be read."""
     try:
         source = builder.as_data_source(name)
-        return source.__getitems__(range(len(source)))  # one call; one by one takes 1.5 times as long
+        n = min(limit or len(source), len(source))
+        return source.__getitems__(range(n))  # one call; one by one takes 1.5 times as long
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise _damaged(builder.data_path, error) from error
 
