@@ -60,23 +60,11 @@ def s4d(config: ConfigDict) -> None:
 
 
 def small(config: ConfigDict) -> None:
-    """The beginnings of papers, and a model that 2 CPU cores train in under 30 minutes."""
-    config.name += "_small"
-    config.seed = 0
-    config.data.update(length=256, train_examples=8_000, validation_examples=1_000, test_examples=1_000)
-    config.model.update(depth=4, d_model=64, states=32)
-    if config.model.ssm.kind == "s5":
-        config.model.ssm.update(blocks=8, clip_eigs=True)  # clipped, every state's energy is finite
-    config.train.update(batch_size=32, epochs=10)
+    """The beginnings of papers."""
+    common.small(config, length=256)
+    config.train.batch_size = 32
 
 
 def smoke(config: ConfigDict) -> None:
-    """Every stage in seconds once the data is prepared; the accuracy means nothing."""
-    config.name += "_smoke"
-    config.seed = 0
-    config.data.update(length=64, train_examples=64, validation_examples=32, test_examples=32)
-    config.model.update(depth=2, d_model=16, states=8)
-    if config.model.ssm.kind == "s5":
-        config.model.ssm.blocks = 2
-    config.train.update(batch_size=8, epochs=2)
-    config.prune.update(ratios=(0.0, 0.5), batch_size=32)
+    """Few, short sequences."""
+    common.smoke(config, length=64)

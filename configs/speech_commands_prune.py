@@ -61,26 +61,14 @@ def s4d(config: ConfigDict) -> None:
 
 
 def small(config: ConfigDict) -> None:
-    """At 2 kHz, and a model that 2 CPU cores train in under 30 minutes."""
-    config.name += "_small"
-    config.seed = 0
-    config.data.update(sample_every=8, train_examples=8_000, validation_examples=1_000, test_examples=1_000)
-    config.model.update(depth=4, d_model=64, states=32)
-    if config.model.ssm.kind == "s5":
-        config.model.ssm.update(blocks=8, clip_eigs=True)  # clipped, every state's energy is finite
-    config.train.update(epochs=4)
+    """At 2 kHz."""
+    common.small(config, sample_every=8)
+    config.train.epochs = 4
 
 
 def smoke(config: ConfigDict) -> None:
-    """Every stage in seconds once the data is prepared; the accuracy means nothing."""
-    config.name += "_smoke"
-    config.seed = 0
-    config.data.update(sample_every=100, train_examples=64, validation_examples=32, test_examples=32)
-    config.model.update(depth=2, d_model=16, states=8)
-    if config.model.ssm.kind == "s5":
-        config.model.ssm.blocks = 2
-    config.train.update(batch_size=8, epochs=2)
-    config.prune.update(ratios=(0.0, 0.5), batch_size=32)
+    """Few, short sequences."""
+    common.smoke(config, sample_every=100)
 
 
 def half_rate(config: ConfigDict) -> None:
