@@ -25,7 +25,7 @@ def parse_variants(text: str, known: Mapping[str, Change]) -> list[Change]:
 
 
 def small(config: ConfigDict, **data: int) -> None:
-    """Change a config to a model that 2 CPU cores train in under 30 minutes, on 8,000 examples of these `data`."""
+    """Change a config to a model that one CPU core trains in under 30 minutes, on 8,000 examples of these `data`."""
     config.name += "_small"
     config.seed = 0
     config.data.update(train_examples=8_000, validation_examples=1_000, test_examples=1_000, **data)

@@ -8,12 +8,12 @@ S4D; its hyperparameters are those of the S4D paper.
 
     python run.py --config=lra_retrieval_prune --config.data.folder=FOLDER           full size: trains, prunes
     python run.py --config=lra_retrieval_prune:s4d --config.data.folder=FOLDER       also as s4d,small and s4d,smoke
-    python run.py --config=lra_retrieval_prune:small --config.data.folder=FOLDER     256 characters, 2 CPU cores
+    python run.py --config=lra_retrieval_prune:small --config.data.folder=FOLDER     256 characters, a CPU core
     python run.py --config=lra_retrieval_prune:smoke --config.data.folder=FOLDER     for tests
 
 FOLDER is the Long Range Arena's release, unpacked, or its folder tsv_data, with new_aan_pairs.train.tsv, .eval.tsv and
 .test.tsv: lra_release.gz, 7.7 GB, https://storage.googleapis.com/long-range-arena/lra_release.gz. No checksum of it is
-published, so it is not downloaded here.
+published, so it is not downloaded here. `small` takes 8,000 of the pairs: 10 minutes on a CPU core.
 """
 
 from ml_collections import ConfigDict

@@ -6,8 +6,8 @@ reports 89.31 %) and of the S4D paper. 35 epochs of 450 steps at L = 4,096: hour
 
     python run.py --config=lra_text_prune           full size; downloads 84 MB, trains, prunes
     python run.py --config=lra_text_prune:s4d       S4D in place of S5, also as s4d,small and s4d,smoke
-    python run.py --config=lra_text_prune:small     512 characters of 8,000 reviews, trained on 2 CPU cores
-    python run.py --config=lra_text_prune:smoke     minutes, untrained for all purposes; for tests
+    python run.py --config=lra_text_prune:small     512 characters of 8,000 reviews: 10 minutes on a CPU core
+    python run.py --config=lra_text_prune:smoke     untrained for all purposes; for tests
 
 The references train on all 25,000 training reviews and choose on the test set, `--config.data.validate_on_test=True`;
 by default a tenth of the training reviews validates. Without a network: aclImdb_v1.tar.gz by other means, packed or

@@ -5,8 +5,8 @@ reference, shorter ones are filled up with zeros, the lists in the archive say w
 and 11,005 of them), and every k-th sample is taken, unfiltered, for another sampling rate.
 
 The reference scales samples to [-1, 1], divides by 2**15 once more, subtracts their mean and divides by their standard
-deviation + 1e-5, both over the training recordings. The second division leaves a deviation below that 1e-5, so inputs
-have a deviation of about 0.2 in place of 1; it is kept here, for models trained there expect it.
+deviation + 1e-5, both over the training recordings. The second division leaves a deviation smaller than that 1e-5, so
+the inputs' is well below 1; it is kept here, for models trained there expect it.
 """
 
 import dataclasses
