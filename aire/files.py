@@ -3,6 +3,7 @@
 And what cannot be written, or read, as one clear error.
 """
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,23 @@ def reading(path: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def locked(folder: Path, doing: str) -> Iterator[None]:
+    """Let one process at a time into the block; others say that they wait for one that does `doing`.
+
+    The lock is the file `lock` in `folder`, which is made where needed; it goes with its process, however that ends.
+    Raises OSError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that {doing}", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def sync(path: str | Path) -> None:

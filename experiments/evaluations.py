@@ -73,7 +73,7 @@ class MaskedEvaluator:
         self.model, self.known = model, known
         self._splits, self._evaluate = splits, evaluate
         config = repr(sorted(dataclasses.asdict(model.config).items()))
-        self._source = {name: f"{config} {digest(get_arrays(model))} {digest(vars(s))}" for name, s in splits.items()}
+        self._source = {name: f"{config} {digest(get_arrays(model))} {_data(split)}" for name, split in splits.items()}
 
     def __call__(self, keep: Mapping[str, Array], split: str) -> Evaluation:
         """Of the model with only the states where `keep`, bool (n_states,) per layer path, is true."""
@@ -90,11 +90,16 @@ class MaskedEvaluator:
         return hashlib.sha256(f"{self._source[split]} {digest(keep)}".encode()).hexdigest()
 
 
+def _data(split: Split) -> str:
+    """A digest of what a split holds; the first example also tells how the stored data is decoded."""
+    return digest({"x": split.x, "lengths": split.lengths, "y": split.y, "first": split.take(np.arange(1))["x"]})
+
+
 def digest(arrays: Mapping[str, Array]) -> str:
     """SHA-256 of named arrays, in any order of the names, as hexadecimal digits."""
     sha = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         sha.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        sha.update(array.tobytes())
+        sha.update(array.data)
     return sha.hexdigest()

@@ -14,6 +14,7 @@ from aire.errors import UserError
 from aire.files import write_text
 from aire.models import Classifier, ModelConfig, ssm_config
 from aire.training.loop import TrainConfig, train
+from aire.weights import fill_model, get_arrays
 from experiments.provenance import provenance
 
 
@@ -42,7 +43,7 @@ def obtain_model(config: ConfigDict, task: Task, workdir: Path) -> tuple[Classif
     path = zoo.path(config.name) if config.init == "zoo" else Path(config.init)
     if path.suffix != ".safetensors":
         return convert.from_file(path, expected), f"imported from {path}"
-    model = aire.load(path)
+    model = at_rate(aire.load(path), expected.ssm.step_rescale)
     _check_fit(path, model.config, expected)
     return model, f"loaded from {'the zoo' if config.init == 'zoo' else path} ({path.name})"
 
@@ -66,8 +67,17 @@ def _train(config: ConfigDict, model: ModelConfig, task: Task, workdir: Path) ->
     return trained.model, f"trained here with seed {config.seed}, best at step {trained.step} ({accuracy})"
 
 
+def at_rate(model: Classifier, step_rescale: float) -> Classifier:
+    """The model with this factor on its time steps, which is no part of what was learned: 2 for every second sample.
+
+    It replaces the model's own; the model itself is not changed.
+    """
+    ssm = dataclasses.replace(model.config.ssm, step_rescale=step_rescale)
+    return fill_model(dataclasses.replace(model.config, ssm=ssm), get_arrays(model), "the model")
+
+
 def _check_fit(path: Path, found: ModelConfig, expected: ModelConfig) -> None:
-    """A file may hold fewer states, having been cut, but nothing else that the config says otherwise."""
+    """A model may have fewer states, having been cut, but nothing else that the config says otherwise."""
     a, b = (dataclasses.asdict(c) for c in (found, expected))
     differences = [f"{key} is {a[key]} there, {b[key]} here" for key in a if key != "state_sizes" and a[key] != b[key]]
     if len(found.state_sizes) != len(expected.state_sizes):

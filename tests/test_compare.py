@@ -1,6 +1,7 @@
 """The comparison of methods through the command line, and the file that it keeps its evaluations in."""
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -177,6 +178,17 @@ def test_keys_tell_models_masks_and_splits_apart(evaluator):
     keys += [a.key(everything, "test"), b.key(everything, "validation")]
     assert len(set(keys)) == 5
     assert a.key(dict(reversed(everything.items())), "validation") == keys[0] == again.key(everything, "validation")
+
+
+def test_keys_say_what_a_split_decodes_to_not_by_which_object(evaluator):
+    """Objects have other addresses in each process: a stopped comparison would do everything again."""
+    everything = {"blocks/0/ssm": np.ones(4, bool), "blocks/1/ssm": np.ones(4, bool)}
+
+    def key(factor: int) -> str:
+        decoded = dataclasses.replace(split(), decode=lambda x: x * np.float32(factor))
+        return evaluator({}, splits={"validation": decoded}).key(everything, "validation")
+
+    assert key(1) == key(1) != key(2)
 
 
 def test_a_sweep_evaluates_each_distinct_mask_once(evaluator, monkeypatch):

@@ -6,7 +6,6 @@ A source says which examples there are; a builder, one per dataset, how one of t
 import abc
 import contextlib
 import dataclasses
-import fcntl
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -18,7 +17,7 @@ from absl import logging
 from google.protobuf.json_format import ParseError
 
 from aire.errors import UserError
-from aire.files import reading, writing
+from aire.files import locked, reading, writing
 from aire.progress import Progress
 
 SPLITS = ("train", "validation", "test")
@@ -74,21 +73,36 @@ class PreparedOnce(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         pass
 
 
-def load(dataset: type[PreparedOnce], data_dir: str | Path, source: Source) -> dict[str, list[dict]]:
+def load(
+    dataset: type[PreparedOnce],
+    data_dir: str | Path,
+    source: Source,
+    *,
+    train_examples: int = 0,
+    validation_examples: int = 0,
+    test_examples: int = 0,
+) -> dict[str, list[dict]]:
     """The stored examples of the splits "train", "validation" and "test"; prepared in `data_dir` if not there yet.
 
     A preparation that was killed leaves nothing that counts: the next call starts it again. Of several processes that
     need the same data at once, one prepares it and the others wait.
 
+    Args:
+        train_examples, validation_examples, test_examples: at most this many, the first ones; 0: all.
     Raises:
-        UserError: the source has no such examples; `data_dir` cannot be written; what was prepared there is damaged.
+        UserError: a negative number of examples; the source has no such examples; `data_dir` cannot be written; what
+            was prepared there is damaged.
     """
+    limits = dict(zip(SPLITS, (train_examples, validation_examples, test_examples), strict=True))
+    for name, limit in limits.items():
+        if limit < 0:
+            raise UserError(f"{dataset.TITLE}: {name}_examples={limit}: expected at least 0, which means all")
     with _quiet():
         builder = _builder(dataset, data_dir, source)
         if not builder.is_prepared():
             _prepare(builder)
             builder = _builder(dataset, data_dir, source)
-        return {name: _read(builder, name) for name in SPLITS}
+        return {name: _read(builder, name, limit) for name, limit in limits.items()}
 
 
 def _builder(dataset: type[PreparedOnce], data_dir: str | Path, source: Source) -> PreparedOnce:
@@ -104,7 +118,7 @@ def _builder(dataset: type[PreparedOnce], data_dir: str | Path, source: Source) 
 def _prepare(builder: PreparedOnce) -> None:
     """Write the dataset unless another process does; TFDS renames its folder when it is complete."""
     folder = builder.data_path.parent
-    with writing(folder), _lock(folder):
+    with writing(folder), locked(folder, f"prepares {folder}"):
         for leftover in folder.glob("incomplete.*"):  # of a killed process, for we hold the lock
             shutil.rmtree(leftover)
         try:
@@ -116,24 +130,12 @@ def _prepare(builder: PreparedOnce) -> None:
             raise
 
 
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Let one process at a time into the block. The lock goes with its process, however that ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process that prepares {folder}", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _read(builder: PreparedOnce, name: str) -> list[dict]:
-    """The examples of one split. Raises UserError where they cannot be read."""
+def _read(builder: PreparedOnce, name: str, limit: int) -> list[dict]:
+    """The first `limit` examples of one split; 0: all. Raises UserError where they cannot be read."""
     try:
         source = builder.as_data_source(name)
-        return source.__getitems__(range(len(source)))  # one call; one by one takes 1.5 times as long
+        n = min(limit or len(source), len(source))
+        return source.__getitems__(range(n))  # one call; one by one takes 1.5 times as long
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise _damaged(builder.data_path, error) from error
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aire.data import fashion_mnist, listops
+from aire.data import aan, fashion_mnist, imdb, listops, speech_commands
+from aire.data.archives import Files
 from aire.data.pipeline import Split
 from aire.data.preparation import SPLITS
 from aire.errors import UserError
@@ -46,7 +47,33 @@ def _fashion_mnist(data_dir: Path, *, folder: str, **options: int) -> Task:
     return Task(words, splits, 1, fashion_mnist.N_CLASSES)
 
 
-TASKS: dict[str, Callable[..., Task]] = {"fashion_mnist": _fashion_mnist, "listops": _listops}
+def _imdb(data_dir: Path, *, folder: str, **options: int) -> Task:
+    reviews = imdb.Reviews(Files(imdb.ARCHIVE, data_dir, folder))
+    return Task(f"IMDB, {_origin(folder)}", imdb.load(data_dir, reviews, **options), imdb.VOCAB_SIZE, len(imdb.CLASSES))
+
+
+def _aan(data_dir: Path, *, folder: str, **options: int) -> Task:
+    splits = aan.load(data_dir, aan.Release(folder), **options)
+    return Task(f"AAN, the release in {folder}", splits, aan.VOCAB_SIZE, aan.N_CLASSES)
+
+
+def _speech_commands(data_dir: Path, *, folder: str, **options: int) -> Task:
+    recordings = speech_commands.Recordings(Files(speech_commands.ARCHIVE, data_dir, folder))
+    splits = speech_commands.load(data_dir, recordings, **options)
+    return Task(f"Speech Commands, {_origin(folder)}", splits, 1, len(speech_commands.WORDS))
+
+
+def _origin(folder: str) -> str:
+    return f"the files in {folder}" if folder else "as published"
+
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "aan": _aan,
+    "fashion_mnist": _fashion_mnist,
+    "imdb": _imdb,
+    "listops": _listops,
+    "speech_commands": _speech_commands,
+}
 
 
 def load_task(options: Mapping[str, Any], data_dir: Path) -> Task:

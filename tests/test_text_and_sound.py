@@ -1,0 +1,214 @@
+"""From the public formats of IMDB, AAN and Speech Commands to training and pruning; preparing again after a kill."""
+
+import importlib
+import itertools
+import json
+import math
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from made_data import pack_tree, pairs, recordings, reviews, write_tree
+
+import aire
+from aire import zoo
+from aire.data.pipeline import batches
+from aire.data.tasks import Task, load_task
+from aire.models import Classifier, ModelConfig
+from aire.training.loop import TrainConfig
+from aire.training.optimizer import make_optimizer
+from aire.training.step import init_state, make_train_step, split_model
+from aire.weights import abstract_model, get_arrays
+from experiments.train import at_rate, model_config
+
+ROOT = Path(__file__).parent.parent
+DATASETS = {"lra_text": "Imdb", "lra_retrieval": "Aan", "speech_commands": "SpeechCommands"}
+NAMES = tuple(DATASETS)
+SIZES = {"lra_text": (64, 10, 32), "lra_retrieval": (64, 32, 32), "speech_commands": (64, 24, 24)}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    """Made-up data of each task, by the name of its config."""
+    folder = tmp_path_factory.mktemp("public")
+    return {
+        "lra_text": pack_tree(folder / "imdb/aclImdb_v1.tar.gz", reviews()),
+        "lra_retrieval": write_tree(folder / "lra_release/tsv_data", pairs()),
+        "speech_commands": pack_tree(folder / "speech/speech_commands_v0.02.tar.gz", recordings()),
+    }
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+def configured(name: str, variants: str = ""):
+    return importlib.import_module(f"configs.{name}_prune").get_config(variants)
+
+
+def train_one_step(options: ModelConfig, config, batch: dict) -> float:
+    """The loss of a training step on a new model; everything in one compilation."""
+    optimizer = make_optimizer(TrainConfig(**config.train.to_dict()).optimizer(epoch_steps=10))
+
+    @jax.jit
+    def step(batch):
+        model = Classifier(options, rngs=nnx.Rngs(0))
+        functions, *_ = split_model(model)
+        return make_train_step(functions, optimizer)(init_state(model, optimizer, jax.random.key(0)), batch)
+
+    state, metrics = step(batch)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["params"]))
+    return float(metrics["loss"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_to_a_training_step(folders, data_dir, name):
+    config = configured(name, "smoke")
+    config.data.folder = str(folders[name])
+    config.model.depth = 1
+    task = load_task(config.data.to_dict(), data_dir)
+    assert tuple(len(split) for split in task.splits.values()) == SIZES[name]
+    batch = batches(task.splits["train"], batch_size=8, seed=0)[0]
+    assert train_one_step(model_config(config.model, task), config, batch) == pytest.approx(
+        math.log(task.n_classes), rel=0.3
+    )
+
+
+# Parameters of the S5 reference's own models, made by its code from its scripts' options (jax.eval_shape of `init`).
+REFERENCE = {"lra_text": (135, 2, 1_321_154), "lra_retrieval": (98, 2, 772_098), "speech_commands": (1, 35, 283_523)}
+
+
+def full_model(config, name: str) -> tuple[ModelConfig, int]:
+    d_input, n_classes, parameters = REFERENCE[name]
+    return model_config(config.model, Task("", {}, d_input, n_classes)), parameters
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_at_full_size(name):
+    model, expected = full_model(configured(name), name)
+    shapes = jax.tree.leaves(nnx.to_pure_dict(nnx.state(abstract_model(model), nnx.Param)))
+    assert sum(math.prod(leaf.shape) for leaf in shapes) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_training_step_at_full_size(name):
+    """Of the paper's model and length, on a batch of two examples."""
+    config = configured(name)
+    options, _ = full_model(config, name)
+    rng, L = np.random.default_rng(0), config.data.get("length", 16_000)
+    n = 4 if options.retrieval else 2
+    if name == "speech_commands":
+        x, lengths = rng.normal(size=(n, L, 1)).astype(np.float32), np.full(n, L, np.int32)
+    else:
+        x, lengths = rng.integers(0, options.d_input, (n, L), np.uint8), rng.integers(1, L, n).astype(np.int32)
+    train_one_step(options, config, {"x": x, "lengths": lengths, "y": np.array([0, 1], np.int32)})
+
+
+# Another sampling rate ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist_small", "fashion_mnist_s4d_small"])
+def test_at_another_rate_two_steps_are_one(name):
+    model = aire.load(zoo.path(name))
+    half = at_rate(model, 2.0)
+    once, twice = (jax.jit(lambda s: s.modes().Lambda_bar)(m.blocks[0].ssm) for m in (model, half))
+    np.testing.assert_allclose(twice, once**2, rtol=1e-4, atol=1e-6)
+    assert model.config.ssm.step_rescale == 1 and half.config.ssm.step_rescale == 2
+    back = get_arrays(at_rate(half, 1.0))
+    assert all(np.array_equal(array, back[path]) for path, array in get_arrays(model).items())
+
+
+def test_the_variant_8khz_loads_what_the_rest_of_the_command_trained():
+    config = configured("speech_commands", "8khz,s4d")
+    assert config.init == "runs/speech_commands_s4d/model.safetensors" and config.name == "speech_commands_s4d_8khz"
+    assert (config.data.sample_every, config.model.ssm.step_rescale) == (2, 2.0)
+
+
+# Preparing -----------------------------------------------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from aire.data.tasks import load_task
+from aire.data.preparation import PreparedOnce
+
+dataset = next(d for d in PreparedOnce.__subclasses__() if d.__name__ == sys.argv[1])
+
+def encode(self, example, encode=dataset.encode, seen=[]):
+    seen.append(example)
+    return encode(self, example) if len(seen) < 60 else os.kill(os.getpid(), signal.SIGKILL)
+
+dataset.encode = encode
+load_task(eval(sys.argv[2]), Path(sys.argv[3]))
+"""
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of the one dataset prepared in a folder, but for its lock."""
+    (dataset,) = (path for path in folder.glob("*/*") if path.parent.name != "downloads")
+    files = {str(path.relative_to(dataset)): path for path in dataset.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if name != "lock"}
+
+
+@pytest.mark.parametrize(
+    "name", ["lra_text", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lra_retrieval", "speech_commands"))]
+)
+def test_killed_while_preparing(folders, tmp_path, name):
+    """kill -9 amid the examples, then the same call: nothing is left of the first, and the data is what an undisturbed
+    preparation writes."""
+    config = configured(name, "smoke").data
+    config.folder = str(folders[name])
+    command = [sys.executable, "-c", KILLED, DATASETS[name], repr(config.to_dict()), str(tmp_path / "killed")]
+    assert subprocess.run(command, capture_output=True, cwd=ROOT).returncode == -signal.SIGKILL
+    left = {path.name.partition(".")[0] for path in (tmp_path / "killed").glob("*/*/*")}
+    assert left == {"incomplete", "lock"}
+    resumed, whole, again = (load_task(config.to_dict(), tmp_path / n) for n in ("killed", "whole", "whole"))
+    for split, other in itertools.product(whole.splits, (resumed, again)):
+        np.testing.assert_array_equal(other.splits[split].x, whole.splits[split].x)
+        np.testing.assert_array_equal(other.splits[split].y, whole.splits[split].y)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+# The commands --------------------------------------------------------------------------------------------------------
+
+
+def run(name: str, folder: Path, data: Path, workdir: Path, *more: str) -> dict:
+    """The results of a run that prunes by one method."""
+    options = f"--config.data.folder={folder}", "--config.prune.methods=('aire',)", f"--data_dir={data}"
+    command = [sys.executable, "run.py", f"--config={name}", *options, f"--workdir={workdir}", *more]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return json.loads((workdir / "results.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["", "s4d,"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_whole_job(folders, data_dir, tmp_path, name, kind):
+    results = run(f"{name}_prune:{kind}smoke", folders[name], data_dir, tmp_path / "run")
+    baseline = "linear classifier" if name == "speech_commands" else "bag of tokens"
+    assert set(results["baselines"]) == {"majority class", baseline}
+    pruned = aire.load(tmp_path / "run/pruned.safetensors")
+    split = load_task(results["config"]["data"], data_dir).splits["test"]
+    batch = split.take(np.arange(len(split)))
+    accuracy = np.mean(np.argmax(pruned(batch["x"], batch["lengths"]), axis=-1) == batch["y"])
+    assert accuracy == pytest.approx(results["chosen"]["aire"]["test"]["accuracy"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["", "s4d,"])
+def test_trained_at_16_khz_and_pruned_at_8(folders, data_dir, tmp_path, kind):
+    folder = folders["speech_commands"]
+    trained = run(f"speech_commands_prune:{kind}smoke", folder, data_dir, tmp_path / "whole")
+    for file in ("model", "pruned"):
+        init = f"--config.init={tmp_path / 'whole' / file}.safetensors"
+        half = run(f"speech_commands_prune:{kind}smoke,8khz", folder, data_dir, tmp_path / file, init)
+        assert half["config"]["name"] == trained["config"]["name"] + "_8khz"
+        assert aire.load(tmp_path / file / "pruned.safetensors").config.ssm.step_rescale == 2
