@@ -84,7 +84,8 @@ def check_pruned_model(workdir, results, data):
     """The accuracy in the results is that of the saved file, by a plain call."""
     split = load_task(results["config"]["data"], data).splits["test"]
     model = aire.load(workdir / "pruned.safetensors")
-    answers = np.argmax(model(split.x, split.lengths), axis=-1)
+    batch = split.take(np.arange(len(split)))
+    answers = np.argmax(model(batch["x"], batch["lengths"]), axis=-1)
     assert np.mean(answers == split.y) == pytest.approx(results["chosen"]["aire"]["test"]["accuracy"])
 
 
@@ -153,7 +154,7 @@ def test_pixels_go_the_same_way(data, tmp_path):
         ([SMOKE, "--config.prune.ratios=(0.5,)"], "prune.ratios must contain 0.0"),
         ([SMOKE, "--config.prune.methods=('airy',)"], "unknown score 'airy': expected one of"),
         ([SMOKE, "--config.prune.scope=local"], "scope='local': expected one of"),
-        ([SMOKE, "--config.data.task=lists"], "unknown task 'lists': expected one of ['fashion_mnist', 'listops']"),
+        ([SMOKE, "--config.data.task=lists"], "unknown task 'lists': expected one of ["),
         (["--config=fashion_mnist_prune:smoke", "--config.data.folder=nowhere"], "nowhere: no train-images-idx3-ubyte"),
         (["--config=fashion_mnist_prune:smoke", "--config.data.pool=5"], "pool=5: expected a divisor of 28"),
         ([SMOKE, "--config.init=nowhere.safetensors"], "no model file at nowhere.safetensors"),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aire.data import fashion_mnist, listops
+from aire.data import cifar10, fashion_mnist, listops, mnist, pictures
 from aire.data.pipeline import Split
 from aire.data.preparation import SPLITS
 from aire.errors import UserError
@@ -40,13 +40,31 @@ def _listops(data_dir: Path, *, length: int, lra_release: str, **generated: Any)
     return Task(words, listops.load(data_dir, source, length=length), listops.VOCAB_SIZE, listops.N_CLASSES)
 
 
-def _fashion_mnist(data_dir: Path, *, folder: str, **options: int) -> Task:
-    words = f"Fashion-MNIST, {f'the files in {folder}' if folder else 'as published'}"
-    splits = fashion_mnist.load(data_dir, fashion_mnist.Files(folder), **options)
-    return Task(words, splits, 1, fashion_mnist.N_CLASSES)
+def _fashion_mnist(data_dir: Path, *, folder: str, **options: Any) -> Task:
+    splits = fashion_mnist.load(data_dir, folder, **options)
+    return Task(f"Fashion-MNIST, {_origin(folder)}", splits, 1, pictures.N_CLASSES)
 
 
-TASKS: dict[str, Callable[..., Task]] = {"fashion_mnist": _fashion_mnist, "listops": _listops}
+def _mnist(data_dir: Path, *, folder: str, permuted: bool, **options: Any) -> Task:
+    splits = mnist.load(data_dir, folder, permuted=permuted, **options)
+    return Task(f"{'permuted ' * permuted}MNIST, {_origin(folder)}", splits, 1, pictures.N_CLASSES)
+
+
+def _cifar10(data_dir: Path, *, folder: str, grey: bool, **options: Any) -> Task:
+    splits = cifar10.load(data_dir, folder, grey=grey, **options)
+    return Task(f"CIFAR-10 in {'grey' if grey else 'colour'}, {_origin(folder)}", splits, 1 if grey else 3, pictures.N_CLASSES)
+
+
+def _origin(folder: str) -> str:
+    return f"the files in {folder}" if folder else "as published"
+
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "cifar10": _cifar10,
+    "fashion_mnist": _fashion_mnist,
+    "listops": _listops,
+    "mnist": _mnist,
+}
 
 
 def load_task(options: Mapping[str, Any], data_dir: Path) -> Task:
