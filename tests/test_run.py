@@ -143,7 +143,7 @@ def test_pixels_go_the_same_way(data, tmp_path):
 @pytest.mark.parametrize(
     "args,message",
     [
-        ([], "give one --config=NAME; there are: compare_methods, fashion_mnist_prune, lra_listops_prune"),
+        ([], "give one --config=NAME; there are: compare_methods, fashion_mnist_prune, lra_"),
         (["--config=lra_listop_prune"], "unknown config 'lra_listop_prune' (did you mean 'lra_listops_prune'?)"),
         (["--config=lra_listops_prune:tiny"], "unknown variant 'tiny': expected one of ['s4d', 'small', 'smoke']"),
         ([SMOKE, "--config.train.epoch=3"], "the config has no 'train.epoch' (did you mean 'epochs'?)"),
