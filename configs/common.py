@@ -1,6 +1,7 @@
 """What the configs share: the defaults of the main job, and variants."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -135,3 +136,44 @@ def pruning() -> ConfigDict:
             "batch_size": 200,
         }
     )
+
+
+def picture_data(task: str, **options: Any) -> ConfigDict:
+    """Options of a task of pictures, all of which are taken."""
+    return ConfigDict(
+        {
+            "task": task,
+            **options,
+            "pool": 1,  # side of the squares whose mean is one step: L = (side of a picture / pool)²
+            "train_examples": 0,  # at most; 0: all
+            "validation_examples": 0,
+            "test_examples": 0,
+            "folder": "",  # of the files; empty: the published ones
+        }
+    )
+
+
+def small_pictures(config: ConfigDict) -> None:
+    """All pictures, pooled to half their side, and a model that one CPU core trains in about 30 minutes."""
+    config.name += "_small"
+    config.seed = 0
+    # Fewer pictures and ratios, for every method is to be swept and tested within three minutes.
+    config.data.update(pool=2, validation_examples=2_000, test_examples=2_000)
+    config.model.update(depth=4, d_model=64, states=32)
+    if config.model.ssm.kind == "s5":
+        config.model.ssm.update(blocks=1, clip_eigs=True)  # clipped, every state's energy is finite
+    config.train.update(batch_size=32, epochs=6, evaluate_every=1000)
+    config.prune.ratios = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
+    config.prune.batch_size = 50
+
+
+def smoke_pictures(config: ConfigDict) -> None:
+    """Every stage in seconds, on few pictures, pooled to a quarter of their side; the accuracy means nothing."""
+    config.name += "_smoke"
+    config.seed = 0
+    config.data.update(pool=4, train_examples=256, validation_examples=64, test_examples=64)
+    config.model.update(depth=2, d_model=16, states=8)
+    if config.model.ssm.kind == "s5":
+        config.model.ssm.blocks = 1
+    config.train.update(batch_size=16, epochs=2)
+    config.prune.update(ratios=(0.0, 0.25, 0.5, 0.75), batch_size=64)

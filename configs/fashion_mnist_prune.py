@@ -25,14 +25,7 @@ def get_config(variants: str = "") -> ConfigDict:
             "name": "fashion_mnist",
             "seed": 0,
             "init": "scratch",  # or "zoo", a .safetensors file, or a reference's checkpoint
-            "data": {
-                "task": "fashion_mnist",
-                "pool": 1,  # side of the squares whose mean is one step: L = (28 / pool)²
-                "train_examples": 0,  # at most; 0: all, 55,000
-                "validation_examples": 0,  # 5,000
-                "test_examples": 0,  # 10,000
-                "folder": "",  # of the four idx files; empty: the published ones
-            },
+            "data": common.picture_data("fashion_mnist"),
             "model": common.s5_model(),
             "train": common.training(),
             "prune": common.pruning(),
@@ -41,7 +34,7 @@ def get_config(variants: str = "") -> ConfigDict:
     config.model.update(depth=4, d_model=96, states=64, dropout=0.1)
     config.model.ssm.update(blocks=1)
     config.train.update(epochs=150, lr=0.008, ssm_lr=0.002, weight_decay=0.01)
-    for change in common.parse_variants(variants, {"s4d": s4d, "small": small, "smoke": smoke}):
+    for change in common.parse_variants(variants, {"s4d": s4d, "small": small, "smoke": common.smoke_pictures}):
         change(config)
     return config
 
@@ -55,23 +48,6 @@ def s4d(config: ConfigDict) -> None:
 
 
 def small(config: ConfigDict) -> None:
-    """All pictures, pooled to 14×14 (L = 196), and a model that one CPU core trains in under 30 minutes."""
-    config.name += "_small"
+    """Pooled to 14×14 (L = 196); the zoo has its trained model."""
+    common.small_pictures(config)
     config.init = "zoo"
-    # Fewer pictures and ratios, for every method is to be swept and tested within three minutes.
-    config.data.update(pool=2, validation_examples=2_000, test_examples=2_000)
-    config.model.update(d_model=64, states=32)
-    if config.model.ssm.kind == "s5":
-        config.model.ssm.clip_eigs = True  # keeps every state's energy finite
-    config.train.update(batch_size=32, epochs=6, evaluate_every=1000)
-    config.prune.ratios = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
-    config.prune.batch_size = 50
-
-
-def smoke(config: ConfigDict) -> None:
-    """Every stage in seconds, on few pictures, pooled to 7×7; the accuracy means nothing."""
-    config.name += "_smoke"
-    config.data.update(pool=4, train_examples=256, validation_examples=64, test_examples=64)
-    config.model.update(depth=2, d_model=16, states=8)
-    config.train.update(batch_size=16, epochs=2)
-    config.prune.update(ratios=(0.0, 0.25, 0.5, 0.75), batch_size=64)

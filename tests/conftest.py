@@ -8,7 +8,9 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.path.dirname(__file__)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import gzip
+import io
 import struct
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +61,33 @@ def write_idx(folder: Path, arrays: dict[str, np.ndarray], *, packed: bool = Tru
     for name, array in arrays.items():
         content = idx_bytes(array)
         (folder / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(content) if packed else content)
+    return folder
+
+
+def cifar_batches(seed: int = 0, train: int = 4, test: int = 10) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Made-up pictures, (n, 3, 32, 32) uint8, and labels, by the names of CIFAR-10's batches."""
+    rng = np.random.default_rng(seed)
+    counts = {f"data_batch_{i}": train for i in range(1, 6)} | {"test_batch": test}
+    return {
+        name: (rng.integers(0, 256, (n, 3, 32, 32), np.uint8), rng.integers(0, 10, n, np.uint8))
+        for name, n in counts.items()
+    }
+
+
+def binary_batch(images: np.ndarray, labels: np.ndarray) -> bytes:
+    """A batch of CIFAR-10's binary version: for each picture its label, then red, green and blue."""
+    return b"".join(bytes([label]) + image.tobytes() for image, label in zip(images, labels.tolist(), strict=True))
+
+
+def write_cifar(folder: Path, batches: dict[str, tuple[np.ndarray, np.ndarray]]) -> Path:
+    """The batches as the binary version's archive; returns the folder it is in."""
+    folder.mkdir(exist_ok=True)
+    with tarfile.open(folder / "cifar-10-binary.tar.gz", "w:gz") as tar:
+        files = {f"{name}.bin": binary_batch(*batch) for name, batch in batches.items()} | {"readme.html": b"<html>"}
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
     return folder
 
 

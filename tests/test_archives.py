@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aire.data.archives import Archive, Files, download
+from aire.data.archives import Archive, Files, download, megabytes
 from aire.errors import UserError
 
 TREE = {
@@ -62,7 +62,7 @@ def unpack(folder: Path, tree: dict[str, bytes] = TREE) -> Path:
 def test_downloaded_once(published, tmp_path, capsys):
     files = Files(published, tmp_path / "data")
     assert dict(files.members()) == WANTED
-    assert f"Things: downloading {published.size / 1e6:.1f} MB from file://" in capsys.readouterr().out
+    assert f"Things: downloading {megabytes(published.size)} from file://" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "data/downloads").iterdir()} == {"things.tar.gz", "lock"}
     (tmp_path / "public/things.tar.gz").unlink()
     assert dict(files.members()) == WANTED
@@ -76,7 +76,7 @@ def test_the_name_needs_no_download(published, tmp_path):
 
 
 def test_a_damaged_download_is_replaced(published, tmp_path, capsys):
-    path = download(published, tmp_path)
+    path = download(published, tmp_path / "downloads")
     path.write_bytes(path.read_bytes()[:-1])
     path.with_name(".things.tar.gz.partial").write_bytes(b"of a killed process")
     assert dict(Files(published, tmp_path).members()) == WANTED
@@ -97,7 +97,7 @@ def test_a_damaged_download_is_replaced(published, tmp_path, capsys):
 def test_downloads_that_fail(published, tmp_path, changes, message):
     archive = dataclasses.replace(published, **changes)
     with pytest.raises(UserError, match=message) as error:
-        download(archive, tmp_path / "data")
+        download(archive, tmp_path / "data/downloads")
     assert "\n" not in str(error.value)
     assert "needed: things.tar.gz, " in str(error.value) and "--config.data.folder=FOLDER" in str(error.value)
     assert [path.name for path in (tmp_path / "data/downloads").iterdir()] == ["lock"]
@@ -106,13 +106,13 @@ def test_downloads_that_fail(published, tmp_path, changes, message):
 def test_no_place_to_write(published, tmp_path):
     (tmp_path / "data").write_bytes(b"a file")
     with pytest.raises(UserError, match=r"cannot write .*data/downloads/things.tar.gz: "):
-        download(published, tmp_path / "data")
+        download(published, tmp_path / "data/downloads")
 
 
 def test_several_at_once(published, tmp_path, capsys):
     """Threads in the place of processes: the lock belongs to the open file."""
     with ThreadPoolExecutor(3) as pool:
-        paths = list(pool.map(download, [published] * 3, [tmp_path] * 3))
+        paths = list(pool.map(download, [published] * 3, [tmp_path / "downloads"] * 3))
     assert len(set(paths)) == 1
     assert capsys.readouterr().out.count("Things: downloading") == 1
     assert dict(Files(published, tmp_path).members()) == WANTED
@@ -126,7 +126,7 @@ def test_the_archive_in_a_folder(published, tmp_path, given):
     folder = tmp_path / "public"
     files = Files(published, tmp_path / "data", folder if given == "its folder" else folder / "things.tar.gz")
     assert dict(files.members()) == WANTED
-    assert files.config_name() == "published"
+    assert files.config_name() == "published" and files.is_in_folder()
     assert not (tmp_path / "data").exists()
 
 
@@ -142,7 +142,7 @@ def test_another_archive_of_the_format(published, tmp_path, packed):
 @pytest.mark.parametrize("below", ["", "things"])
 def test_the_unpacked_tree(published, tmp_path, below):
     files = Files(published, tmp_path / "data", unpack(tmp_path / "tree") / below)
-    assert list(files.members()) == sorted(WANTED.items())
+    assert list(files.members()) == sorted(WANTED.items()) and files.is_in_folder()
     before = files.config_name()
     assert before == files.config_name() and before.startswith("folder_")
     (tmp_path / "tree/things/notes.md").write_bytes(b"changed, and not wanted")
@@ -155,6 +155,7 @@ def test_the_unpacked_tree(published, tmp_path, below):
 def test_nothing_there(published, tmp_path, folder, message):
     with pytest.raises(UserError, match=rf"{message}; needed: things.tar.gz, .* get it from file://.*=FOLDER$"):
         list(Files(published, tmp_path / "data", tmp_path / folder).members())
+    assert not Files(published, tmp_path / "data", tmp_path).is_in_folder()
 
 
 # Archives that are none ----------------------------------------------------------------------------------------------
@@ -181,7 +182,7 @@ def test_flipped_bytes(tmp_path, packed):
     """Anywhere: what cannot be read is one clear error. Where gzip's checksum covers it, nothing passes."""
     content = bytearray(tar_bytes({"things/a/1.txt": bytes(range(200))}))
     content = bytearray(gzip.compress(content, mtime=0)) if packed else content
-    for place in range(10 if packed else 0, len(content) if packed else 700):
+    for place in range(10 if packed else 0, len(content) if packed else 700, 5):
         damaged = content.copy()
         damaged[place] ^= 0x55
         archive = publish(tmp_path, bytes(damaged))

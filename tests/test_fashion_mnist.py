@@ -1,6 +1,6 @@
-"""Fashion-MNIST: idx files against bytes typed in, pooling by hand, the splits, the published files, preparing once."""
+"""Fashion-MNIST: pooling by hand, the splits, the published files, preparing once."""
 
-import gzip
+import dataclasses
 import hashlib
 import signal
 import subprocess
@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from conftest import idx_bytes, pictures, write_idx
 
-from aire.data import fashion_mnist
-from aire.data.fashion_mnist import DEBIAN_FOLDER, MEAN, STD, Files, IdxFile, load, to_sequences, unpack
+from aire.data import fashion_mnist, idx
+from aire.data.fashion_mnist import MEAN, PUBLISHED, STD, files, load
+from aire.data.idx import Checksums
+from aire.data.pictures import Sequences
 from aire.errors import UserError
 
 
@@ -24,65 +26,32 @@ def folder(tmp_path) -> Path:
 @pytest.fixture
 def publish(folder, tmp_path, monkeypatch):
     """Tiny files as if they were the published ones, at an address of this machine; no package is installed."""
-    monkeypatch.setattr(fashion_mnist, "URL", folder.as_uri() + "/")
-    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", tmp_path / "debian")
-    digests = {name: hashlib.sha256(idx_bytes(array)).hexdigest() for name, array in pictures().items()}
-    monkeypatch.setattr(fashion_mnist, "SHA256", digests)
+    published = dataclasses.replace(
+        PUBLISHED,
+        url=folder.as_uri() + "/",
+        package=tmp_path / "debian",
+        files={
+            name: Checksums(
+                len(packed := (folder / f"{name}.gz").read_bytes()), sha256(packed), sha256(idx_bytes(array))
+            )
+            for name, array in pictures().items()
+        },
+    )
+    monkeypatch.setattr(fashion_mnist, "PUBLISHED", published)
     return folder
 
 
-# The idx files -------------------------------------------------------------------------------------------------------
-
-LABELS = bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 0, 9])
-PICTURES = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 3, *range(1, 13)])
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
-def test_idx():
-    assert IdxFile("labels", LABELS).parse(()).tolist() == [7, 0, 9]
-    pictures = IdxFile("pictures", PICTURES).parse((2, 3))
-    assert pictures.dtype == np.uint8
-    assert pictures.tolist() == [[[1, 2, 3], [4, 5, 6]], [[7, 8, 9], [10, 11, 12]]]
+def to_sequences(images: np.ndarray, pool: int) -> np.ndarray:
+    return Sequences(28, pool, MEAN, STD)(images)
 
 
-def test_idx_packed_or_not():
-    for data in (LABELS, gzip.compress(LABELS)):
-        assert unpack(data, "labels") == IdxFile("labels", LABELS)
-
-
-@pytest.mark.parametrize(
-    ("content", "item", "message"),
-    [
-        (b"", (), "begins with nothing; expected an idx file that begins with 00 00 08 01"),
-        (b"\x00\x00", (), "begins with 00 00; expected"),
-        (b"<htm" + LABELS, (), "begins with 3c 68 74 6d; expected"),
-        (bytes([0, 0, 13]) + LABELS[3:], (), "begins with 00 00 0d 01; expected"),  # floats
-        (LABELS, (2, 3), "begins with 00 00 08 01; expected an idx file that begins with 00 00 08 03"),
-        (PICTURES[:15], (2, 3), "15 bytes, its header alone has 16: truncated"),
-        (PICTURES, (28, 28), r"items of shape \(2, 3\); expected \(28, 28\)"),
-        (PICTURES[:-1], (2, 3), "expected 28 bytes for 2 items, found 27; it is damaged"),
-        (PICTURES + b"\x00", (2, 3), "expected 28 bytes for 2 items, found 29; it is damaged"),
-        (LABELS[:4] + b"\xff" * 4 + LABELS[8:], (), "expected 4,294,967,303 bytes for 4,294,967,295 items, found 11"),
-    ],
-)
-def test_idx_that_is_none(content, item, message):
-    with pytest.raises(UserError, match=f"^some file: {message}"):
-        IdxFile("some file", content).parse(item)
-
-
-@pytest.mark.parametrize("damage", ["cut", "header", "flip", "trailer"])
-def test_damaged_gzip(damage):
-    packed = bytearray(gzip.compress(bytes(range(200))))
-    match damage:
-        case "cut":
-            del packed[-12:]
-        case "header":
-            packed[2] = 99
-        case "flip":
-            packed[20] ^= 255
-        case "trailer":
-            packed += b"more"
-    with pytest.raises(UserError, match=r"^some file: cannot be unpacked \(.*get it again$"):
-        unpack(bytes(packed), "some file")
+def inputs(split) -> np.ndarray:
+    """All of a split as the model gets it."""
+    return split.take(np.arange(len(split)))["x"]
 
 
 # Sequences -----------------------------------------------------------------------------------------------------------
@@ -122,7 +91,7 @@ def test_pooling_keeps_the_mean(pool):
 @pytest.mark.parametrize("packed", [True, False])
 def test_splits(tmp_path, packed):
     made = pictures()
-    splits = load(tmp_path / "data", Files(write_idx(tmp_path / "files", made, packed=packed)))
+    splits = load(tmp_path / "data", write_idx(tmp_path / "files", made, packed=packed))
     images, labels = made["train-images-idx3-ubyte"], made["train-labels-idx1-ubyte"]
     held_out = [11, 23, 35]
     expected = {
@@ -132,19 +101,19 @@ def test_splits(tmp_path, packed):
     }
     assert list(splits) == list(expected)
     for name, split in splits.items():
-        assert (split.x.dtype, split.lengths.dtype, split.y.dtype) == (np.float32, np.int32, np.int32)
-        np.testing.assert_array_equal(split.x, to_sequences(expected[name][0], 1))
+        assert (inputs(split).dtype, split.lengths.dtype, split.y.dtype) == (np.float32, np.int32, np.int32)
+        np.testing.assert_array_equal(inputs(split), to_sequences(expected[name][0], 1))
         np.testing.assert_array_equal(split.y, expected[name][1])
         assert set(split.lengths.tolist()) == {784}
 
 
 def test_prepared_once_for_all_options(folder, tmp_path, monkeypatch, capsys):
-    whole = load(tmp_path / "data", Files(folder))
+    whole = load(tmp_path / "data", folder)
     assert "46/46 examples (100%)" in capsys.readouterr().out
-    monkeypatch.setattr(Files, "splits", lambda self: pytest.fail("prepared a second time"))
-    pooled = load(tmp_path / "data", Files(str(folder)), pool=2, train_examples=30, validation_examples=2)
+    monkeypatch.setattr(idx.Files, "splits", lambda self: pytest.fail("prepared a second time"))
+    pooled = load(tmp_path / "data", str(folder), pool=2, train_examples=30, validation_examples=2)
     assert capsys.readouterr() == ("", "")
-    assert {name: split.x.shape for name, split in pooled.items()} == {
+    assert {name: inputs(split).shape for name, split in pooled.items()} == {
         "train": (30, 196, 1),
         "validation": (2, 196, 1),
         "test": (10, 196, 1),
@@ -153,9 +122,9 @@ def test_prepared_once_for_all_options(folder, tmp_path, monkeypatch, capsys):
 
 
 def test_changed_files_are_read_anew_and_packing_does_not_matter(folder, tmp_path):
-    before = Files(folder).config_name()
-    assert Files(write_idx(tmp_path / "unpacked", pictures(), packed=False)).config_name() == before
-    assert Files(write_idx(folder, pictures(seed=1))).config_name() != before
+    before = files("", folder).config_name()
+    assert files("", write_idx(tmp_path / "unpacked", pictures(), packed=False)).config_name() == before
+    assert files("", write_idx(folder, pictures(seed=1))).config_name() != before
 
 
 @pytest.mark.parametrize(
@@ -168,16 +137,16 @@ def test_changed_files_are_read_anew_and_packing_does_not_matter(folder, tmp_pat
 )
 def test_bad_options_are_noticed_before_preparing(folder, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
-        load(tmp_path / "data", Files(folder), **options)
+        load(tmp_path / "data", folder, **options)
     assert not (tmp_path / "data").exists()
 
 
 def test_missing_files(folder, tmp_path):
     (folder / "train-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(UserError, match=r"files: no train-labels-idx1-ubyte there, .*dataset-fashion-mnist.*http://"):
-        load(tmp_path / "data", Files(folder))
+        load(tmp_path / "data", folder)
     with pytest.raises(UserError, match=r"nowhere: no train-images-.*, train-labels-.*, t10k-images-.*, t10k-labels"):
-        load(tmp_path / "data", Files(tmp_path / "nowhere"))
+        load(tmp_path / "data", tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +162,7 @@ def test_missing_files(folder, tmp_path):
 def test_files_that_do_not_fit(folder, tmp_path, changes, message):
     write_idx(folder, changes)
     with pytest.raises(UserError, match=message) as error:
-        load(tmp_path / "data", Files(folder))
+        load(tmp_path / "data", folder)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.glob("data/fashion_mnist/*/1.0.0")), "data from files that do not fit was kept"
 
@@ -202,32 +171,33 @@ def test_files_that_do_not_fit(folder, tmp_path, changes, message):
 
 
 def test_download(publish, tmp_path, capsys):
-    splits = load(tmp_path / "data", Files())
-    assert capsys.readouterr().out.count("Fashion-MNIST: downloading file://") == 4
+    splits = load(tmp_path / "data")
+    assert capsys.readouterr().out.count("Fashion-MNIST: downloading ") == 4
     np.testing.assert_array_equal(splits["test"].y, pictures()["t10k-labels-idx1-ubyte"])
     for path in publish.iterdir():
         path.unlink()
-    again = load(tmp_path / "data", Files())
-    np.testing.assert_array_equal(again["train"].x, splits["train"].x)
+    again = load(tmp_path / "data")
+    np.testing.assert_array_equal(inputs(again["train"]), inputs(splits["train"]))
 
 
 def test_the_published_files_in_a_folder_are_the_published_ones(publish):
-    assert Files(publish).config_name() == Files().config_name() == "published"
+    assert files("", publish).config_name() == files("").config_name() == "published"
 
 
 def test_debians_package_saves_the_download(publish, tmp_path, capsys):
-    publish.rename(fashion_mnist.DEBIAN_FOLDER)
-    assert len(load(tmp_path / "data", Files())["test"]) == 10
+    publish.rename(tmp_path / "debian")
+    assert len(load(tmp_path / "data")["test"]) == 10
     printed = capsys.readouterr().out
     assert f"taking the files of Debian's package, {tmp_path / 'debian'}" in printed and "downloading" not in printed
 
 
-def test_other_files_than_the_published(publish, tmp_path):
-    write_idx(publish, pictures(seed=1))
-    with pytest.raises(
-        UserError, match=r"train-images-idx3-ubyte.gz: not the published file: SHA-256 .* is [0-9a-f]{64}"
-    ):
-        load(tmp_path / "data", Files())
+@pytest.mark.parametrize("package", [True, False])
+def test_other_files_than_the_published(publish, tmp_path, package):
+    """From a package, what the files hold counts; from the network, every byte."""
+    write_idx(tmp_path / "debian" if package else publish, pictures(seed=1))
+    sha = "SHA-256 of what it holds is" if package else "its SHA-256 is"
+    with pytest.raises(UserError, match=rf"train-images-idx3-ubyte.gz: not the published file: {sha} [0-9a-f]{{64}}, "):
+        load(tmp_path / "data")
     assert not list(tmp_path.glob("data/fashion_mnist/*/1.0.0"))
 
 
@@ -237,20 +207,20 @@ def test_download_fails(publish, tmp_path):
         r"cannot download file://.*t10k-images.*\.gz \(.*No such file.*\); install Debian's package .*--config\.data"
     )
     with pytest.raises(UserError, match=message) as error:
-        load(tmp_path / "data", Files())
+        load(tmp_path / "data")
     assert "\n" not in str(error.value)
 
 
 KILLED = """
 import os, signal, sys
-from aire.data.fashion_mnist import FashionMnist, Files, load
+from aire.data.fashion_mnist import FashionMnist, load
 
 def encode(self, example, encode=FashionMnist.encode, seen=[]):
     seen.append(example)
     return encode(self, example) if len(seen) < 60 else os.kill(os.getpid(), signal.SIGKILL)
 
 FashionMnist.encode = encode
-load(sys.argv[1], Files(sys.argv[2]))
+load(sys.argv[1], sys.argv[2])
 """
 
 
@@ -261,15 +231,15 @@ def test_killed_while_preparing(folder, tmp_path):
     assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
     left = {path.name.partition(".")[0] for path in tmp_path.glob("data/fashion_mnist/*/*")}
     assert left == {"incomplete", "lock"}
-    assert len(load(tmp_path / "data", Files(folder))["train"]) == 110
+    assert len(load(tmp_path / "data", folder)["train"]) == 110
     assert {path.name for path in tmp_path.glob("data/fashion_mnist/*/*")} == {"1.0.0", "lock"}
 
 
-@pytest.mark.skipif(not DEBIAN_FOLDER.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
+@pytest.mark.skipif(not PUBLISHED.package.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
 def test_debians_files_are_the_published_ones():
     """And MEAN and STD are theirs."""
-    assert Files(DEBIAN_FOLDER).config_name() == "published"
-    pictures = Files(DEBIAN_FOLDER)._files["train-images-idx3-ubyte"].parse((28, 28))
+    assert files("", PUBLISHED.package).config_name() == "published"
+    pictures = files("", PUBLISHED.package).contents["train-images-idx3-ubyte"].parse((28, 28))
     counts = np.bincount(pictures.ravel(), minlength=256) / pictures.size
     grey = np.arange(256) / 255
     mean = counts @ grey

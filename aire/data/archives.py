@@ -37,6 +37,7 @@ class Archive:
         size: bytes.
         root: of a tar file, the folder in it that holds the data, such as "aclImdb"; "" if there is none.
         pattern: of a tar file, a regular expression that the whole names of the wanted members match, below `root`.
+        advice: how else to get it, as the end of a message; empty: from `url` by hand.
     """
 
     title: str
@@ -45,6 +46,7 @@ class Archive:
     size: int
     root: str = ""
     pattern: str = ".*"
+    advice: str = ""
 
     @property
     def name(self) -> str:
@@ -54,7 +56,7 @@ class Archive:
     @property
     def how_to_get(self) -> str:
         """What a user can do without a network, as the end of a message."""
-        return (
+        return self.advice or (
             f"needed: {self.name}, {megabytes(self.size)}; get it from {self.url} "
             "and name its folder with --config.data.folder=FOLDER"
         )
@@ -93,6 +95,11 @@ class Files:
             digest = sha256(path)
         return "published" if digest == self.archive.sha256 else f"folder_{digest[:16]}"
 
+    def is_in_folder(self) -> bool:
+        """Whether the user's folder has the archive by its name, or some of what it unpacks to."""
+        path = self._path()
+        return any(True for _ in self._tree(path)) if path.is_dir() else path.name == self.archive.name
+
     def members(self) -> Iterator[tuple[str, bytes]]:
         """Names below `archive.root` and contents of all wanted files, one in memory at a time.
 
@@ -109,7 +116,7 @@ class Files:
     def _path(self) -> Path:
         """The archive, or the folder that stands for its `root`."""
         if not self.folder:
-            return download(self.archive, self.data_dir)
+            return download(self.archive, Path(self.data_dir, "downloads"))
         folder = Path(self.folder)
         if folder.is_file():
             return folder
@@ -180,8 +187,8 @@ def _unzipped(path: Path) -> Iterator:
 # Downloading ---------------------------------------------------------------------------------------------------------
 
 
-def download(archive: Archive, data_dir: str | Path) -> Path:
-    """The published file, in `downloads` in `data_dir`; downloaded unless a good one is there.
+def download(archive: Archive, folder: Path) -> Path:
+    """The published file, in `folder`; downloaded unless a good one is there.
 
     Of several processes that need it at once, one downloads it and the others wait. What a killed one leaves has
     another name, and the next download replaces it.
@@ -189,7 +196,6 @@ def download(archive: Archive, data_dir: str | Path) -> Path:
     Raises:
         UserError: it cannot be downloaded, is not what was published, or cannot be written.
     """
-    folder = Path(data_dir, "downloads")
     path = folder / archive.name
     with writing(path):
         with locked(folder, f"downloads to {folder}"):
@@ -249,5 +255,5 @@ def sha256(path: Path) -> str:
 
 
 def megabytes(size: int) -> str:
-    """170052171 -> "170.1 MB"."""
-    return f"{size / MEGABYTE:,.1f} MB"
+    """170052171 -> "170.1 MB", 4542 -> "5 kB"."""
+    return f"{size / MEGABYTE:,.1f} MB" if size >= MEGABYTE / 10 else f"{size / 1000:,.0f} kB"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aire.data import aan, fashion_mnist, imdb, listops, speech_commands
+from aire.data import aan, cifar10, fashion_mnist, imdb, listops, mnist, pictures, speech_commands
 from aire.data.archives import Files
 from aire.data.pipeline import Split
 from aire.data.preparation import SPLITS
@@ -41,10 +41,9 @@ def _listops(data_dir: Path, *, length: int, lra_release: str, **generated: Any)
     return Task(words, listops.load(data_dir, source, length=length), listops.VOCAB_SIZE, listops.N_CLASSES)
 
 
-def _fashion_mnist(data_dir: Path, *, folder: str, **options: int) -> Task:
-    words = f"Fashion-MNIST, {f'the files in {folder}' if folder else 'as published'}"
-    splits = fashion_mnist.load(data_dir, fashion_mnist.Files(folder), **options)
-    return Task(words, splits, 1, fashion_mnist.N_CLASSES)
+def _fashion_mnist(data_dir: Path, *, folder: str, **options: Any) -> Task:
+    splits = fashion_mnist.load(data_dir, folder, **options)
+    return Task(f"Fashion-MNIST, {_origin(folder)}", splits, 1, pictures.N_CLASSES)
 
 
 def _imdb(data_dir: Path, *, folder: str, **options: int) -> Task:
@@ -63,15 +62,29 @@ def _speech_commands(data_dir: Path, *, folder: str, **options: int) -> Task:
     return Task(f"Speech Commands, {_origin(folder)}", splits, 1, len(speech_commands.WORDS))
 
 
+def _mnist(data_dir: Path, *, folder: str, permuted: bool, **options: Any) -> Task:
+    splits = mnist.load(data_dir, folder, permuted=permuted, **options)
+    return Task(f"{'permuted ' * permuted}MNIST, {_origin(folder)}", splits, 1, pictures.N_CLASSES)
+
+
+def _cifar10(data_dir: Path, *, folder: str, grey: bool, **options: Any) -> Task:
+    splits = cifar10.load(data_dir, folder, grey=grey, **options)
+    return Task(
+        f"CIFAR-10 in {'grey' if grey else 'colour'}, {_origin(folder)}", splits, 1 if grey else 3, pictures.N_CLASSES
+    )
+
+
 def _origin(folder: str) -> str:
     return f"the files in {folder}" if folder else "as published"
 
 
 TASKS: dict[str, Callable[..., Task]] = {
     "aan": _aan,
+    "cifar10": _cifar10,
     "fashion_mnist": _fashion_mnist,
     "imdb": _imdb,
     "listops": _listops,
+    "mnist": _mnist,
     "speech_commands": _speech_commands,
 }
 
