@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aire.data import fashion_mnist, listops
+from aire.data import fashion_mnist, listops, pathfinder
 from aire.data.pipeline import Split
 from aire.data.preparation import SPLITS
 from aire.errors import UserError
@@ -46,7 +46,17 @@ def _fashion_mnist(data_dir: Path, *, folder: str, **options: int) -> Task:
     return Task(words, splits, 1, fashion_mnist.N_CLASSES)
 
 
-TASKS: dict[str, Callable[..., Task]] = {"fashion_mnist": _fashion_mnist, "listops": _listops}
+def _pathfinder(data_dir: Path, **generated: Any) -> Task:
+    source = pathfinder.Generated(**generated)
+    words = f"Pathfinder, drawn from seed {source.seed}"
+    return Task(words, pathfinder.load(data_dir, source), 1, pathfinder.N_CLASSES)
+
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "fashion_mnist": _fashion_mnist,
+    "listops": _listops,
+    "pathfinder": _pathfinder,
+}
 
 
 def load_task(options: Mapping[str, Any], data_dir: Path) -> Task:
