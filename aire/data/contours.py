@@ -55,8 +55,9 @@ DESIGNS = {
     # The two of the Long Range Arena, with the numbers that its lra_benchmarks/data/pathfinder.py states.
     "lra32": Design(32, 1, 14, 4, 5, 2, 0.5, (1,), 1.0, 7, 1.5, 1.5, 2.0),
     "lra128": Design(128, 1, 14, 4, 8, 5, 1.5, (2, 3), 1.8, 20, 3, 0.9, 0.9),
-    # For models that a CPU trains.
+    # For models that a CPU trains: shorter contours, fewer pixels.
     "small16": Design(16, 0.5, 5, 2, 2, 2, 1.0, (0.7,), 1.0, 3, 1.2, 0.75, 1.0),
+    "small32": Design(32, 1, 7, 3, 4, 3, 1.0, (1, 1.5), 1.2, 6, 1.5, 0.9, 0.9),
 }
 
 
@@ -84,7 +85,8 @@ class Picture:
 def draw(design: Design, connected: bool, seed: str) -> Picture:
     """A picture whose dots are the ends of one contour (`connected`) or of both; the same for the same seed."""
     random = Random(seed).random  # and nothing else: the one method whose numbers Python promises never to change
-    while (picture := _try(design, connected, random)) is None:
+    margin = design.margins[int(random() * len(design.margins))]
+    while (picture := _try(design, margin, connected, random)) is None:
         pass
     return picture
 
@@ -97,9 +99,8 @@ _TRIES_PER_DASH = 8
 _BEGINNINGS = 10  # tried for one contour
 
 
-def _try(design: Design, connected: bool, random: Draw) -> Picture | None:
+def _try(design: Design, margin: float, connected: bool, random: Draw) -> Picture | None:
     """One attempt; None where a contour runs into a dead end."""
-    margin = design.margins[int(random() * len(design.margins))]
     room = _Room(design, margin, random)
     inner = 2 * design.seed_distance
     begin = complex(*(inner + random() * (design.side - 2 * inner) for _ in "xy"))
@@ -246,7 +247,7 @@ def _strip(distance: np.ndarray, width: float) -> np.ndarray:
 
 
 def _patches(middles: np.ndarray, reach: float, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows (n, k, 1) and columns (n, 1, k) of the pixels around each point (n,), and their offsets from it (n, k, k)."""
+    """Rows (n, k, 1) and columns (n, 1, k) of the pixels around points (n,), and their offsets from them (n, k, k)."""
     k = np.arange(-math.ceil(reach), math.ceil(reach) + 1)
     rows = (np.floor(middles.imag).astype(int)[:, None] + k)[:, :, None]
     columns = (np.floor(middles.real).astype(int)[:, None] + k)[:, None, :]

@@ -46,10 +46,12 @@ def _fashion_mnist(data_dir: Path, *, folder: str, **options: int) -> Task:
     return Task(words, splits, 1, fashion_mnist.N_CLASSES)
 
 
-def _pathfinder(data_dir: Path, **generated: Any) -> Task:
-    source = pathfinder.Generated(**generated)
-    words = f"Pathfinder, drawn from seed {source.seed}"
-    return Task(words, pathfinder.load(data_dir, source), 1, pathfinder.N_CLASSES)
+def _pathfinder(data_dir: Path, *, lra_release: str, **generated: Any) -> Task:
+    drawn = pathfinder.Generated(**generated)
+    source = pathfinder.Release(lra_release, drawn.side) if lra_release else drawn
+    words = f"the release in {lra_release}" if lra_release else f"drawn from seed {drawn.seed}"
+    splits = pathfinder.load(data_dir, source)
+    return Task(f"Pathfinder at {drawn.side}×{drawn.side}, {words}", splits, 1, pathfinder.N_CLASSES)
 
 
 TASKS: dict[str, Callable[..., Task]] = {
