@@ -153,7 +153,7 @@ def test_pixels_go_the_same_way(data, tmp_path):
         ([SMOKE, "--config.prune.ratios=(0.5,)"], "prune.ratios must contain 0.0"),
         ([SMOKE, "--config.prune.methods=('airy',)"], "unknown score 'airy': expected one of"),
         ([SMOKE, "--config.prune.scope=local"], "scope='local': expected one of"),
-        ([SMOKE, "--config.data.task=lists"], "unknown task 'lists': expected one of ['fashion_mnist', 'listops']"),
+        ([SMOKE, "--config.data.task=lists"], "unknown task 'lists': expected one of ['fashion_mnist', 'listops'"),
         (["--config=fashion_mnist_prune:smoke", "--config.data.folder=nowhere"], "nowhere: no train-images-idx3-ubyte"),
         (["--config=fashion_mnist_prune:smoke", "--config.data.pool=5"], "pool=5: expected a divisor of 28"),
         ([SMOKE, "--config.init=nowhere.safetensors"], "no model file at nowhere.safetensors"),
