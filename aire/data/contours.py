@@ -134,7 +134,7 @@ class _Room:
     def __init__(self, design: Design, margin: float, random: Draw):
         self._margin, self._random = margin, random
         self._low, self._high = design.padding, design.side - design.padding
-        self._length, self._continuity = design.dash_length, design.continuity
+        self._continuity = design.continuity
         # A grid with a bit a cell, in one integer, which costs nothing to go back to.
         self._taken = 0
         distance = 2 * margin + design.dash_width  # that the middle lines of dashes keep
