@@ -3,8 +3,8 @@
 
 The Long Range Arena released pairs of papers as new_aan_pairs.train.tsv, .eval.tsv and .test.tsv (147,086, 18,090 and
 17,437 pairs): label, two ids and two texts, tab-separated. A text is written as a literal of Python's bytes, such as
-b'caf\\xc3\\xa9\\n'. The references do not evaluate it: they read the literal itself, its first 3,999 characters, from b'
-on, case kept. The 95 printable characters of ASCII, padding, unknown and end make 98 tokens.
+b'caf\\xc3\\xa9\\n'. The references do not evaluate it: they read the literal itself, its first 3,999 characters, from
+b' on, case kept. The 95 printable characters of ASCII, padding, unknown and end make 98 tokens.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ class Release:
     folder: str | Path
 
     def config_name(self) -> str:
-        """Names the files by size and time, for they are gigabytes: changed files are not taken for those read before."""
+        """Names the files by size and time, for they are gigabytes: changed files are not taken for old ones."""
         stats = ((path.name, path.stat()) for path in self._files.values())
         seen = [f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats]
         return f"release_{hashlib.sha256(''.join(seen).encode()).hexdigest()[:16]}"

@@ -197,20 +197,19 @@ def download(archive: Archive, folder: Path) -> Path:
         UserError: it cannot be downloaded, is not what was published, or cannot be written.
     """
     path = folder / archive.name
-    with writing(path):
-        with locked(folder, f"downloads to {folder}"):
-            if path.is_file():
-                if sha256(path) == archive.sha256:
-                    return path
-                print(f"{archive.title}: {path} is damaged", flush=True)
-            partial = path.with_name(f".{path.name}.partial")
-            try:
-                _fetch(archive, partial)
-                sync(partial)
-                os.replace(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
-            sync(folder)
+    with writing(path), locked(folder, f"downloads to {folder}"):
+        if path.is_file():
+            if sha256(path) == archive.sha256:
+                return path
+            print(f"{archive.title}: {path} is damaged", flush=True)
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            _fetch(archive, partial)
+            sync(partial)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        sync(folder)
     return path
 
 

@@ -9,7 +9,6 @@ leave behind; each as its archive or unpacked. The latter's pickles are read wit
 """
 
 import dataclasses
-import hashlib
 from functools import cached_property
 from pathlib import Path
 

@@ -6,8 +6,8 @@ at least 15 times in the training reviews: 131 characters, with padding, unknown
 make the inputs 135 wide, so one of them is always zero.
 
 There is no validation split, and the references validate on test. Here the last tenth of each class in training, by
-the reviews' numbers, goes into one: reviews of a film stand together, so that two thirds of these are of films which the
-training reviews do not know, as all of test's are. The vocabulary counts them as training reviews.
+the reviews' numbers, goes into one: reviews of a film stand together, so that two thirds of these are of films which
+the training reviews do not know, as all of test's are. The vocabulary counts them as training reviews.
 """
 
 import dataclasses

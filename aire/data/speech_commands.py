@@ -29,10 +29,13 @@ LENGTH = RATE = 16_000  # samples of a recording, and a second
 EPSILON = 1e-5 * 2**15  # added to the deviation of samples in [-1, 1]
 LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
 # In the reference's order, which numbers the classes.
-WORDS = tuple(
-    "bed cat down five forward go house left marvin no on right sheila tree up visual yes backward bird dog eight "
-    "follow four happy learn nine off one seven six stop three two wow zero".split()
+# fmt: off
+WORDS = (
+    "bed", "cat", "down", "five", "forward", "go", "house", "left", "marvin", "no", "on", "right", "sheila", "tree",
+    "up", "visual", "yes", "backward", "bird", "dog", "eight", "follow", "four", "happy", "learn", "nine", "off",
+    "one", "seven", "six", "stop", "three", "two", "wow", "zero",
 )
+# fmt: on
 
 ARCHIVE = Archive(
     title="Speech Commands",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aire.data import aan, cifar10, fashion_mnist, imdb, listops, mnist, pictures, speech_commands
+from aire.data import aan, cifar10, fashion_mnist, imdb, listops, mnist, pathfinder, pictures, speech_commands
 from aire.data.archives import Files
 from aire.data.pipeline import Split
 from aire.data.preparation import SPLITS
@@ -74,6 +74,14 @@ def _cifar10(data_dir: Path, *, folder: str, grey: bool, **options: Any) -> Task
     )
 
 
+def _pathfinder(data_dir: Path, *, lra_release: str, **generated: Any) -> Task:
+    drawn = pathfinder.Generated(**generated)
+    source = pathfinder.Release(lra_release, drawn.side) if lra_release else drawn
+    words = f"the release in {lra_release}" if lra_release else f"drawn from seed {drawn.seed}"
+    splits = pathfinder.load(data_dir, source)
+    return Task(f"Pathfinder at {drawn.side}×{drawn.side}, {words}", splits, 1, pathfinder.N_CLASSES)
+
+
 def _origin(folder: str) -> str:
     return f"the files in {folder}" if folder else "as published"
 
@@ -85,6 +93,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "imdb": _imdb,
     "listops": _listops,
     "mnist": _mnist,
+    "pathfinder": _pathfinder,
     "speech_commands": _speech_commands,
 }
 

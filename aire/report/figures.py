@@ -150,6 +150,23 @@ def _percent(shares: Sequence[float]) -> np.ndarray:
     return 100 * np.asarray(shares)
 
 
+def picture_sheet(rows: Mapping[str, Sequence[np.ndarray]], path: Path) -> None:
+    """Rows of grey pictures, each row under its title, all pictures of one size on paper.
+
+    Args:
+        rows: per title, pictures (side, side) uint8, as many in each row; sides may differ between rows.
+        path: the PNG file to write.
+    """
+    columns = max(map(len, rows.values()))
+    figure = Figure(figsize=(1.3 * columns, 1.5 * len(rows)), layout="constrained")
+    for band, (title, pictures) in zip(figure.subfigures(len(rows), squeeze=False).flat, rows.items(), strict=True):
+        band.suptitle(title, fontsize=9)
+        for axes, picture in zip(band.subplots(1, columns, squeeze=False).flat, pictures, strict=True):
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+    _save(figure, path)
+
+
 def _save(figure: Figure, path: Path) -> None:
     with writing(path):
         figure.savefig(path, dpi=_DPI)
