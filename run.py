@@ -6,13 +6,21 @@ NAME is a file in configs/. Results go to --workdir (default: the run's name und
 datasets to --data_dir (default: $AIRE_DATA_DIR or ./data).
 """
 
-import difflib
-import importlib
 import os
 import sys
+
+if __name__ == "__main__" and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+    # XLA takes a step's temporary memory anew each time. In huge pages that costs a fraction of it: training on a CPU
+    # is 1.2 to 1.7 times as fast. Glibc reads this once, when a process starts, so it starts again.
+    os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+    os.execv(sys.executable, sys.orig_argv)
+
+import difflib
+import importlib
 from collections.abc import Iterable
 from pathlib import Path
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -72,7 +80,9 @@ def run(argv: list[str]) -> None:
         raise UserError(f"unexpected arguments {positional}: overrides look like --config.train.epochs=10")
     workdir = Path(_WORKDIR.value or Path(os.environ.get("AIRE_WORKDIR", "runs")) / config.name)
     data_dir = Path(_DATA_DIR.value or os.environ.get("AIRE_DATA_DIR", "data"))
-    # Imported only now: JAX takes seconds, and a wrong flag should not have to wait for it.
+    if not jax.config.jax_compilation_cache_dir:  # what was compiled once need not be when the same command goes on
+        jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     importlib.import_module(f"experiments.{config.experiment}").run(config, workdir, data_dir)
 
 

@@ -18,6 +18,7 @@ SSM_KINDS = {"s5": (S5Config, S5), "s4d": (S4DConfig, S4D)}  # a third kind of l
 LAYERNORM_EPSILON = {"s5": 1e-6, "s4d": 1e-5}  # of the references: the defaults of Flax and of PyTorch
 
 ACTIVATIONS = ("gelu", "half_glu1", "half_glu2", "full_glu", "glu")
+DTYPES = ("float32", "bfloat16")
 POOLINGS = ("mean", "masked_mean", "last")
 
 
@@ -40,6 +41,8 @@ class ModelConfig:
         pooling: "mean" over time (over the true steps where lengths are given), "masked_mean" (the same, and lengths
             are required), or "last" (the last true step).
         retrieval: two-document head in place of the classifier.
+        dtype: of the activations inside the blocks, "float32" or "bfloat16". Parameters, the recurrence (or the
+            convolution), pooling and head are float32 in both.
     """
 
     d_input: int
@@ -54,6 +57,7 @@ class ModelConfig:
     dropout: float = 0.0
     pooling: str = "mean"
     retrieval: bool = False
+    dtype: str = "float32"
 
     def __post_init__(self):
         object.__setattr__(self, "state_sizes", tuple(self.state_sizes))
@@ -61,6 +65,8 @@ class ModelConfig:
             raise UserError(f"activation={self.activation!r}: expected one of {list(ACTIVATIONS)}")
         if self.pooling not in POOLINGS:
             raise UserError(f"pooling={self.pooling!r}: expected one of {list(POOLINGS)}")
+        if self.dtype not in DTYPES:
+            raise UserError(f"dtype={self.dtype!r}: expected one of {list(DTYPES)}")
         if not self.state_sizes or min(self.state_sizes) < 0:
             raise UserError(f"state_sizes={self.state_sizes}: expected one size >= 0 per layer, at least one layer")
         if not 0 <= self.dropout < 1:
@@ -100,13 +106,13 @@ class Block(nnx.Module):
         self.config = config
         self.ssm = SSM_KINDS[config.ssm.kind][1](H, n_states, config.ssm, rngs=rngs)
         if config.batchnorm:
-            self.norm = nnx.BatchNorm(H, momentum=config.bn_momentum, rngs=rngs)
+            self.norm = nnx.BatchNorm(H, momentum=config.bn_momentum, dtype=config.dtype, rngs=rngs)
         else:
-            self.norm = nnx.LayerNorm(H, epsilon=LAYERNORM_EPSILON[config.ssm.kind], rngs=rngs)
+            self.norm = nnx.LayerNorm(H, epsilon=LAYERNORM_EPSILON[config.ssm.kind], dtype=config.dtype, rngs=rngs)
         if config.activation in ("full_glu", "glu"):
-            self.out1 = Linear(H, H, rngs=rngs)
+            self.out1 = Linear(H, H, dtype=config.dtype, rngs=rngs)
         if config.activation != "gelu":
-            self.out2 = Linear(H, H, rngs=rngs)
+            self.out2 = Linear(H, H, dtype=config.dtype, rngs=rngs)
         self.drop = nnx.Dropout(config.dropout)
 
     def __call__(self, x: Array, rngs: nnx.Rngs | None = None) -> Array:
@@ -174,10 +180,10 @@ class Classifier(nnx.Module):
             UserError: tokens outside the vocabulary, lengths outside 1…L, or a wrong shape.
         """
         self._check(x, lengths)
-        x = self.encoder(jax.nn.one_hot(x, self.config.d_input) if x.ndim == 2 else x)
+        x = self.encoder(jax.nn.one_hot(x, self.config.d_input) if x.ndim == 2 else x).astype(self.config.dtype)
         for block in self.blocks:
             x = block(x, rngs)
-        return self.decoder(pool(x, lengths, self.config.pooling))
+        return self.decoder(pool(x.astype(jnp.float32), lengths, self.config.pooling))
 
     def _check(self, x: Array, lengths: Array | None) -> None:
         d_input = self.config.d_input

@@ -63,6 +63,7 @@ def s5_model() -> ConfigDict:
             "dropout": 0.0,
             "pooling": "mean",
             "retrieval": False,
+            "dtype": "float32",  # of the activations: or "bfloat16"
             "ssm": {
                 "kind": "s5",
                 "blocks": 8,
@@ -93,6 +94,7 @@ def s4d_model() -> ConfigDict:
             "dropout": 0.0,
             "pooling": "mean",
             "retrieval": False,
+            "dtype": "float32",  # of the activations: or "bfloat16"
             "ssm": {
                 "kind": "s4d",
                 "init": "legs",

@@ -43,7 +43,7 @@ def obtain_model(config: ConfigDict, task: Task, workdir: Path) -> tuple[Classif
     path = zoo.path(config.name) if config.init == "zoo" else Path(config.init)
     if path.suffix != ".safetensors":
         return convert.from_file(path, expected), f"imported from {path}"
-    model = at_rate(aire.load(path), expected.ssm.step_rescale)
+    model = run_as(aire.load(path), step_rescale=expected.ssm.step_rescale, dtype=expected.dtype)
     _check_fit(path, model.config, expected)
     return model, f"loaded from {'the zoo' if config.init == 'zoo' else path} ({path.name})"
 
@@ -67,13 +67,13 @@ def _train(config: ConfigDict, model: ModelConfig, task: Task, workdir: Path) ->
     return trained.model, f"trained here with seed {config.seed}, best at step {trained.step} ({accuracy})"
 
 
-def at_rate(model: Classifier, step_rescale: float) -> Classifier:
-    """The model with this factor on its time steps, which is no part of what was learned: 2 for every second sample.
+def run_as(model: Classifier, *, step_rescale: float = 1.0, dtype: str = "float32") -> Classifier:
+    """The model with this factor on its time steps (2 for every second sample), in this precision of the activations.
 
-    It replaces the model's own; the model itself is not changed.
+    Neither is part of what was learned. They replace the model's own; the model itself is not changed.
     """
     ssm = dataclasses.replace(model.config.ssm, step_rescale=step_rescale)
-    return fill_model(dataclasses.replace(model.config, ssm=ssm), get_arrays(model), "the model")
+    return fill_model(dataclasses.replace(model.config, ssm=ssm, dtype=dtype), get_arrays(model), "the model")
 
 
 def _check_fit(path: Path, found: ModelConfig, expected: ModelConfig) -> None:

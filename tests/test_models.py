@@ -12,6 +12,7 @@ from flax import nnx
 from aire.errors import UserError
 from aire.models import ACTIVATIONS, Block, ModelConfig, pool, ssm_config
 from aire.ssm import S4DConfig, S4DLayer, S5Config
+from aire.weights import fill_model, get_arrays
 
 TOKENS = np.random.default_rng(0).integers(0, 20, (4, 12))
 LENGTHS = np.array([12, 1, 7, 5])
@@ -141,3 +142,17 @@ def test_wrong_configs_are_named(change, message):
 def test_wrong_inputs_are_named(make_model, x, lengths, message):
     with pytest.raises(UserError, match=message):
         make_model(pooling="masked_mean")(x, lengths)
+
+
+@pytest.mark.parametrize("ssm", [{}, {"kind": "s4d"}])
+def test_bfloat16_activations(make_model, ssm):
+    """The same parameters in both precisions: logits close but not equal, in float32; gradients in float32 too."""
+    full = make_model(d_model=16, state_sizes=(32, 32), ssm=ssm, activation="full_glu")
+    half = fill_model(dataclasses.replace(full.config, dtype="bfloat16"), get_arrays(full), "the model")
+    tokens = jax.random.randint(jax.random.key(0), (4, 50), 0, 20)
+    expected, found = full(tokens), half(tokens)
+    assert found.dtype == jnp.float32
+    error = jnp.abs(found - expected).max() / jnp.abs(expected).max()
+    assert 1e-6 < error < 0.05
+    gradients = nnx.grad(lambda model: model(tokens).var())(half)
+    assert all(g.dtype == jnp.float32 for g in jax.tree.leaves(gradients))

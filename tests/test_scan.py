@@ -73,6 +73,31 @@ def test_gradients_equal_automatic_differentiation_of_the_convolution(form, reve
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), ours, oracle)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_forms_agree_in_values_and_gradients(dtype, reverse):
+    """Also on inputs of 8 bits: the recurrence itself stays in float32, so both see the same rounded inputs."""
+    Lambda_bar, v = system(150)
+    v = tuple(jnp.asarray(part, dtype) for part in (v.real, v.imag))
+    weights = jax.random.normal(jax.random.key(0), (2, *v[0].shape))
+
+    def loss(lam, v, form):
+        x = diagonal_scan(lam, v, reverse=reverse, form=form)
+        assert x[0].dtype == jnp.float32
+        return jnp.sum(weights[0] * x[0] + weights[1] * x[1])
+
+    gradients = [jax.grad(loss, argnums=(0, 1))(Lambda_bar, v, form) for form in ("sequential", "chunked")]
+    for a, b in zip(*map(jax.tree.leaves, gradients), strict=True):
+        assert a.dtype == b.dtype
+        # One unit in the last place of a bfloat16 is 2^-8 of it: the two forms may round to neighbours.
+        np.testing.assert_allclose(
+            *(np.asarray(g, np.complex64) for g in (a, b)), rtol=2**-7 if a.dtype == jnp.bfloat16 else 1e-4, atol=1e-4
+        )
+    rounded = np.asarray(v[0], np.float32) + 1j * np.asarray(v[1], np.float32)
+    found = diagonal_scan(Lambda_bar, v, reverse=reverse)
+    np.testing.assert_allclose(found[0], loop(Lambda_bar, rounded, reverse).real, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("form", ["sequential", "chunked"])
 def test_no_states_and_masked_states(form):
     assert scan(*system(10, n=0), form=form).shape == (10, 2, 0)

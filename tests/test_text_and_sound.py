@@ -24,7 +24,7 @@ from aire.training.loop import TrainConfig
 from aire.training.optimizer import make_optimizer
 from aire.training.step import init_state, make_train_step, split_model
 from aire.weights import abstract_model, get_arrays
-from experiments.train import at_rate, model_config
+from experiments.train import model_config, run_as
 
 ROOT = Path(__file__).parent.parent
 DATASETS = {"lra_text": "Imdb", "lra_retrieval": "Aan", "speech_commands": "SpeechCommands"}
@@ -117,11 +117,11 @@ def test_a_training_step_at_full_size(name):
 @pytest.mark.parametrize("name", ["fashion_mnist_small", "fashion_mnist_s4d_small"])
 def test_at_another_rate_two_steps_are_one(name):
     model = aire.load(zoo.path(name))
-    half = at_rate(model, 2.0)
+    half = run_as(model, step_rescale=2.0)
     once, twice = (jax.jit(lambda s: s.modes().Lambda_bar)(m.blocks[0].ssm) for m in (model, half))
     np.testing.assert_allclose(twice, once**2, rtol=1e-4, atol=1e-6)
     assert model.config.ssm.step_rescale == 1 and half.config.ssm.step_rescale == 2
-    back = get_arrays(at_rate(half, 1.0))
+    back = get_arrays(run_as(half, step_rescale=1.0))
     assert all(np.array_equal(array, back[path]) for path, array in get_arrays(model).items())
 
 

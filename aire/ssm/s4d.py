@@ -123,9 +123,16 @@ class S4D(nnx.Module):
         return bank_kernel(log_Lambda_bar, 2 * self._C() * B_bar[:, 0], self.channel[...], self.D.shape[0], length)
 
     def __call__(self, u: Array) -> Array:
-        """Outputs (B, L, H) for inputs u (B, L, H), from zero initial states."""
-        Du = self.D[...] * u
-        return Du if self.n_states == 0 else convolve(u, self.kernel(u.shape[1])) + Du
+        """Outputs (B, L, H) for inputs u (B, L, H), from zero initial states.
+
+        Inputs may be bfloat16: the outputs then are too, and the convolution is in the parameters' float32.
+        """
+        u = jnp.asarray(u)  # NumPy's float64 becomes what JAX computes in
+        Du = self.D[...].astype(u.dtype) * u
+        if self.n_states == 0:
+            return Du
+        K = self.kernel(u.shape[1])
+        return convolve(u.astype(K.dtype), K).astype(u.dtype) + Du
 
     def initial_state(self, batch: int) -> Array:
         """Zero states, complex (B, n), to begin `step` with."""

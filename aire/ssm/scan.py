@@ -17,8 +17,8 @@ def default_form() -> str:
     """The form of the scan for the backend in use: the one place that chooses.
 
     On a CPU, one vectorised step after another is at least as fast as the chunked form, which does 1.5–2 times the
-    arithmetic (`--config=speed` measures both). An accelerator has lanes to spare and pays per sequential step, so
-    there L steps become about 2√L.
+    arithmetic (`--config=speed:scan` measures both). An accelerator has lanes to spare and pays per sequential step,
+    so there L steps become about 2√L.
     """
     return "sequential" if jax.default_backend() == "cpu" else "chunked"
 
@@ -28,7 +28,8 @@ def diagonal_scan(Lambda_bar: Array, v: Pair, *, reverse: bool = False, form: st
 
     Args:
         Lambda_bar: discrete eigenvalues, complex (P,).
-        v: real and imaginary part of the inputs, time first, each (L, ..., P).
+        v: real and imaginary part of the inputs, time first, each (L, ..., P); taken to the precision of λ̄, for a
+            recurrence in fewer digits loses its memory.
         reverse: run from the last step to the first.
         form: "sequential" or "chunked"; by default what `default_form` says.
     Returns:
@@ -37,7 +38,8 @@ def diagonal_scan(Lambda_bar: Array, v: Pair, *, reverse: bool = False, form: st
     form = form or default_form()
     if form not in _FORMS:
         raise ValueError(f"unknown form of the scan {form!r}: expected one of {sorted(_FORMS)}")
-    return _scan((Lambda_bar.real, Lambda_bar.imag), v, reverse, form)
+    lam = Lambda_bar.real, Lambda_bar.imag
+    return _scan(lam, tuple(a.astype(lam[0].dtype) for a in v), reverse, form)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
