@@ -1,9 +1,11 @@
-"""Benchmark: what scoring, selecting and cutting cost, the two forms of the scan side by side, and a cut S4D layer.
+"""Benchmark: models beside the straightforward formulation, cut models, growth, the loop, and pruning itself.
 
-    python run.py --config=speed           about two minutes on 2 CPU cores
-    python run.py --config=speed:smoke     seconds; for tests
+    python run.py --config=speed                                     about ten minutes on one CPU core
+    python run.py --config=speed --config.sections="('models',)"     one section; experiments/speed.py lists them
+    python run.py --config=speed:smoke                               seconds; for tests
 
-Medians of interleaved repetitions in one process, after one call of each to compile.
+Medians of interleaved repetitions in one process, after one call of each to warm up. For one core:
+`XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" taskset -c 0 python run.py …`.
 """
 
 from ml_collections import ConfigDict
@@ -12,18 +14,85 @@ from configs import common
 
 
 def get_config(variants: str = "") -> ConfigDict:
+    # (kind, depth, d_model, states, length, batch): two layers of the paper's largest networks, batch reduced.
+    wide = ("s5", 2, 512, 192, 1024, 4)
+    pathfinder = ("s5", 2, 192, 128, 1024, 8)
+    bank = ("s4d", 2, 128, 32, 1024, 4)
+    small = ("s5", 4, 64, 32, 100, 32)  # as lra_listops_prune:small
     config = ConfigDict(
         {
             "experiment": "speed",
             "name": "speed",
-            "repetitions": 15,
-            # The largest network of the paper (Image, sCIFAR): 6 layers of P = 384, H = 512.
-            "network": {"layers": 6, "states": 192, "d_model": 512},
-            "state_counts": (1_000, 10_000, 100_000, 1_000_000),
+            "repetitions": 7,
+            "sections": ("models", "cuts", "step", "odd", "growth", "scan", "loop", "start", "pruning"),
+            "models": (
+                ("s5", 8, 128, 8, 2048, 8),
+                wide,
+                pathfinder,
+                ("s5", 2, 128, 128, 16384, 1),
+                small,
+                bank,
+            ),
+            "cut": {
+                "models": (wide, (*wide[:-1], 1), pathfinder, bank),
+                "shares": (1.0, 0.8, 0.5, 0.35, 0.2, 0.1, 0.0),
+            },
+            "step": {
+                "d_model": 512,
+                "states": 192,
+                "states_per_channel": 32,
+                "batches": (1, 64),
+                "shares": (1.0, 0.8, 0.5, 0.35, 0.2, 0.1, 0.0),
+                "length": 1024,
+            },
+            "odd": {
+                "d_model": 128,
+                "batch": 4,
+                "length": 1024,
+                "states": (
+                    1,
+                    2,
+                    3,
+                    4,
+                    5,
+                    6,
+                    7,
+                    8,
+                    9,
+                    11,
+                    13,
+                    15,
+                    16,
+                    17,
+                    20,
+                    23,
+                    24,
+                    25,
+                    28,
+                    31,
+                    32,
+                    33,
+                    40,
+                    47,
+                    48,
+                    49,
+                    56,
+                    63,
+                    64,
+                ),
+            },
+            "growth": {
+                "base": {"d_model": 64, "length": 1024, "states": 32, "batch": 4},
+                "length": tuple(2**k for k in range(10, 18)),
+                "states": tuple(2**k for k in range(3, 10)),
+                "batch": tuple(2**k for k in range(0, 7)),
+            },
             # (batch, length, stored states): ListOps, Image, Pathfinder and Path-X, batch reduced.
             "scan_shapes": ((8, 2048, 8), (4, 1024, 192), (8, 1024, 128), (1, 16384, 128)),
-            # An S4D layer as for ListOps, states per channel, and the shares of them that are left.
-            "bank": {"d_model": 128, "states": 32, "length": 2048, "shares": (1.0, 0.5, 0.25, 0.1, 0.03)},
+            "loop": small,
+            # The largest network of the paper (Image, sCIFAR): 6 layers of P = 384, H = 512.
+            "network": {"layers": 6, "states": 192, "d_model": 512},
+            "state_counts": (1_000, 10_000, 100_000, 1_000_000, 10_000_000),
         }
     )
     for change in common.parse_variants(variants, {"smoke": smoke}):
@@ -32,9 +101,16 @@ def get_config(variants: str = "") -> ConfigDict:
 
 
 def smoke(config: ConfigDict) -> None:
-    """Every measurement once, on tiny shapes."""
+    """Every section but the start of a process, once, on tiny shapes."""
     config.repetitions = 1
+    config.sections = tuple(name for name in config.sections if name != "start")
+    config.models = (("s5", 1, 4, 4, 32, 2),)
+    config.cut.update(models=(("s4d", 1, 4, 4, 32, 2),), shares=(1.0, 0.0))
+    config.step.update(d_model=4, states=4, states_per_channel=4, batches=(1,), shares=(1.0, 0.5), length=32)
+    config.odd.update(d_model=4, batch=1, length=32, states=(1, 2))
+    config.growth.update(length=(16, 32), states=(4,), batch=(1,))
+    config.growth.base.update(d_model=4, length=32, states=4, batch=1)
+    config.scan_shapes = ((2, 64, 4),)
+    config.loop = ("s5", 1, 4, 4, 32, 2)
     config.network.update(layers=2, states=4, d_model=8)
     config.state_counts = (100,)
-    config.scan_shapes = ((2, 64, 4),)
-    config.bank.update(d_model=4, states=4, length=64, shares=(1.0, 0.5))

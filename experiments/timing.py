@@ -1,14 +1,38 @@
-"""Times of several functions side by side: interleaved, so that a machine's drift reaches all alike."""
+"""Times of several functions side by side, and what compiling them took."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
 
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A compiled function, the seconds that tracing and compiling took, and the bytes of XLA's temporary memory."""
+
+    function: Callable[..., Any]
+    seconds: float
+    temporary: int
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+
+def compiled(function: Callable[..., Any], *args: Any) -> Compiled:
+    """Compile a function, jitted already or not, for arguments of these shapes; it is not run."""
+    start = time.perf_counter()
+    done = (function if hasattr(function, "lower") else jax.jit(function)).lower(*args).compile()
+    return Compiled(done, time.perf_counter() - start, done.memory_analysis().temp_size_in_bytes)
+
+
 def interleaved(functions: Mapping[str, Callable[[], object]], repetitions: int = 15) -> dict[str, float]:
-    """Median seconds of each function, after one call of each to compile. Results are waited for."""
+    """Median seconds of each function, after one call of each to warm up. Results are waited for.
+
+    The calls take turns, so that a machine's drift reaches all alike.
+    """
     for function in functions.values():
         jax.block_until_ready(function())
     seconds: dict[str, list[float]] = {name: [] for name in functions}

@@ -1,5 +1,6 @@
 """The figures of a pruning run, as PNG files."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -39,6 +40,35 @@ def accuracy_against_ratio(
     data = {method: np.asarray(accuracies) for method, accuracies in curves.items()}
     draw = _one_plot if len(data) <= len(_STYLES) else _small_multiples
     _save(draw(ratios, data, lines, chosen, title), path)
+
+
+def times_against(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], title: str, path: Path, *, log: bool
+) -> None:
+    """Milliseconds against a size, one panel per kind of size.
+
+    Args:
+        panels: per panel, named by its horizontal axis, and per curve: sizes and milliseconds.
+        title: above the figure.
+        path: the PNG file to write.
+        log: both axes logarithmic, with a dotted line of slope 1 through each panel's first point.
+    """
+    figure = Figure(figsize=(3.6 * len(panels) + 0.4, 3.6), layout="constrained")
+    for axes, (name, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for (label, (sizes, milliseconds)), style in zip(curves.items(), itertools.cycle(_STYLES)):
+            colour, line, marker = style
+            axes.plot(sizes, milliseconds, color=colour, linestyle=line, marker=marker, markersize=4, label=label)
+        if log:
+            sizes, milliseconds = next(iter(curves.values()))
+            linear = milliseconds[0] * np.asarray(sizes) / sizes[0]
+            axes.plot(sizes, linear, color="0.5", linestyle=":", linewidth=1, label="slope 1")
+            axes.set(xscale="log", yscale="log")
+        else:
+            axes.set_ylim(bottom=0)
+        axes.set(xlabel=name, ylabel="ms")
+        axes.legend(fontsize=7)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
 
 
 def _one_plot(ratios, data: Mapping[str, np.ndarray], lines, chosen, title: str) -> Figure:

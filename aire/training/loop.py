@@ -18,7 +18,7 @@ from aire.training.metrics import MetricsWriter, check_finite
 from aire.training.optimizer import OptimizerConfig, make_optimizer
 from aire.training.step import init_state, make_eval_step, make_train_step, split_model
 
-_LOOK_EVERY = 50  # steps between looks at the losses, for a look waits for the device
+LOOK_EVERY = 50  # steps between looks at the losses, for a look waits for the device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +113,8 @@ def train(
                 unseen.append(step_metrics)
                 progress.update(1, **step_metrics)
                 evaluating = step % every == 0 or step == total
-                if evaluating or len(unseen) == _LOOK_EVERY:
-                    _look(step, unseen, metrics, checkpoints)
+                if evaluating or len(unseen) == LOOK_EVERY:
+                    look(step, unseen, metrics, checkpoints.latest)
                     unseen = []
                 if evaluating:
                     arrays = state["params"], state["buffers"]
@@ -135,9 +135,12 @@ def _record(step: int, state: dict, validation: Evaluation, metrics: MetricsWrit
     checkpoints.save(step, state, values, score=validation.accuracy)
 
 
-def _look(last: int, unseen: list[dict], metrics: MetricsWriter, checkpoints: Checkpoints) -> None:
-    """Fetch the metrics of the steps up to `last`, stop at the first that is not finite, write their means."""
+def look(last: int, unseen: list[dict], metrics: MetricsWriter, checkpoint: int | None) -> None:
+    """Fetch the metrics of the steps up to `last`, stop at the first that is not finite, write their means.
+
+    `checkpoint` is the step of the last good one, for the message.
+    """
     values = jax.device_get(unseen)
     for step, step_metrics in enumerate(values, start=last - len(values) + 1):
-        check_finite(step, step_metrics, checkpoints.latest)
+        check_finite(step, step_metrics, checkpoint)
     metrics.write(last, {f"train/{name}": np.mean([v[name] for v in values]) for name in values[0]})

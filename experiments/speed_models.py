@@ -1,0 +1,162 @@
+"""Whole models: beside the straightforward formulation, and after cuts."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from ml_collections import ConfigDict
+
+import aire
+from aire.models import Classifier, ModelConfig, ssm_config
+from aire.training.optimizer import OptimizerConfig, make_optimizer
+from aire.training.step import init_state, make_train_step, split_model
+from experiments.straightforward import straightforward
+from experiments.timing import Compiled, compiled, interleaved
+
+Rows = list[tuple[str, ...]]
+OPTIMIZER = OptimizerConfig(
+    lr=0.001, ssm_lr=0.001, weight_decay=0.01, groups="standard", warmup_steps=1, total_steps=100, dt_global=False
+)
+
+
+class Shape(NamedTuple):
+    """A model and its batch; `states` of S4D are those of one channel."""
+
+    kind: str
+    depth: int
+    d_model: int
+    states: int
+    length: int
+    batch: int
+
+    def __str__(self) -> str:
+        states = f"{self.states} states" + " per channel" * (self.kind == "s4d")
+        return f"{self.kind}, {self.depth} × (H {self.d_model}, {states}), L {self.length}, B {self.batch}"
+
+
+def make(shape: Shape) -> tuple[Classifier, dict[str, Array]]:
+    """A model of this shape, initialised, and a batch of noise for it."""
+    sizes = (shape.states * (shape.d_model if shape.kind == "s4d" else 1),) * shape.depth
+    ssm = ssm_config({"kind": shape.kind, "bidirectional": True})
+    activation = "glu" if shape.kind == "s4d" else "half_glu1"
+    model = Classifier(ModelConfig(1, shape.d_model, 10, sizes, ssm, activation=activation), rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (shape.batch, shape.length, 1))
+    return model, {"x": x, "y": jnp.zeros(shape.batch, jnp.int32)}
+
+
+def forward(model: Classifier, batch: dict[str, Array]) -> tuple[Compiled, Callable[[], Any]]:
+    """The compiled forward pass in evaluation mode, and a call of it."""
+    model.eval()
+    functions, params, buffers = split_model(model)
+    run = compiled(
+        lambda params, buffers, x: functions.apply(params, buffers, {"x": x}, train=False)[0],
+        params,
+        buffers,
+        batch["x"],
+    )
+    return run, lambda: run(params, buffers, batch["x"])
+
+
+def training(model: Classifier, batch: dict[str, Array]) -> tuple[Compiled, Callable[[], Any]]:
+    """The compiled training step, and a call that goes on from the state of the call before."""
+    model.train()
+    functions, *_ = split_model(model)
+    optimizer = make_optimizer(OPTIMIZER)
+    states = [init_state(model, optimizer, jax.random.key(0))]
+    run = compiled(make_train_step(functions, optimizer), states[0], batch)
+
+    def step():
+        states[0], metrics = run(states[0], batch)
+        return metrics
+
+    return run, step
+
+
+PASSES = {"forward": forward, "training step": training}
+
+
+def model_rows(config: ConfigDict) -> Rows:
+    """Time, compilation and temporary memory of both formulations, and their ratios."""
+    rows: Rows = [
+        (
+            "model",
+            "pass",
+            "straightforward, ms",
+            "aire, ms",
+            "times as fast",
+            "compilation, s",
+            "ratio",
+            "temporary memory, MiB",
+            "ratio",
+        )
+    ]
+    for shape in map(Shape._make, config.models):
+        model, batch = make(shape)
+        for name, prepare in PASSES.items():
+            (a, call_a), (b, call_b) = prepare(straightforward(model), batch), prepare(model, batch)
+            t = interleaved({"a": call_a, "b": call_b}, config.repetitions)
+            rows.append(
+                (
+                    str(shape),
+                    name,
+                    f"{1e3 * t['a']:.1f}",
+                    f"{1e3 * t['b']:.1f}",
+                    f"{t['a'] / t['b']:.2f}",
+                    f"{a.seconds:.1f} → {b.seconds:.1f}",
+                    f"{b.seconds / a.seconds:.2f}",
+                    f"{a.temporary / 2**20:.0f} → {b.temporary / 2**20:.0f}",
+                    f"{b.temporary / a.temporary:.2f}",
+                )
+            )
+    return rows
+
+
+def cut_rows(config: ConfigDict) -> Rows:
+    """A model's passes against the share of states kept, drawn at random; the last row, without any, is the floor."""
+    rows: Rows = [
+        (
+            "model",
+            "kept",
+            "states",
+            "parameters",
+            "forward, ms",
+            "of full",
+            "training step, ms",
+            "of full",
+            "training memory, MiB",
+        )
+    ]
+    for shape in map(Shape._make, config.cut.models):
+        model, batch = make(shape)
+        keep = draws(model, config.cut.shares)
+        cuts = [aire.cut(model, k) for k in keep]
+        prepared = [[prepare(m, batch) for m in cuts] for prepare in PASSES.values()]
+        seconds = [
+            list(interleaved({str(i): call for i, (_, call) in enumerate(runs)}, config.repetitions).values())
+            for runs in prepared
+        ]
+        for i, share in enumerate(config.cut.shares):
+            times = [cell for t in seconds for cell in (f"{1e3 * t[i]:.1f}", f"{t[i] / t[0]:.2f}")]
+            parameters = sum(a.size for a in jax.tree.leaves(nnx.state(cuts[i], nnx.Param)))
+            rows.append(
+                (
+                    str(shape),
+                    f"{share:.0%}",
+                    f"{sum(int(k.sum()) for k in keep[i].values()):,}",
+                    f"{parameters:,}",
+                    *times,
+                    f"{prepared[1][i][0].temporary / 2**20:.0f}",
+                )
+            )
+    return rows
+
+
+def draws(model: Classifier, shares: Sequence[float]) -> list[dict[str, np.ndarray]]:
+    """Masks of each share of every layer's states; a smaller share's states are also in the larger ones'."""
+    rng = np.random.default_rng(0)
+    order = {layer: rng.permutation(m.margin.size) for layer, m in aire.modes(model).items()}
+    return [{layer: o < round(share * o.size) for layer, o in order.items()} for share in shares]

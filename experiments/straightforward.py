@@ -1,0 +1,81 @@
+"""The layers and blocks as the papers' formulas read, without our work on speed: what the benchmark measures against.
+
+S5: complex arrays, `associative_scan` over λ̄ and B̄ u, one sequence at a time under `vmap` (S5 paper, appendix A and its
+listing). S4D: the Vandermonde product over all states and steps, then the FFT (S4D paper, listing 1). Both compute what
+our layers do; a test compares values and gradients.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from aire.models import Block, Classifier, ModelConfig
+from aire.ssm import S4D, S5
+
+
+class StraightforwardS5(S5):
+    """S5 by a complex associative scan for each sequence."""
+
+    def __call__(self, u: Array) -> Array:
+        Lambda_bar, B_bar = self.discrete()
+        C = jnp.concatenate(jax.lax.complex(self.C_re[...], self.C_im[...]), axis=-1)
+
+        def combine(first, second):
+            return second[0] * first[0], second[0] * first[1] + second[1]
+
+        def sequence(u: Array) -> Array:
+            elements = jnp.broadcast_to(Lambda_bar, (len(u), *Lambda_bar.shape)), jax.vmap(lambda u: B_bar @ u)(u)
+            scans = [jax.lax.associative_scan(combine, elements, reverse=r)[1] for r in self._directions()]
+            x = jnp.concatenate(scans, axis=-1)
+            return self._output_scale() * jax.vmap(lambda x: (C @ x).real)(x)
+
+        return jax.vmap(sequence)(u) + self.D[...] * u
+
+
+class StraightforwardS4D(S4D):
+    """S4D with the powers of every state at every step at once; for banks with equally many states in each channel."""
+
+    def __call__(self, u: Array) -> Array:
+        Lambda_bar, B_bar = self.discrete()
+        H, L = u.shape[-1], u.shape[1]
+        weights = 2 * jax.lax.complex(self.C_re[...], self.C_im[...]) * B_bar[:, 0]
+        powers = jnp.exp(jnp.log(Lambda_bar)[:, None] * jnp.arange(L)).reshape(H, -1, L)
+        K = jnp.einsum("rhn,hnl->rhl", weights.reshape(len(weights), H, -1), powers).real
+        K_f, u_f = jnp.fft.rfft(K, 2 * L), jnp.fft.rfft(u, 2 * L, axis=1)
+        K_f = K_f[0] if len(K) == 1 else K_f[0] + K_f[1].conj()
+        return jnp.fft.irfft(u_f * K_f.T, 2 * L, axis=1)[:, :L] + self.D[...] * u
+
+
+_LAYERS = {"s5": StraightforwardS5, "s4d": StraightforwardS4D}
+
+
+class StraightforwardBlock(Block):
+    """`Block` with plain dense layers and automatic gradients of activation and gate."""
+
+    def __init__(self, config: ModelConfig, n_states: int, *, rngs: nnx.Rngs):
+        super().__init__(config, n_states, rngs=rngs)
+        self.ssm = _LAYERS[config.ssm.kind](config.d_model, n_states, config.ssm, rngs=rngs)
+
+    def _activate(self, y: Array, rngs: nnx.Rngs | None) -> Array:
+        g = jax.nn.gelu(y, approximate=self.config.activation != "glu")
+        if self.config.activation == "gelu":
+            return g
+        value = {"half_glu1": g, "half_glu2": y}.get(self.config.activation)
+        value = _dense(self.out1, g) if value is None else value
+        return value * jax.nn.sigmoid(_dense(self.out2, g))
+
+
+def _dense(layer: nnx.Linear, x: Array) -> Array:
+    return x @ layer.kernel[...] + layer.bias[...]
+
+
+def straightforward(model: Classifier) -> Classifier:
+    """A model of the same parameters that computes the same in the straightforward way, without dropout."""
+    config = dataclasses.replace(model.config, dropout=0.0)
+    twin = Classifier(config, rngs=nnx.Rngs(0))
+    twin.blocks = nnx.List([StraightforwardBlock(config, n, rngs=nnx.Rngs(0)) for n in config.state_sizes])
+    nnx.update(twin, nnx.state(model))
+    return twin

@@ -1,0 +1,31 @@
+"""The benchmark's baselines compute what our models do, in values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from experiments.straightforward import straightforward
+
+
+@pytest.mark.parametrize(
+    ("kind", "activation", "bidirectional"),
+    [("s5", "half_glu1", True), ("s5", "half_glu2", False), ("s4d", "glu", True)],
+)
+def test_same_logits_and_gradients(make_model, kind, activation, bidirectional):
+    ssm = {"kind": kind, "bidirectional": bidirectional}
+    ours = make_model(state_sizes=(16,), activation=activation, ssm=ssm)
+    theirs = straightforward(ours)
+    tokens = jax.random.randint(jax.random.key(0), (3, 40), 0, 20)
+    for model in (ours, theirs):
+        model.train()
+
+    def gradients(model):
+        return nnx.to_pure_dict(nnx.grad(lambda model: jnp.sum(model(tokens) ** 2))(model))
+
+    np.testing.assert_allclose(theirs(tokens), ours(tokens), rtol=1e-4, atol=1e-5)
+    a, b = gradients(ours), gradients(theirs)
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-4 * max(1, float(jnp.abs(x).max())))
