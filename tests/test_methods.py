@@ -204,3 +204,14 @@ def test_a_score_that_takes_the_name_of_a_method_is_refused(make_model):
             aire.score(make_model(), "lamp")
     finally:
         del scores.SCORES["lamp"]
+
+
+def test_the_scope_channel_normalises_there_and_selects_globally(make_model):
+    model = make_model(state_sizes=(24, 24), ssm={"kind": "s4d"})
+    found = aire.prune(model, 0.4, scope="channel")
+    scores_by_hand = aire.score(model, normalize="channel")
+    expected = aire.select(scores_by_hand, ratio=0.4)
+    assert sum(int(k.sum()) for k in found.keep.values()) == 29
+    for layer, keep in expected.items():
+        np.testing.assert_array_equal(found.keep[layer], keep)
+    assert any((aire.prune(model, 0.4).keep[layer] != keep).any() for layer, keep in expected.items())

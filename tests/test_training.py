@@ -168,3 +168,21 @@ def test_a_loss_that_explodes_is_infinite_or_nan_and_stops(make_model, tmp_path)
 def test_wrong_settings_are_named(make_model, tmp_path, change, message):
     with pytest.raises(UserError, match=message):
         train(make_model((2,)), tmp_path, config=loop.TrainConfig(**vars(CONFIG) | change))
+
+
+def test_nothing_is_compiled_after_the_first_step_and_evaluation(make_model, tmp_path, monkeypatch):
+    """The last evaluation but one leaves only steps, looks, evaluations and checkpoints of the same shapes to come."""
+    compilations, marks = [], []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compilations.append(event) if event.endswith("backend_compile_duration") else None
+    )
+    evaluate = loop.evaluate_arrays
+
+    def watched(*args):
+        marks.append(len(compilations))
+        return evaluate(*args)
+
+    monkeypatch.setattr(loop, "evaluate_arrays", watched)
+    train(make_model((4,), d_model=5), tmp_path)
+    assert len(marks) == 5  # steps 3, 6, 9, 12 and 15
+    assert marks[0] >= 1 and marks[1:] == [marks[1]] * 4

@@ -161,11 +161,14 @@ def prune(
         ratio: share of all states to cut, in [0, 1); or
         threshold: the lowest score to keep.
         score: a method of `aire.pruning.methods.METHODS`, or a score of `aire.pruning.scores.SCORES`.
-        scope, normalize: in place of the method's own, which are "global" and "prefix" for a mere score.
+        scope, normalize: in place of the method's own, which are "global" and "prefix" for a mere score. The scope
+            "channel" is short for "global" with normalize="channel".
         unstable, seed: as in `score`.
     Raises:
         UserError: as `score` and `select` do.
     """
+    if scope == "channel":
+        scope, normalize = "global", "channel"
     all_modes = surgery.modes(model)
     state_scores = score_modes(all_modes, score, normalize=normalize, unstable=unstable, seed=seed)
     scope = methods.get(score).scope if scope is None else scope
