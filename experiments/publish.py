@@ -4,6 +4,7 @@ the model that was trained in it, with its config, seed, versions and the log of
     python -m experiments.publish WORKDIR [--zoo]
 """
 
+import csv
 import json
 import re
 import shutil
@@ -13,10 +14,11 @@ from pathlib import Path
 from aire import zoo
 from aire.errors import UserError
 from aire.files import write_text
+from aire.report import tables
 
 _ROOT = Path(__file__).parent.parent
 _README = _ROOT / "README.md"
-_REPORT = ("report.md", "results.json", "results.csv", "*.png")
+_REPORT = ("report.md", "results.json", "*.csv", "*.png")
 
 
 def publish_report(workdir: Path, results: Path = _ROOT / "experiments" / "results") -> Path:
@@ -49,14 +51,21 @@ def publish_model(workdir: Path) -> Path:
 
 
 def with_tables(readme: str, results: Path = _ROOT / "experiments" / "results") -> str:
-    """The README's text with the tables of each report between `<!-- table: NAME -->` and `<!-- end -->`."""
+    """The README's text with the tables of results between `<!-- table: NAME -->` and `<!-- end -->`: those of NAME's
+    report, or of one CSV file where the name is NAME/FILE.csv."""
 
     def table(match: re.Match) -> str:
-        report = (results / match[1] / "report.md").read_text()
-        tables = "\n".join(re.findall(r"(?:^\|.*\n)+", report, flags=re.MULTILINE))
-        return f"<!-- table: {match[1]} -->\n{tables}<!-- end -->"
+        return f"<!-- table: {match[1]} -->\n{_tables(results, match[1])}<!-- end -->"
 
     return re.sub(r"<!-- table: (\S+) -->\n.*?<!-- end -->", table, readme, flags=re.DOTALL)
+
+
+def _tables(results: Path, name: str) -> str:
+    if name.endswith(".csv"):
+        with open(results / name, newline="") as file:
+            return tables.markdown(list(csv.reader(file))) + "\n"
+    report = (results / name / "report.md").read_text()
+    return "\n".join(re.findall(r"(?:^\|.*\n)+", report, flags=re.MULTILINE))
 
 
 def _read(path: Path) -> dict:

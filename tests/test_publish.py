@@ -32,6 +32,14 @@ def test_a_report_is_copied_whole(tmp_path):
     assert text == "before\n<!-- table: task -->\n| a |\n|---|\n| 1 |\n<!-- end -->\nafter"
 
 
+def test_one_section_of_a_report_is_its_csv_file(tmp_path):
+    (tmp_path / "speed").mkdir()
+    (tmp_path / "speed" / "models.csv").write_text('model,ms\n"a, b",1.5\n')
+    text = publish.with_tables("<!-- table: speed/models.csv -->\nold\n<!-- end -->", tmp_path)
+    expected = "| model | ms  |\n|-------|-----|\n| a, b  | 1.5 |"
+    assert text == f"<!-- table: speed/models.csv -->\n{expected}\n<!-- end -->"
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="expected the folder of a finished run"):
         publish.publish_report(tmp_path)
