@@ -16,7 +16,7 @@ from aire.files import write_text
 
 _ROOT = Path(__file__).parent.parent
 _README = _ROOT / "README.md"
-_REPORT = ("report.md", "results.json", "results.csv", "*.png")
+_REPORT = ("report.md", "results.json", "*.csv", "*.png", "*.tex")
 
 
 def publish_report(workdir: Path, results: Path = _ROOT / "experiments" / "results") -> Path:
