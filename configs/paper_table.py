@@ -1,7 +1,8 @@
 """The papers' tables from finished runs: ours beside their numbers, as Markdown, CSV and LaTeX.
 
     python run.py --config=paper_table                             of all finished runs in $AIRE_WORKDIR or ./runs
-    python run.py --config=paper_table --config.runs=FOLDER        of those in FOLDER and below
+    python run.py --config=paper_table --config.runs=FOLDER        of those in FOLDER and below,
+                                                                   such as the published ones in experiments/results
     python run.py --config=paper_table --config.run=missing        first trains and prunes what is missing
     … --config.size=small --config.seeds="(0,1,2)" --config.layers="('s5',)" --config.tasks="('lra_listops',)"
     … --config.folders.lra_retrieval=FOLDER                        a task's files, where they are not fetched

@@ -46,7 +46,7 @@ def run(config: ConfigDict, root: Path, data_dir: Path) -> dict[str, str]:
         return {}
     jobs = plan(config, root, data_dir)
     runs = [run for job in jobs for run in job]
-    print(f"{len(runs)} runs are missing in {root}, {len(jobs)} jobs; nothing else is run:", flush=True)
+    print(f"missing in {root}: {len(runs)} runs, in {len(jobs)} jobs", flush=True)
     for run in runs:
         print(f"  {shlex.join(run.command)}", flush=True)
     if config.cluster == "none" or not jobs:

@@ -52,12 +52,11 @@ def collect(models: Sequence[PrunedModel], layer: str, size: str) -> Runs:
 
 
 def all_tables(runs: Mapping[str, Mapping[str, Runs]]) -> list[Table]:
-    """Of runs by size and layer: those at the papers' size, then, where there are any, the small ones apart."""
-    result = size_tables("full", runs["full"])
-    if any(e for tasks in runs["small"].values() for e in tasks.values()):
-        result += size_tables("small", runs["small"])
+    """Of runs by size and layer: those at the papers' size; then, apart, the small ones, where there are any."""
     rows = run_rows([tasks for layers in runs.values() for tasks in layers.values()])
-    return [*result, Table("runs", "The runs", _RUNS, rows)]
+    small = {layer: tasks for layer, tasks in runs["small"].items() if any(tasks.values())}
+    tables_small = size_tables("small", small) if small else []
+    return [*size_tables("full", runs["full"]), *tables_small, Table("runs", "The runs", _RUNS, rows)]
 
 
 def size_tables(size: str, runs: Mapping[str, Runs]) -> list[Table]:
@@ -65,12 +64,13 @@ def size_tables(size: str, runs: Mapping[str, Runs]) -> list[Table]:
     beside = size == "full"
     where = "at the papers' size, beside their numbers" if beside else "`small`, which no paper has"
     result = []
-    for layer, title in paper.LAYERS.items():
-        about = _ACCURACY + (_AVERAGED + _BESIDE[layer] if beside else "")
-        rows = accuracy_rows(layer, runs[layer], beside)
+    for layer, tasks in runs.items():
+        title, about = paper.LAYERS[layer], _ACCURACY + (_AVERAGED + _BESIDE[layer] if beside else "")
+        rows = accuracy_rows(layer, tasks, beside)
         result.append(Table(f"{layer}_{size}", f"{title}, {where}", about, rows))
-        rows = method_rows(layer, runs[layer], beside)
-        result.append(Table(f"{layer}_{size}_methods", f"{title}, all methods at AIRE's ratio, {size}", _METHODS, rows))
+        if any(tasks.values()) or paper.LOST_AT_AIRE_RATIOS[layer]:
+            name, title = f"{layer}_{size}_methods", f"{title}, all methods at AIRE's ratio, {size}"
+            result.append(Table(name, title, _METHODS, method_rows(layer, tasks, beside)))
     rows = cost_rows(runs, beside)
     return [*result, Table(f"cost_{size}", f"Parameters and speed, {size}", _COST, rows)]
 
