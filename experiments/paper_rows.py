@@ -58,7 +58,8 @@ def accuracy_rows(layer: str, runs: Runs, beside: bool) -> list[Row]:
         means = [_mean(found[task][name]) for task in averaged if found[task][name]]
         theirs = paper.AVERAGES[layer].get(name, Numbers()) if beside else Numbers()
         cells = _cells(name, [_mean(means)] if means else [], theirs, beside, comparable=len(means) == len(averaged))
-        rows.append((f"average, {len(means)} of {len(averaged)} tasks", label, "", *cells))
+        mark = CHANGED if any(_changed(runs[task]) for task in averaged if found[task][name]) else ""
+        rows.append((f"average, {len(means)} of {len(averaged)} tasks", label, mark, *cells))
     return rows
 
 
@@ -68,8 +69,11 @@ def _outcomes(entries: Sequence[Entry], name: str) -> list[Numbers]:
 
 def _seeds(entries: Sequence[Entry], outcomes: Sequence[object]) -> str:
     """How many, marked where they had other settings than the config."""
-    changed = any(e.changes for e in entries if not e.left_out)
-    return f"{len(outcomes)} {CHANGED}" if outcomes and changed else str(len(outcomes))
+    return f"{len(outcomes)} {CHANGED}" if outcomes and _changed(entries) else str(len(outcomes))
+
+
+def _changed(entries: Sequence[Entry]) -> bool:
+    return any(e.changes for e in entries if not e.left_out)
 
 
 def _mean(outcomes: Sequence[Numbers]) -> Numbers:
@@ -125,10 +129,11 @@ def _lost_at_aire_ratio(models: Sequence[PrunedModel], method: str) -> list[floa
 def _compared(
     values: Mapping[str, Sequence[float]], averaged: Sequence[str], says: float | None, beside: bool, digits: int
 ) -> list[str]:
-    """Each task's mean ± spread, the average over tasks, and beside it the paper's and the difference."""
+    """Each task's mean ± spread, the average where none of its tasks lacks, the paper's and the difference."""
     cells = [mean_spread(v, digits) if v else NOT_RUN for v in values.values()]
-    means = [float(np.mean(values[task])) for task in averaged if values.get(task)]
-    cells.append(f"{np.mean(means):.{digits}f}" if means else NOT_RUN)
+    over = [task for task in averaged if task in values]
+    means = [float(np.mean(values[task])) for task in over if values[task]]
+    cells.append(f"{np.mean(means):.{digits}f}" if means and len(means) == len(over) else NOT_RUN)
     if beside:
         cells.append("" if says is None else f"{says:.{digits}f}")
         known = says is not None and len(means) == len(averaged)

@@ -62,7 +62,7 @@ def all_tables(runs: Mapping[str, Mapping[str, Runs]]) -> list[Table]:
 def size_tables(size: str, runs: Mapping[str, Runs]) -> list[Table]:
     """The tables of one size; those at the papers' size stand beside the papers' numbers."""
     beside = size == "full"
-    where = "at the papers' size, beside their numbers" if beside else "`small`, which no paper has"
+    where = "at the papers' size, beside their numbers" if beside else "small, which no paper has"
     result = []
     for layer, tasks in runs.items():
         title, about = paper.LAYERS[layer], _ACCURACY + (_AVERAGED + _BESIDE[layer] if beside else "")
@@ -82,13 +82,15 @@ that were run. † trained or pruned with other settings than the config's: see 
 """
 _AVERAGED = """
 The paper's averages are over the six tasks of the Long Range Arena, and so are ours beside them; diff., ours less the
-paper's, is taken of averages only where all six were run. """
+paper's, is taken of averages only where all six were run.
+"""
 _BESIDE = {
-    "s5": """Paper: AIRE-Prune's main table; for tasks that it has not, the accuracy of
-the S5 paper.
+    "s5": """
+Paper: AIRE-Prune's main table; for tasks that it has not, the accuracy of the S5 paper.
 """,
-    "s4d": f"""Paper: AIRE-Prune, which gives two ratios. LAST's paper reports
-{paper.LAST_S4D_AVERAGE.cut:g} % cut for {paper.LAST_S4D_AVERAGE.lost:g} points, on average over its own benchmark.
+    "s4d": f"""
+Paper: AIRE-Prune, which gives two ratios. LAST's paper reports {paper.LAST_S4D_AVERAGE.cut:g} % cut for
+{paper.LAST_S4D_AVERAGE.lost:g} points, on average over its own benchmark.
 """,
 }
 _METHODS = """\
