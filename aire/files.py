@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from aire.errors import UserError
 
@@ -32,11 +33,11 @@ def reading(path: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(folder: Path, doing: str) -> Iterator[None]:
+def locked(folder: Path, doing: str) -> Iterator[IO[str]]:
     """Let one process at a time into the block; others say that they wait for one that does `doing`.
 
-    The lock is the file `lock` in `folder`, which is made where needed; it goes with its process, however that ends.
-    Raises OSError.
+    The lock is the file `lock` in `folder`, which is made where needed; it goes with its process, however that ends,
+    and with any other that the open file is passed on to. Raises OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as file:
@@ -45,7 +46,7 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
         except BlockingIOError:
             print(f"waiting for another process that {doing}", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file
 
 
 def sync(path: str | Path) -> None:

@@ -18,7 +18,7 @@ from aire.report import tables
 
 _ROOT = Path(__file__).parent.parent
 _README = _ROOT / "README.md"
-_REPORT = ("report.md", "results.json", "*.csv", "*.png")
+_REPORT = ("report.md", "results.json", "*.csv", "*.png", "*.tex")
 
 
 def publish_report(workdir: Path, results: Path = _ROOT / "experiments" / "results") -> Path:

@@ -30,3 +30,40 @@ def csv_text(rows: Sequence[Sequence]) -> str:
 
 def _widths(rows: Rows) -> list[int]:
     return [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+
+
+def latex(rows: Rows, caption: str, label: str) -> str:
+    """A LaTeX table with booktabs' rules: numbers, all columns but the first, to the right; any text is escaped."""
+    lines = [" & ".join(map(_latex_text, row)) + r" \\" for row in rows]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
+            rf"\caption{{{_latex_text(caption)}}}\label{{tab:{label}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}",
+            r"\toprule",
+            lines[0],
+            r"\midrule",
+            *lines[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+_LATEX = {c: rf"\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "×": r"$\times$",
+    "†": r"$\dagger$",
+    "…": r"\ldots{}",
+}
+
+
+def _latex_text(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
