@@ -16,8 +16,13 @@ def provenance() -> dict:
     return {
         "commit": _commit(),
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES},
-        "machine": f"{jax.device_count()} × {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
+        "machine": f"{jax.device_count()} × {jax.devices()[0].device_kind}, {_cores()} CPU cores",
     }
+
+
+def _cores() -> int | None:
+    """Those that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _commit() -> str:

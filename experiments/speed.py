@@ -1,6 +1,8 @@
 """The benchmark: whole models, single layers, the loop around them, and pruning itself, in one process."""
 
+import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -29,7 +31,9 @@ SECTIONS = {
 
 
 def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
-    """Measure the sections that the config names; write report.md, SECTION.csv, figures and results.json in `workdir`.
+    """Measure the sections that the config names; write SECTION.csv, figures, results.json and report.md in `workdir`.
+
+    The report shows all sections that were ever measured there, each with its commit, so that one can be renewed alone.
 
     Raises:
         UserError: an unknown section.
@@ -38,19 +42,30 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     if unknown:
         raise UserError(f"sections: unknown {unknown}: expected some of {list(SECTIONS)}")
     jax.config.update("jax_enable_compilation_cache", False)  # compilation is measured
+    record = workdir / "results.json"
+    measured = json.loads(record.read_text())["measured"] if record.exists() else {}
     source = provenance()
     print(f"measuring {', '.join(config.sections)}; all of it takes about ten minutes at full size", flush=True)
-    report = ["# Speed"]
     for name in config.sections:
         title, measure = SECTIONS[name]
         rows = measure(config)
         print(f"\n{title}\n\n{tables.text(rows)}", flush=True)
         write_text(workdir / f"{name}.csv", tables.csv_text(rows))
-        report += [f"## {title}", *_figure(name, rows, workdir), tables.markdown(rows)]
-    about = f"{source['machine']}; commit {source['commit']}; jax {source['versions']['jax']}"
-    write_text(workdir / "report.md", "\n\n".join([*report, f"Medians of interleaved repetitions. {about}"]) + "\n")
-    write_text(workdir / "results.json", json.dumps({"config": config.to_dict(), **source}, indent=1))
-    print(f"\n{about}\nwritten to {workdir}", flush=True)
+        measured[name] = source
+        write_text(record, json.dumps({"config": config.to_dict(), "measured": measured}, indent=1))
+    write_text(workdir / "report.md", _report(measured, workdir))
+    print(f"\nwritten to {workdir}", flush=True)
+
+
+def _report(measured: Mapping[str, Mapping], workdir: Path) -> str:
+    parts = ["# Speed", "Medians of interleaved repetitions. Measured by `python run.py --config=speed`."]
+    for name, (title, _) in SECTIONS.items():
+        if name in measured:
+            rows = [tuple(row) for row in csv.reader((workdir / f"{name}.csv").read_text().splitlines())]
+            source = measured[name]
+            about = f"{source['machine']}; commit {source['commit']}; jax {source['versions']['jax']}"
+            parts += [f"## {title}", *_figure(name, rows, workdir), tables.markdown(rows), about]
+    return "\n\n".join(parts) + "\n"
 
 
 def _figure(name: str, rows: Rows, workdir: Path) -> list[str]:
