@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -194,14 +195,16 @@ class Classifier(nnx.Module):
             )
         if self.config.pooling == "masked_mean" and lengths is None:
             raise UserError("this model pools by masked_mean: pass the true lengths of the sequences")
-        if tokens and _is_concrete(x) and x.size and not (x.min() >= 0 and x.max() < d_input):
-            raise UserError(f"tokens in {x.min()}…{x.max()}: this model's vocabulary is 0…{d_input - 1}")
-        if lengths is not None and _is_concrete(lengths) and not (lengths.min() >= 1 and lengths.max() <= x.shape[1]):
-            raise UserError(f"lengths in {lengths.min()}…{lengths.max()}: expected 1…{x.shape[1]}, the padded length")
+        if tokens and (values := _concrete(x)) is not None and not (values.min() >= 0 and values.max() < d_input):
+            raise UserError(f"tokens in {values.min()}…{values.max()}: this model's vocabulary is 0…{d_input - 1}")
+        if (steps := _concrete(lengths)) is not None and not (steps.min() >= 1 and steps.max() <= x.shape[1]):
+            raise UserError(f"lengths in {steps.min()}…{steps.max()}: expected 1…{x.shape[1]}, the padded length")
 
 
-def _is_concrete(x: Array) -> bool:
-    return not isinstance(x, jax.core.Tracer)
+def _concrete(x: Array | None) -> np.ndarray | None:
+    """The values that can be looked at now: none while tracing, nor of nothing. In NumPy, for JAX would trace the look
+    at an array that a jitted function only closes over."""
+    return None if x is None or isinstance(x, jax.core.Tracer) or not x.size else np.asarray(x)
 
 
 def pool(x: Array, lengths: Array | None, pooling: str) -> Array:

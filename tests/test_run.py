@@ -15,6 +15,7 @@ from conftest import pictures, write_idx
 import aire
 from aire.data.tasks import load_task
 from aire.pruning.methods import METHODS
+from experiments.speed import SECTIONS
 
 ROOT = Path(__file__).parent.parent
 SMOKE = "--config=lra_listops_prune:smoke"
@@ -197,7 +198,13 @@ def test_help_names_the_configs(data, tmp_path):
     assert "lra_listops_prune" in run("--help", data=data, workdir=tmp_path).stderr
 
 
-def test_the_benchmark_runs(data, tmp_path):
-    result = run("--config=speed:smoke", data=data, workdir=tmp_path)
+@pytest.mark.parametrize(
+    "sections", [("odd", "loop", "pruning"), pytest.param(tuple(SECTIONS), marks=pytest.mark.slow, id="all")]
+)
+def test_the_benchmark_runs(sections, data, tmp_path):
+    result = run("--config=speed:smoke", f"--config.sections={sections!r}", data=data, workdir=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "score and normalise" in (tmp_path / "report.md").read_text()
+    report = (tmp_path / "report.md").read_text()
+    for name, (title, _) in SECTIONS.items():
+        assert (f"## {title}" in report) == (tmp_path / f"{name}.csv").exists() == (name in sections)
+    assert ("![Odd numbers of states](odd.png)" in report) and (tmp_path / "odd.png").exists()

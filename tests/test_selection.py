@@ -57,7 +57,8 @@ def test_nan_scores_are_named():
         aire.select(TREE | {"b/1": jnp.array([jnp.nan, 1.0])}, ratio=0.5)
 
 
-layer_scores = st.lists(st.floats(0, 1, width=32), max_size=12)
+# XLA on CPUs takes subnormal numbers for zero, as ties.
+layer_scores = st.lists(st.floats(0, 1, width=32, allow_subnormal=False), max_size=12)
 trees = st.lists(layer_scores, min_size=1, max_size=4).filter(lambda layers: any(layers))
 ratios = st.floats(0, 1, exclude_max=True)
 fast = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

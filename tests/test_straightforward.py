@@ -21,11 +21,17 @@ def test_same_logits_and_gradients(make_model, kind, activation, bidirectional):
     for model in (ours, theirs):
         model.train()
 
-    def gradients(model):
-        return nnx.to_pure_dict(nnx.grad(lambda model: jnp.sum(model(tokens) ** 2))(model))
+    @nnx.jit
+    def value_and_gradients(model):
+        def loss(model):
+            logits = model(tokens)
+            return jnp.sum(logits**2), logits
 
-    np.testing.assert_allclose(theirs(tokens), ours(tokens), rtol=1e-4, atol=1e-5)
-    a, b = gradients(ours), gradients(theirs)
+        gradients, logits = nnx.grad(loss, has_aux=True)(model)
+        return logits, nnx.to_pure_dict(gradients)
+
+    (y, a), (y_theirs, b) = value_and_gradients(ours), value_and_gradients(theirs)
+    np.testing.assert_allclose(y_theirs, y, rtol=1e-4, atol=1e-5)
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-4 * max(1, float(jnp.abs(x).max())))
