@@ -5,6 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from aire.data.made_up import FOLDER as MADE_UP
 from aire.errors import UserError
 
 Change = Callable[[ConfigDict], None]
@@ -38,7 +39,8 @@ def small(config: ConfigDict, **data: int) -> None:
 
 
 def smoke(config: ConfigDict, **data: int) -> None:
-    """Change a config to do every stage in seconds once the data is prepared; the accuracy means nothing."""
+    """Change a config to do every stage in seconds, on made-up files; the accuracy means nothing."""
+    config.data.folder = MADE_UP
     config.name += "_smoke"
     config.seed = 0
     config.data.update(train_examples=64, validation_examples=32, test_examples=32, **data)
@@ -170,7 +172,8 @@ def small_pictures(config: ConfigDict) -> None:
 
 
 def smoke_pictures(config: ConfigDict) -> None:
-    """Every stage in seconds, on few pictures, pooled to a quarter of their side; the accuracy means nothing."""
+    """Every stage in seconds, on a few made-up pictures, pooled to a quarter of their side; accuracy means nothing."""
+    config.data.folder = MADE_UP
     config.name += "_smoke"
     config.seed = 0
     config.data.update(pool=4, train_examples=256, validation_examples=64, test_examples=64)

@@ -9,7 +9,6 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import gzip
 import io
-import struct
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from aire.data import made_up
 from aire.models import Classifier, ModelConfig, ssm_config
 from aire.ssm import S4D, S5, S4DConfig, S5Config
 
@@ -40,50 +40,33 @@ def below(case: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     return {name.removeprefix(prefix): array for name, array in case.items() if name.startswith(prefix)}
 
 
-def idx_bytes(array: np.ndarray) -> bytes:
-    """A uint8 array as an idx file."""
-    return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-
-
-def pictures(seed: int = 0, train: int = 36, test: int = 10) -> dict[str, np.ndarray]:
-    """Made-up pictures and labels in the place of Fashion-MNIST's, by the names of its files."""
-    rng = np.random.default_rng(seed)
-    made = {}
-    for stem, n in (("train", train), ("t10k", test)):
-        made[f"{stem}-images-idx3-ubyte"] = rng.integers(0, 256, (n, 28, 28), np.uint8)
-        made[f"{stem}-labels-idx1-ubyte"] = rng.integers(0, 10, n, np.uint8)
-    return made
+def pack_tree(path: Path, tree: made_up.Tree) -> Path:
+    """The files as a tar.gz at `path`; returns its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(path, "wb") as zipped, tarfile.open(fileobj=zipped, mode="w") as tar:
+        for name, content in tree.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path.parent
 
 
 def write_idx(folder: Path, arrays: dict[str, np.ndarray], *, packed: bool = True) -> Path:
     """The arrays as the files that their names say, with .gz or without; returns the folder."""
     folder.mkdir(exist_ok=True)
     for name, array in arrays.items():
-        content = idx_bytes(array)
+        content = made_up.idx_bytes(array)
         (folder / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(content) if packed else content)
     return folder
-
-
-def cifar_batches(seed: int = 0, train: int = 4, test: int = 10) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Made-up pictures, (n, 3, 32, 32) uint8, and labels, by the names of CIFAR-10's batches."""
-    rng = np.random.default_rng(seed)
-    counts = {f"data_batch_{i}": train for i in range(1, 6)} | {"test_batch": test}
-    return {
-        name: (rng.integers(0, 256, (n, 3, 32, 32), np.uint8), rng.integers(0, 10, n, np.uint8))
-        for name, n in counts.items()
-    }
-
-
-def binary_batch(images: np.ndarray, labels: np.ndarray) -> bytes:
-    """A batch of CIFAR-10's binary version: for each picture its label, then red, green and blue."""
-    return b"".join(bytes([label]) + image.tobytes() for image, label in zip(images, labels.tolist(), strict=True))
 
 
 def write_cifar(folder: Path, batches: dict[str, tuple[np.ndarray, np.ndarray]]) -> Path:
     """The batches as the binary version's archive; returns the folder it is in."""
     folder.mkdir(exist_ok=True)
     with tarfile.open(folder / "cifar-10-binary.tar.gz", "w:gz") as tar:
-        files = {f"{name}.bin": binary_batch(*batch) for name, batch in batches.items()} | {"readme.html": b"<html>"}
+        files = {f"{name}.bin": made_up.binary_batch(*batch) for name, batch in batches.items()} | {
+            "readme.html": b"<html>"
+        }
         for name, content in files.items():
             member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             member.size = len(content)

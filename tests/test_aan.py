@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_data import pairs, write_tree
 
 from aire.data.aan import Release, load
+from aire.data.made_up import pairs, write_tree
 from aire.errors import UserError
 
 # As the release has them: literals of bytes, which stay literals. The training texts' characters: ' 5 times, a 3, \ 3,

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import binary_batch, cifar_batches, write_cifar
+from conftest import write_cifar
 
 from aire.data import archives, cifar10, pickled
 from aire.data.cifar10 import Files, load, parse_pickle, to_grey
+from aire.data.made_up import binary_batch, cifar_batches
 from aire.data.splits import held_out
 from aire.errors import UserError
 

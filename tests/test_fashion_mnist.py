@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import idx_bytes, pictures, write_idx
+from conftest import write_idx
 
 from aire.data import fashion_mnist, idx
 from aire.data.fashion_mnist import MEAN, PUBLISHED, STD, files, load
 from aire.data.idx import Checksums
+from aire.data.made_up import idx_bytes, pictures
 from aire.data.pictures import Sequences
 from aire.errors import UserError
 

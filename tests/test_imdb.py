@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_data import pack_tree, reviews, write_tree
+from conftest import pack_tree
 
 from aire.data.archives import Files
 from aire.data.imdb import ARCHIVE, Reviews, load
+from aire.data.made_up import reviews, write_tree
 from aire.errors import UserError
 
 # Ten reviews of each class, in words what the vocabulary makes of them: o 35 times here and often below; é 20; X and x

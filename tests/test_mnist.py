@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import pictures, write_idx
+from conftest import write_idx
 
 from aire.data import idx, mnist
+from aire.data.made_up import pictures
 from aire.data.mnist import bit_reversal, files, load
 from aire.data.splits import held_out, torch_permutation
 from aire.errors import UserError

@@ -9,9 +9,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import cifar_batches, pictures, write_cifar, write_idx
+from conftest import write_cifar, write_idx
 from flax import nnx
 
+from aire.data.made_up import cifar_batches, pictures
 from aire.data.pipeline import batches
 from aire.data.tasks import Task, load_task
 from aire.models import Classifier

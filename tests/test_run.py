@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import pictures, write_idx
+from conftest import write_idx
 
 import aire
+from aire.data.made_up import pictures
 from aire.data.tasks import load_task
 from aire.pruning.methods import METHODS
 from experiments.speed import SECTIONS

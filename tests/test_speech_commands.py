@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_data import pack_tree, recordings, wav, write_tree
+from conftest import pack_tree
 
 from aire.data.archives import Files
+from aire.data.made_up import recordings, wav, write_tree
 from aire.data.speech_commands import ARCHIVE, WORDS, Recordings, load, read_wav
 from aire.errors import UserError
 

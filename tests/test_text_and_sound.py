@@ -12,11 +12,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from conftest import pack_tree
 from flax import nnx
-from made_data import pack_tree, pairs, recordings, reviews, write_tree
 
 import aire
 from aire import zoo
+from aire.data.made_up import pairs, recordings, reviews, write_tree
 from aire.data.pipeline import batches
 from aire.data.tasks import Task, load_task
 from aire.models import Classifier, ModelConfig

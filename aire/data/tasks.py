@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aire.data import aan, cifar10, fashion_mnist, imdb, listops, mnist, pathfinder, pictures, speech_commands
+from aire.data import aan, cifar10, fashion_mnist, imdb, listops, made_up, mnist, pathfinder, pictures, speech_commands
 from aire.data.archives import Files
 from aire.data.pipeline import Split
 from aire.data.preparation import SPLITS
@@ -108,4 +108,6 @@ def load_task(options: Mapping[str, Any], data_dir: Path) -> Task:
     name = options.pop("task")
     if name not in TASKS:
         raise UserError(f"unknown task {name!r}: expected one of {sorted(TASKS)}")
+    if options.get("folder") == made_up.FOLDER:
+        options["folder"] = str(made_up.prepare(name, Path(data_dir) / "made_up"))
     return TASKS[name](data_dir, **options)
