@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-_PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+_PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
 def provenance() -> dict:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aire.data.pipeline import Split, batches
+from aire.data.pipeline import Batches, Split
 from aire.progress import Progress
 from aire.training.loop import LOOK_EVERY, look
 from aire.training.metrics import MetricsWriter
@@ -33,7 +33,7 @@ def loop_rows(config: ConfigDict) -> Rows:
     model.train()
     functions, *_ = split_model(model)
     step_fn = make_train_step(functions, make_optimizer(OPTIMIZER))
-    stream = batches(_noise(shape, 40 * shape.batch), batch_size=shape.batch, seed=0)
+    stream = Batches(_noise(shape, 40 * shape.batch), batch_size=shape.batch, seed=0)
     states = [init_state(model, make_optimizer(OPTIMIZER), jax.random.key(0)) for _ in range(2)]
     resident = jax.device_put(stream[0])
 

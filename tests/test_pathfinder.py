@@ -16,7 +16,7 @@ from PIL import Image
 from aire.data import pathfinder
 from aire.data.contours import DESIGNS, Picture, draw
 from aire.data.pathfinder import Generated, Release, load, read_list
-from aire.data.pipeline import batches
+from aire.data.pipeline import Batches
 from aire.errors import UserError
 from aire.models import Classifier, ModelConfig, ssm_config
 from aire.training.optimizer import OptimizerConfig, make_optimizer
@@ -196,7 +196,7 @@ def test_the_release_in_the_references_splits(tmp_path, side):
     for name, part in parts.items():
         np.testing.assert_array_equal(splits[name].x, images[part])
         np.testing.assert_array_equal(splits[name].y, labels[part])
-    batch = batches(splits["train"], batch_size=4, seed=0)[0]
+    batch = Batches(splits["train"], batch_size=4, seed=0)[0]
     assert batch["x"].shape == (4, side * side, 1) and abs(batch["x"]).max() <= 1
     assert 0.1 < training_step(batch) < 10
 

@@ -13,7 +13,7 @@ from conftest import write_cifar, write_idx
 from flax import nnx
 
 from aire.data.made_up import cifar_batches, pictures
-from aire.data.pipeline import batches
+from aire.data.pipeline import Batches
 from aire.data.tasks import Task, load_task
 from aire.models import Classifier
 from aire.training.loop import TrainConfig
@@ -83,7 +83,7 @@ def train_one_step(config, folder, data_dir, batch_size):
     functions, params, _ = split_model(model)
     before = jax.tree.map(np.array, params)
     optimizer = make_optimizer(TrainConfig(**config.train.to_dict()).optimizer(10))
-    batch = batches(task.splits["train"], batch_size=batch_size, seed=0)[0]
+    batch = Batches(task.splits["train"], batch_size=batch_size, seed=0)[0]
     state, metrics = make_train_step(functions, optimizer)(init_state(model, optimizer, jax.random.key(0)), batch)
     return task, before, state["params"], metrics
 

@@ -18,7 +18,7 @@ from flax import nnx
 import aire
 from aire import zoo
 from aire.data.made_up import pairs, recordings, reviews, write_tree
-from aire.data.pipeline import batches
+from aire.data.pipeline import Batches
 from aire.data.tasks import Task, load_task
 from aire.models import Classifier, ModelConfig
 from aire.training.loop import TrainConfig
@@ -75,7 +75,7 @@ def test_to_a_training_step(folders, data_dir, name):
     config.model.depth = 1
     task = load_task(config.data.to_dict(), data_dir)
     assert tuple(len(split) for split in task.splits.values()) == SIZES[name]
-    batch = batches(task.splits["train"], batch_size=8, seed=0)[0]
+    batch = Batches(task.splits["train"], batch_size=8, seed=0)[0]
     assert train_one_step(model_config(config.model, task), config, batch) == pytest.approx(
         math.log(task.n_classes), rel=0.3
     )

@@ -121,7 +121,7 @@ def test_a_resumed_run_ends_bit_identical(make_model, tmp_path, monkeypatch, aft
 def test_finished_training_is_not_repeated(make_model, tmp_path, monkeypatch):
     model = make_model((4,), pooling="masked_mean")
     first = train(model, tmp_path)
-    monkeypatch.setattr(loop, "batches", lambda *args, **kwargs: {})  # any step would fail
+    monkeypatch.setattr(loop, "Batches", lambda *args, **kwargs: {})  # any step would fail
     assert_identical(first.model, train(model, tmp_path).model)
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from aire.data.pipeline import Split, batches, steps_per_epoch
+from aire.data.pipeline import Batches, Split, steps_per_epoch
 from aire.errors import UserError
 from aire.progress import Progress
 from aire.training.checkpoints import Checkpoints
@@ -101,7 +101,7 @@ def train(
     model.train()
     functions, *_ = split_model(model)
     train_step, eval_step = make_train_step(functions, optimizer), make_eval_step(functions)
-    stream = batches(data["train"], batch_size=config.batch_size, seed=seed)
+    stream = Batches(data["train"], batch_size=config.batch_size, seed=seed)
 
     with Checkpoints(folder / "checkpoints", fingerprint=dict(fingerprint)) as checkpoints:
         state = init_state(model, optimizer, jax.random.key(seed))
