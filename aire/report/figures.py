@@ -48,12 +48,12 @@ def times_against(
     """Milliseconds against a size, one panel per kind of size.
 
     Args:
-        panels: per panel, named by its horizontal axis, and per curve: sizes and milliseconds.
+        panels: per panel, named by its horizontal axis, and per curve, the same in all: sizes and milliseconds.
         title: above the figure.
         path: the PNG file to write.
         log: both axes logarithmic, with a dotted line of slope 1 through each panel's first point.
     """
-    figure = Figure(figsize=(3.6 * len(panels) + 0.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(max(6.4, 3.6 * len(panels) + 0.4), 4), layout="constrained")
     for axes, (name, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for (label, (sizes, milliseconds)), style in zip(curves.items(), itertools.cycle(_STYLES)):
             colour, line, marker = style
@@ -66,7 +66,7 @@ def times_against(
         else:
             axes.set_ylim(bottom=0)
         axes.set(xlabel=name, ylabel="ms")
-        axes.legend(fontsize=7)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     figure.suptitle(title, fontsize=10)
     _save(figure, path)
 
