@@ -8,6 +8,7 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.path.dirname(__file__)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import gzip
+import importlib
 import io
 import tarfile
 from collections.abc import Callable
@@ -17,10 +18,14 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from ml_collections import ConfigDict
 
 from aire.data import made_up
 from aire.models import Classifier, ModelConfig, ssm_config
 from aire.ssm import S4D, S5, S4DConfig, S5Config
+from aire.training.loop import TrainConfig
+from aire.training.optimizer import make_optimizer
+from aire.training.step import init_state, make_train_step, split_model
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -72,6 +77,26 @@ def write_cifar(folder: Path, batches: dict[str, tuple[np.ndarray, np.ndarray]])
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     return folder
+
+
+def configured(name: str, variants: str = "") -> ConfigDict:
+    """The config of a task."""
+    return importlib.import_module(f"configs.{name}_prune").get_config(variants)
+
+
+def train_one_step(options: ModelConfig, config, batch: dict) -> float:
+    """The loss of a training step on a new model; everything in one compilation."""
+    optimizer = make_optimizer(TrainConfig(**config.train.to_dict()).optimizer(epoch_steps=10))
+
+    @jax.jit
+    def step(batch):
+        model = Classifier(options, rngs=nnx.Rngs(0))
+        functions, *_ = split_model(model)
+        return make_train_step(functions, optimizer)(init_state(model, optimizer, jax.random.key(0)), batch)
+
+    state, metrics = step(batch)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["params"]))
+    return float(metrics["loss"])
 
 
 @pytest.fixture

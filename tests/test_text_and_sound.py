@@ -1,6 +1,5 @@
 """From the public formats of IMDB, AAN and Speech Commands to training and pruning; preparing again after a kill."""
 
-import importlib
 import itertools
 import json
 import math
@@ -12,19 +11,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import pack_tree
-from flax import nnx
+from conftest import configured, pack_tree, train_one_step
 
 import aire
 from aire import zoo
 from aire.data.made_up import pairs, recordings, reviews, write_tree
 from aire.data.pipeline import Batches
-from aire.data.tasks import Task, load_task
-from aire.models import Classifier, ModelConfig
-from aire.training.loop import TrainConfig
-from aire.training.optimizer import make_optimizer
-from aire.training.step import init_state, make_train_step, split_model
-from aire.weights import abstract_model, get_arrays
+from aire.data.tasks import load_task
+from aire.weights import get_arrays
 from experiments.train import model_config, run_as
 
 ROOT = Path(__file__).parent.parent
@@ -49,25 +43,6 @@ def data_dir(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("data")
 
 
-def configured(name: str, variants: str = ""):
-    return importlib.import_module(f"configs.{name}_prune").get_config(variants)
-
-
-def train_one_step(options: ModelConfig, config, batch: dict) -> float:
-    """The loss of a training step on a new model; everything in one compilation."""
-    optimizer = make_optimizer(TrainConfig(**config.train.to_dict()).optimizer(epoch_steps=10))
-
-    @jax.jit
-    def step(batch):
-        model = Classifier(options, rngs=nnx.Rngs(0))
-        functions, *_ = split_model(model)
-        return make_train_step(functions, optimizer)(init_state(model, optimizer, jax.random.key(0)), batch)
-
-    state, metrics = step(batch)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["params"]))
-    return float(metrics["loss"])
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_to_a_training_step(folders, data_dir, name):
     config = configured(name, "smoke")
@@ -79,37 +54,6 @@ def test_to_a_training_step(folders, data_dir, name):
     assert train_one_step(model_config(config.model, task), config, batch) == pytest.approx(
         math.log(task.n_classes), rel=0.3
     )
-
-
-# Parameters of the S5 reference's own models, made by its code from its scripts' options (jax.eval_shape of `init`).
-REFERENCE = {"lra_text": (135, 2, 1_321_154), "lra_retrieval": (98, 2, 772_098), "speech_commands": (1, 35, 283_523)}
-
-
-def full_model(config, name: str) -> tuple[ModelConfig, int]:
-    d_input, n_classes, parameters = REFERENCE[name]
-    return model_config(config.model, Task("", {}, d_input, n_classes)), parameters
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_parameters_at_full_size(name):
-    model, expected = full_model(configured(name), name)
-    shapes = jax.tree.leaves(nnx.to_pure_dict(nnx.state(abstract_model(model), nnx.Param)))
-    assert sum(math.prod(leaf.shape) for leaf in shapes) == expected
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_a_training_step_at_full_size(name):
-    """Of the paper's model and length, on a batch of two examples."""
-    config = configured(name)
-    options, _ = full_model(config, name)
-    rng, L = np.random.default_rng(0), config.data.get("length", 16_000)
-    n = 4 if options.retrieval else 2
-    if name == "speech_commands":
-        x, lengths = rng.normal(size=(n, L, 1)).astype(np.float32), np.full(n, L, np.int32)
-    else:
-        x, lengths = rng.integers(0, options.d_input, (n, L), np.uint8), rng.integers(1, L, n).astype(np.int32)
-    train_one_step(options, config, {"x": x, "lengths": lengths, "y": np.array([0, 1], np.int32)})
 
 
 # Another sampling rate ------------------------------------------------------------------------------------------------
