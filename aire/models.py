@@ -10,15 +10,15 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from aire.activations import gate, gelu
+from aire.activations import ACTIVATIONS
 from aire.errors import UserError
+from aire.normalization import BatchNorm
 from aire.ssm import S4D, S5, S4DConfig, S5Config
 
 SSMConfig = S5Config | S4DConfig
 SSM_KINDS = {"s5": (S5Config, S5), "s4d": (S4DConfig, S4D)}  # a third kind of layer joins here
 LAYERNORM_EPSILON = {"s5": 1e-6, "s4d": 1e-5}  # of the references: the defaults of Flax and of PyTorch
 
-ACTIVATIONS = ("gelu", "half_glu1", "half_glu2", "full_glu", "glu")
 DTYPES = ("float32", "bfloat16")
 POOLINGS = ("mean", "masked_mean", "last")
 
@@ -107,38 +107,39 @@ class Block(nnx.Module):
         self.config = config
         self.ssm = SSM_KINDS[config.ssm.kind][1](H, n_states, config.ssm, rngs=rngs)
         if config.batchnorm:
-            self.norm = nnx.BatchNorm(H, momentum=config.bn_momentum, dtype=config.dtype, rngs=rngs)
+            self.norm = BatchNorm(H, momentum=config.bn_momentum, dtype=config.dtype, rngs=rngs)
         else:
             self.norm = nnx.LayerNorm(H, epsilon=LAYERNORM_EPSILON[config.ssm.kind], dtype=config.dtype, rngs=rngs)
         if config.activation in ("full_glu", "glu"):
-            self.out1 = Linear(H, H, dtype=config.dtype, rngs=rngs)
+            self.out1 = nnx.Linear(H, H, dtype=config.dtype, rngs=rngs)
         if config.activation != "gelu":
-            self.out2 = Linear(H, H, dtype=config.dtype, rngs=rngs)
+            self.out2 = nnx.Linear(H, H, dtype=config.dtype, rngs=rngs)
         self.drop = nnx.Dropout(config.dropout)
 
     def __call__(self, x: Array, rngs: nnx.Rngs | None = None) -> Array:
-        skip = x
-        if self.config.prenorm:
-            x = self.norm(x)
-        x = skip + self._activate(self.ssm(x), rngs)
-        return x if self.config.prenorm else self.norm(x)
+        # On two axes, (B L, H): behind a reshape XLA does not see that a dense layer needs an array whole, and computes
+        # it again for everything else that it goes into.
+        rows = x.reshape(-1, x.shape[-1])
+        u = self.norm(rows) if self.config.prenorm else rows
+        y = self.ssm(u.reshape(x.shape)).reshape(rows.shape)
+        rows = rows + self._activate(y, x.shape, rngs)
+        return (rows if self.config.prenorm else self.norm(rows)).reshape(x.shape)
 
-    def _activate(self, y: Array, rngs: nnx.Rngs | None) -> Array:
-        g = self._drop(gelu(y, self.config.activation != "glu"), rngs)
-        match self.config.activation:
-            case "gelu":
-                return g
-            case "half_glu1":
-                gated = gate(g, self.out2(g))
-            case "half_glu2":
-                gated = gate(y, self.out2(g))
-            case "full_glu" | "glu":
-                gated = gate(self.out1(g), self.out2(g))
-        return self._drop(gated, rngs)
+    def _activate(self, y: Array, shape: tuple[int, ...], rngs: nnx.Rngs | None) -> Array:
+        weights = [(layer.kernel[...].astype(y.dtype), layer.bias[...].astype(y.dtype)) for layer in self._dense()]
+        value = ACTIVATIONS[self.config.activation]((y, self._mask(y.dtype, shape, rngs)), weights)
+        return value * self._mask(y.dtype, shape, rngs) if weights else value
 
-    def _drop(self, x: Array, rngs: nnx.Rngs | None) -> Array:
-        """Dropout with one mask for all time steps, multiplied: selecting by it would keep it for every step."""
-        return x * self.drop(jnp.ones((x.shape[0], 1, x.shape[2]), x.dtype), rngs=rngs)
+    def _dense(self) -> list[nnx.Linear]:
+        """The dense layers of the activation, in its order."""
+        return [getattr(self, name) for name in ("out1", "out2") if hasattr(self, name)]
+
+    def _mask(self, dtype: jnp.dtype, shape: tuple[int, ...], rngs: nnx.Rngs | None) -> Array:
+        """Dropout's mask for (B, L, H), one for all time steps of a sequence, as rows (B L, H): to multiply by, for
+        selecting would keep it for every step."""
+        B, _, H = shape
+        mask = self.drop(jnp.ones((B, 1, H), dtype), rngs=rngs)
+        return jnp.broadcast_to(mask, shape).reshape(-1, H)
 
 
 class RetrievalHead(nnx.Module):

@@ -54,11 +54,11 @@ def scan_rows(config: ConfigDict) -> Rows:
     return rows
 
 
-def _scan_inputs(shape: tuple[int, int, int]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _scan_inputs(shape: tuple[int, int, int]) -> tuple[jax.Array, jax.Array]:
     batch, length, n = shape
-    keys = jax.random.split(jax.random.key(0), 3)
+    keys = jax.random.split(jax.random.key(0))
     Lambda_bar = jnp.exp(jax.lax.complex(-jax.random.uniform(keys[0], (n,)) / 100, jnp.linspace(0, 3, n)))
-    return Lambda_bar, tuple(jax.random.normal(key, (length, batch, n)) for key in keys[1:])
+    return Lambda_bar, jax.random.normal(keys[1], (batch, length, 2, n))
 
 
 def _scan(form: str, shape: tuple[int, int, int]) -> Callable[[], object]:
@@ -71,7 +71,7 @@ def _scan_gradient(form: str, shape: tuple[int, int, int]) -> Callable[[], objec
     inputs = _scan_inputs(shape)
 
     def loss(lam, v):
-        return sum(jnp.sum(x**2) for x in diagonal_scan(lam, v, form=form))
+        return jnp.sum(diagonal_scan(lam, v, form=form) ** 2)
 
     grad = jax.jit(jax.grad(loss, argnums=(0, 1)))
     return lambda: grad(*inputs)

@@ -1,6 +1,6 @@
 """Whole models: beside the straightforward formulation, and after cuts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from experiments.straightforward import straightforward
 from experiments.timing import Compiled, compiled, interleaved
 
 Rows = list[tuple[str, ...]]
+Prepared = tuple[Compiled, Callable[[], Any]]  # a compiled pass, and a call of it
 OPTIMIZER = OptimizerConfig(
     lr=0.001, ssm_lr=0.001, weight_decay=0.01, groups="standard", warmup_steps=1, total_steps=100, dt_global=False
 )
@@ -48,7 +49,7 @@ def make(shape: Shape) -> tuple[Classifier, dict[str, Array]]:
     return model, {"x": x, "y": jnp.zeros(shape.batch, jnp.int32)}
 
 
-def forward(model: Classifier, batch: dict[str, Array]) -> tuple[Compiled, Callable[[], Any]]:
+def forward(model: Classifier, batch: dict[str, Array]) -> Prepared:
     """The compiled forward pass in evaluation mode, and a call of it."""
     model.eval()
     functions, params, buffers = split_model(model)
@@ -61,7 +62,7 @@ def forward(model: Classifier, batch: dict[str, Array]) -> tuple[Compiled, Calla
     return run, lambda: run(params, buffers, batch["x"])
 
 
-def training(model: Classifier, batch: dict[str, Array]) -> tuple[Compiled, Callable[[], Any]]:
+def training(model: Classifier, batch: dict[str, Array]) -> Prepared:
     """The compiled training step, and a call that goes on from the state of the call before."""
     model.train()
     functions, *_ = split_model(model)
@@ -81,37 +82,28 @@ PASSES = {"forward": forward, "training step": training}
 
 def model_rows(config: ConfigDict) -> Rows:
     """Time, compilation and temporary memory of both formulations, and their ratios."""
-    rows: Rows = [
-        (
-            "model",
-            "pass",
-            "straightforward, ms",
-            "aire, ms",
-            "times as fast",
-            "compilation, s",
-            "ratio",
-            "temporary memory, MiB",
-            "ratio",
-        )
-    ]
-    for shape in map(Shape._make, config.models):
+
+    def pair(shape: Shape, name: str) -> tuple[Prepared, Prepared]:
         model, batch = make(shape)
-        for name, prepare in PASSES.items():
-            (a, call_a), (b, call_b) = prepare(straightforward(model), batch), prepare(model, batch)
-            t = interleaved({"a": call_a, "b": call_b}, config.repetitions)
-            rows.append(
-                (
-                    str(shape),
-                    name,
-                    f"{1e3 * t['a']:.1f}",
-                    f"{1e3 * t['b']:.1f}",
-                    f"{t['a'] / t['b']:.2f}",
-                    f"{a.seconds:.1f} → {b.seconds:.1f}",
-                    f"{b.seconds / a.seconds:.2f}",
-                    f"{a.temporary / 2**20:.0f} → {b.temporary / 2**20:.0f}",
-                    f"{b.temporary / a.temporary:.2f}",
-                )
-            )
+        return PASSES[name](straightforward(model), batch), PASSES[name](model, batch)
+
+    return compare("straightforward", map(Shape._make, config.models), pair, config.repetitions)
+
+
+def compare(
+    other: str, shapes: Iterable[Shape], pair: Callable[[Shape, str], tuple[Prepared, Prepared]], repetitions: int
+) -> Rows:
+    """A row for every shape and pass: the other implementation, ours, and their ratios."""
+    columns = f"{other}, ms", "aire, ms", "times as fast", "compilation, s", "ratio", "temporary memory, MiB", "ratio"
+    rows: Rows = [("model", "pass", *columns)]
+    for shape in shapes:
+        for name in PASSES:
+            (a, call_a), (b, call_b) = pair(shape, name)
+            t = interleaved({"a": call_a, "b": call_b}, repetitions)
+            times = f"{1e3 * t['a']:.1f}", f"{1e3 * t['b']:.1f}", f"{t['a'] / t['b']:.2f}"
+            compilation = f"{a.seconds:.1f} → {b.seconds:.1f}", f"{b.seconds / a.seconds:.2f}"
+            memory = f"{a.temporary / 2**20:.0f} → {b.temporary / 2**20:.0f}", f"{b.temporary / a.temporary:.2f}"
+            rows.append((str(shape), name, *times, *compilation, *memory))
     return rows
 
 

@@ -53,13 +53,20 @@ _LAYERS = {"s5": StraightforwardS5, "s4d": StraightforwardS4D}
 
 
 class StraightforwardBlock(Block):
-    """`Block` with plain dense layers and automatic gradients of activation and gate."""
+    """`Block` with Flax's batch norm, plain dense layers and automatic gradients."""
 
     def __init__(self, config: ModelConfig, n_states: int, *, rngs: nnx.Rngs):
         super().__init__(config, n_states, rngs=rngs)
         self.ssm = _LAYERS[config.ssm.kind](config.d_model, n_states, config.ssm, rngs=rngs)
+        if config.batchnorm:
+            self.norm = nnx.BatchNorm(config.d_model, momentum=config.bn_momentum, rngs=rngs)
 
-    def _activate(self, y: Array, rngs: nnx.Rngs | None) -> Array:
+    def __call__(self, x: Array, rngs: nnx.Rngs | None = None) -> Array:
+        if self.config.prenorm:
+            return x + self._activate(self.ssm(self.norm(x)))
+        return self.norm(x + self._activate(self.ssm(x)))
+
+    def _activate(self, y: Array) -> Array:
         g = jax.nn.gelu(y, approximate=self.config.activation != "glu")
         if self.config.activation == "gelu":
             return g

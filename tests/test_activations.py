@@ -7,41 +7,58 @@ import pytest
 import scipy.stats
 from flax import nnx
 
-from aire.activations import gate, gelu
+from aire.activations import ACTIVATIONS
 
 Y = np.concatenate([np.linspace(-12, 12, 97), [-50, 50, 0]]).astype(np.float32)
+ONES = np.ones_like(Y)
 
 
-def test_exact_gelu_and_its_derivative():
-    exact = scipy.stats.norm
-    np.testing.assert_allclose(gelu(Y, False), Y * exact.cdf(Y), rtol=1e-6, atol=1e-6)
-    derivative = jax.vmap(jax.grad(lambda y: gelu(y, False)))(Y)
-    np.testing.assert_allclose(derivative, exact.cdf(Y) + Y * exact.pdf(Y), rtol=1e-6, atol=1e-6)
+def test_exact_gelu():
+    """W = 1 and b = 0 for the values, and a gate that is open: what is left of "glu" is GELU."""
+    weights = [(jnp.ones((1, 1)), jnp.zeros(1)), (jnp.zeros((1, 1)), jnp.full(1, 100.0))]
+    normal = scipy.stats.norm
+
+    def gelu(y):
+        return ACTIVATIONS["glu"]((y.reshape(-1, 1), jnp.ones((y.size, 1))), weights).ravel()
+
+    np.testing.assert_allclose(gelu(Y), Y * normal.cdf(Y), rtol=1e-6, atol=1e-6)
+    derivative = jax.vjp(gelu, jnp.asarray(Y))[1](jnp.asarray(ONES))[0]
+    np.testing.assert_allclose(derivative, normal.cdf(Y) + Y * normal.pdf(Y), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("approximate", [True, False])
-def test_gelu_is_that_of_jax(approximate):
-    cotangent = jnp.linspace(-2, 3, len(Y))
-    expected, expected_vjp = jax.vjp(lambda y: jax.nn.gelu(y, approximate), Y)
-    value, vjp = jax.vjp(lambda y: gelu(y, approximate), Y)
-    np.testing.assert_array_equal(value, expected)
-    np.testing.assert_allclose(vjp(cotangent)[0], expected_vjp(cotangent)[0], rtol=3e-6, atol=2e-6)
+def plainly(kind, y, mask, weights):
+    """The formulas of the S5 paper's appendix, with nothing done about gradients."""
+    g = mask * jax.nn.gelu(y, approximate=kind != "glu")
+    z = [g @ kernel + bias for kernel, bias in weights]
+    match kind:
+        case "gelu":
+            return g
+        case "half_glu1":
+            return g * jax.nn.sigmoid(z[0])
+        case "half_glu2":
+            return y * jax.nn.sigmoid(z[0])
+    return z[0] * jax.nn.sigmoid(z[1])
 
 
-def test_gate_and_its_derivatives():
-    g, z, cotangent = jax.random.normal(jax.random.key(0), (3, len(Y))) * jnp.array([[1.0], [8.0], [1.0]])
-    expected, expected_vjp = jax.vjp(lambda g, z: g * jax.nn.sigmoid(z), g, z)
-    value, vjp = jax.vjp(gate, g, z)
-    np.testing.assert_array_equal(value, expected)
-    for found, wanted in zip(vjp(cotangent), expected_vjp(cotangent), strict=True):
-        np.testing.assert_allclose(found, wanted, atol=1e-6)
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_values_and_gradients_are_those_of_the_formulas(kind):
+    layers = {"gelu": 0, "half_glu1": 1, "half_glu2": 1}.get(kind, 2)
+    keys = jax.random.split(jax.random.key(0), 5)
+    y, cotangent = (8 * jax.random.normal(key, (50, 6)) for key in keys[:2])
+    mask = 2.0 * jax.random.bernoulli(keys[2], 0.5, (50, 6))
+    weights = [(jax.random.normal(key, (6, 6)), jax.random.normal(key, (6,))) for key in keys[3 : 3 + layers]]
+    expected, expected_vjp = jax.vjp(lambda *a: plainly(kind, *a), y, mask, weights)
+    value, vjp = jax.vjp(lambda y, mask, weights: ACTIVATIONS[kind]((y, mask), weights), y, mask, weights)
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
+    for found, wanted in zip(*map(jax.tree.leaves, (vjp(cotangent), expected_vjp(cotangent))), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-4)
 
 
 def test_one_dropout_mask_for_all_steps(make_model):
     block = make_model(dropout=0.5).blocks[0]
     block.train()
-    dropped = block._drop(jnp.ones((4, 7, 8)), nnx.Rngs(dropout=3))
-    np.testing.assert_array_equal(dropped, jnp.broadcast_to(dropped[:, :1], dropped.shape))
-    assert set(np.unique(dropped)) == {0.0, 2.0}
+    mask = block._mask(jnp.float32, (4, 7, 8), nnx.Rngs(dropout=3)).reshape(4, 7, 8)
+    np.testing.assert_array_equal(mask, jnp.broadcast_to(mask[:, :1], mask.shape))
+    assert set(np.unique(mask)) == {0.0, 2.0}
     expected = nnx.Dropout(0.5, broadcast_dims=(1,))(jnp.ones((4, 7, 8)), rngs=nnx.Rngs(dropout=3))
-    np.testing.assert_array_equal(dropped, expected)
+    np.testing.assert_array_equal(mask, expected)

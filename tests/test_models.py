@@ -50,10 +50,12 @@ def test_every_block_runs_and_trains(make_model, activation, prenorm, batchnorm)
 
 
 def test_dropout_shares_one_mask_over_time(make_model):
-    """A block of zero weights but D = 1 passes constant inputs: what dropout zeroes, it zeroes at every step."""
-    block = make_model((0,), activation="gelu", batchnorm=False, prenorm=False, dropout=0.5).blocks[0]
+    """A block without states and with D = 1 passes constant inputs: what dropout zeroes, it zeroes at every step."""
+    block = make_model((0,), activation="gelu", batchnorm=False, prenorm=True, dropout=0.5).blocks[0]
+    block.ssm.D[...] = jnp.ones(8)
+    block.norm.bias[...] = jnp.ones(8)  # of constant inputs the norm leaves its bias
     block.train()
-    dropped = np.asarray(block._activate(jnp.ones((3, 12, 8)), nnx.Rngs(dropout=0))) == 0
+    dropped = np.asarray(block(jnp.ones((3, 12, 8)), nnx.Rngs(dropout=0))) == 1
     assert 0 < dropped[:, 0].mean() < 1
     np.testing.assert_array_equal(dropped, np.broadcast_to(dropped[:, :1], dropped.shape))
     assert (dropped[0, 0] != dropped[1, 0]).any()  # but each sequence has its own

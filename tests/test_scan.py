@@ -17,9 +17,14 @@ def system(length, batch=2, n=5, seed=0, dtype=np.complex64):
     return Lambda_bar, v
 
 
-def scan(Lambda_bar, v, **options):
-    re, im = diagonal_scan(jnp.asarray(Lambda_bar), (jnp.asarray(v.real), jnp.asarray(v.imag)), **options)
-    return np.asarray(re) + 1j * np.asarray(im)
+def pairs(v):
+    """Complex (L, B, P) as the scan takes it: real (B, L, 2, P)."""
+    return jnp.stack([v.real, v.imag], axis=2).swapaxes(0, 1)
+
+
+def scan(Lambda_bar, v, *, reverse=False, **options):
+    x = np.asarray(diagonal_scan(jnp.asarray(Lambda_bar), pairs(v), reverse=(reverse,), **options))[:, :, 0]
+    return (x[:, :, 0] + 1j * x[:, :, 1]).swapaxes(0, 1)
 
 
 def loop(Lambda_bar, v, reverse):
@@ -48,55 +53,66 @@ def test_forms_equal_fft_convolution(form):
     np.testing.assert_allclose(scan(Lambda_bar, v, form=form), padded[:200], atol=2e-4)
 
 
-@pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("form", ["sequential", "chunked"])
-def test_gradients_equal_automatic_differentiation_of_the_convolution(form, reverse, x64):
+def test_two_directions_are_each_alone(form):
+    Lambda_bar, v = system(70)
+    both = diagonal_scan(Lambda_bar, pairs(v), reverse=(False, True), form=form)
+    for r, reverse in enumerate((False, True)):
+        alone = diagonal_scan(Lambda_bar, pairs(v), reverse=(reverse,), form=form)
+        np.testing.assert_allclose(both[:, :, r], alone[:, :, 0], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 2, 33])
+@pytest.mark.parametrize("reverse", [(False,), (True,), (False, True)])
+@pytest.mark.parametrize("form", ["sequential", "chunked"])
+def test_gradients_equal_automatic_differentiation_of_the_convolution(form, reverse, length, x64):
     """Oracle: the convolution as one dense sum over λ̄ powers, differentiated by JAX in complex arithmetic."""
-    Lambda_bar, v = system(33, dtype=np.complex128)
-    weights = np.random.default_rng(1).normal(size=(2, *v.shape))
+    Lambda_bar, v = system(length, dtype=np.complex128)
+    weights = np.random.default_rng(1).normal(size=(2, length, len(reverse), 2, 5))
 
-    def loss(re, im):
-        return jnp.sum(weights[0] * re + weights[1] * im)
+    def by_scan(lam, v):
+        return jnp.sum(weights * diagonal_scan(lam, v, reverse=reverse, form=form))
 
-    def by_scan(lam, v_re, v_im):
-        return loss(*diagonal_scan(lam, (v_re, v_im), reverse=reverse, form=form))
+    def by_sum(lam, v):
+        k = jnp.arange(length)
+        total = 0
+        for r, backward in enumerate(reverse):
+            lag = k[None, :] - k[:, None] if backward else k[:, None] - k[None, :]
+            powers = jnp.where(lag[..., None] >= 0, lam ** jnp.maximum(lag, 0)[..., None], 0)
+            x = jnp.einsum("kjn,bjn->bkn", powers, v[:, :, 0] + 1j * v[:, :, 1])
+            total += jnp.sum(weights[:, :, r, 0] * x.real + weights[:, :, r, 1] * x.imag)
+        return total
 
-    def by_sum(lam, v_re, v_im):
-        k = jnp.arange(33)
-        lag = k[None, :] - k[:, None] if reverse else k[:, None] - k[None, :]
-        powers = jnp.where(lag[..., None] >= 0, lam ** jnp.maximum(lag, 0)[..., None], 0)
-        x = jnp.einsum("kjn,jbn->kbn", powers, v_re + 1j * v_im)
-        return loss(x.real, x.imag)
-
-    arguments = (jnp.asarray(Lambda_bar), jnp.asarray(v.real), jnp.asarray(v.imag))
-    ours, oracle = (jax.grad(f, argnums=(0, 1, 2))(*arguments) for f in (by_scan, by_sum))
+    arguments = jnp.asarray(Lambda_bar), pairs(v)
+    ours, oracle = (jax.grad(f, argnums=(0, 1))(*arguments) for f in (by_scan, by_sum))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), ours, oracle)
 
 
-@pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_forms_agree_in_values_and_gradients(dtype, reverse):
+def test_forms_agree_in_values_and_gradients(dtype):
     """Also on inputs of 8 bits: the recurrence itself stays in float32, so both see the same rounded inputs."""
     Lambda_bar, v = system(150)
-    v = tuple(jnp.asarray(part, dtype) for part in (v.real, v.imag))
-    weights = jax.random.normal(jax.random.key(0), (2, *v[0].shape))
+    rounded = pairs(v).astype(dtype)
+    weights = jax.random.normal(jax.random.key(0), (2, 150, 2, 2, 5))
 
     def loss(lam, v, form):
-        x = diagonal_scan(lam, v, reverse=reverse, form=form)
-        assert x[0].dtype == jnp.float32
-        return jnp.sum(weights[0] * x[0] + weights[1] * x[1])
+        x = diagonal_scan(lam, v, reverse=(False, True), form=form)
+        assert x.dtype == jnp.float32
+        return jnp.sum(weights * x)
 
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1)), static_argnums=2)
-    gradients = [gradient(Lambda_bar, v, form) for form in ("sequential", "chunked")]
-    for a, b in zip(*map(jax.tree.leaves, gradients), strict=True):
+    gradients = [gradient(Lambda_bar, rounded, form) for form in ("sequential", "chunked")]
+    for a, b in zip(*gradients, strict=True):
         assert a.dtype == b.dtype
         # One unit in the last place of a bfloat16 is 2^-8 of it: the two forms may round to neighbours.
         np.testing.assert_allclose(
             *(np.asarray(g, np.complex64) for g in (a, b)), rtol=2**-7 if a.dtype == jnp.bfloat16 else 1e-4, atol=1e-4
         )
-    rounded = np.asarray(v[0], np.float32) + 1j * np.asarray(v[1], np.float32)
-    found = diagonal_scan(Lambda_bar, v, reverse=reverse)
-    np.testing.assert_allclose(found[0], loop(Lambda_bar, rounded, reverse).real, rtol=1e-4, atol=1e-4)
+    exact = np.asarray(rounded, np.float32)
+    for r, reverse in enumerate((False, True)):
+        found = diagonal_scan(Lambda_bar, rounded, reverse=(False, True))[:, :, r]
+        expected = loop(Lambda_bar, (exact[:, :, 0] + 1j * exact[:, :, 1]).swapaxes(0, 1), reverse)
+        np.testing.assert_allclose(found, pairs(expected), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("form", ["sequential", "chunked"])

@@ -124,21 +124,17 @@ class S5(nnx.Module):
         Inputs may be bfloat16: the outputs then are too, and the recurrence still runs in the parameters' float32.
         """
         u = jnp.asarray(u)  # NumPy's float64 becomes what JAX computes in
-        Du = self.D[...].astype(u.dtype) * u
-        if self.n_states == 0:
-            return Du
-        Lambda_bar, B_bar = self.discrete()
-        C_re, C_im = self.C_re[...], self.C_im[...]
-
-        # Real matmuls on [Re | Im] side by side, on two axes: one in, one out. Time first, as the recurrence runs.
         B, L, H = u.shape
-        W = jnp.concatenate([B_bar.real, B_bar.imag]).astype(u.dtype)
-        v = jnp.matmul(u.reshape(-1, H), W.T, preferred_element_type=B_bar.real.dtype)
-        v = tuple(jnp.split(v.reshape(B, L, -1).swapaxes(0, 1), 2, axis=-1))
-        scans = [diagonal_scan(Lambda_bar, v, reverse=reverse) for reverse in self._directions()]
-        x = jnp.concatenate([part for scan in scans for part in scan], axis=-1).swapaxes(0, 1).astype(u.dtype)
-        W = jnp.concatenate([part for r in range(len(scans)) for part in (C_re[r], -C_im[r])], axis=-1)
-        return (x.reshape(B * L, -1) @ (self._output_scale() * W.T).astype(u.dtype)).reshape(u.shape) + Du
+        rows = u.reshape(-1, H)  # real matmuls on [Re | Im] side by side, on two axes: one in, one out
+        y = self.D[...].astype(u.dtype) * rows
+        if self.n_states:
+            Lambda_bar, B_bar = self.discrete()
+            W = jnp.concatenate([B_bar.real, B_bar.imag]).astype(u.dtype)
+            v = jnp.matmul(rows, W.T, preferred_element_type=B_bar.real.dtype).reshape(B, L, 2, -1)
+            x = diagonal_scan(Lambda_bar, v, reverse=self._directions()).astype(u.dtype)
+            C = self._output_scale() * jnp.stack([self.C_re[...], -self.C_im[...]], axis=1)  # (R, 2, H, P)
+            y += x.reshape(B * L, -1) @ C.swapaxes(2, 3).reshape(-1, H).astype(u.dtype)
+        return y.reshape(u.shape)
 
     def _directions(self) -> tuple[bool, ...]:
         return (False, True) if self.config.bidirectional else (False,)

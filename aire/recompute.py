@@ -1,0 +1,46 @@
+"""Functions whose gradients keep little: what they are computed from, and compute the rest again."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+PyTree = Any
+
+
+def two_stages(first: Callable[..., PyTree], second: Callable[..., Array]) -> Callable[..., Array]:
+    """f(x, w) = second(x, first(x, w)), differentiated from x, w and the value of `first` alone.
+
+    What `jax.checkpoint` is for. On a CPU that does not help: XLA merges what is computed again with what was computed
+    before, or, kept from that by a barrier, computes it early, for barriers are gone when the order is fixed.
+
+    Args:
+        first: of trees of float arrays x and w, whose value costs more to compute again than to keep.
+        second: of x and that value.
+    """
+
+    @jax.custom_vjp
+    def function(x: PyTree, w: PyTree) -> Array:
+        return second(x, first(x, w))
+
+    def forward(x: PyTree, w: PyTree) -> tuple[Array, tuple[PyTree, ...]]:
+        z = first(x, w)
+        return second(x, z), (x, w, z)
+
+    def backward(kept: tuple[PyTree, ...], cotangent: Array) -> tuple[PyTree, PyTree]:
+        x, w, z = after(cotangent, kept)
+        x_cotangent, z_cotangent = jax.vjp(second, x, z)[1](cotangent)
+        more, w_cotangent = jax.vjp(first, x, w)[1](z_cotangent)
+        return jax.tree.map(jnp.add, x_cotangent, more), w_cotangent
+
+    function.defvjp(forward, backward)
+    return function
+
+
+def after(value: Array, tree: PyTree) -> PyTree:
+    """The same arrays, but what is computed from them has to wait until `value` is there: it is added to them, times
+    a zero that XLA cannot see through."""
+    zero = jnp.minimum(jnp.abs(value[(0,) * value.ndim]), 0)
+    return jax.tree.map(lambda a: a + zero.astype(a.dtype), tree)
