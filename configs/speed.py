@@ -1,7 +1,9 @@
-"""Benchmark: models beside the straightforward formulation, cut models, growth, the loop, and pruning itself.
+r"""Benchmark: models beside the straightforward formulation, cut models, growth, the loop, and pruning itself.
 
     python run.py --config=speed                                     about ten minutes on one CPU core
     python run.py --config=speed --config.sections="('models',)"     one section; experiments/speed.py lists them
+    git clone https://github.com/lindermanlab/S5 && python run.py --config=speed --config.sections="('reference',)" \
+        --config.reference=S5                                        beside the S5 reference itself, three minutes
     python run.py --config=speed:smoke                               seconds; for tests
 
 Medians of interleaved repetitions in one process, after one call of each to warm up. For one core:
@@ -25,6 +27,7 @@ def get_config(variants: str = "") -> ConfigDict:
             "name": "speed",
             "repetitions": 7,
             "sections": ("models", "cuts", "step", "odd", "growth", "scan", "loop", "start", "pruning"),
+            "reference": "",  # a clone of the S5 reference, for the section of that name
             "models": (
                 ("s5", 8, 128, 8, 2048, 8),
                 wide,

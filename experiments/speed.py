@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from aire.errors import UserError
 from aire.files import write_text
 from aire.report import figures, tables
-from experiments import speed_layers, speed_loop, speed_models
+from experiments import speed_layers, speed_loop, speed_models, speed_reference
 from experiments.provenance import provenance
 from experiments.speed_pruning import pruning_rows
 
@@ -19,6 +19,7 @@ Rows = list[tuple[str, ...]]
 
 SECTIONS = {
     "models": ("Whole models beside the straightforward formulation", speed_models.model_rows),
+    "reference": ("Whole models beside the S5 reference itself", speed_reference.reference_rows),
     "cuts": ("After a cut", speed_models.cut_rows),
     "step": ("One step after a cut", speed_layers.step_rows),
     "odd": ("Odd numbers of states", speed_layers.odd_rows),

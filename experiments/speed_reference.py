@@ -34,7 +34,6 @@ def reference_rows(config: ConfigDict) -> Rows:
 
     Raises:
         UserError: `config.reference` is not a clone of the reference.
-        ValueError: the two models' logits differ.
     """
     reference = Reference(Path(config.reference))
     shapes = [shape for shape in map(Shape._make, config.models) if shape.kind == "s5"]
