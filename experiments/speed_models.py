@@ -104,6 +104,7 @@ def compare(
             compilation = f"{a.seconds:.1f} → {b.seconds:.1f}", f"{b.seconds / a.seconds:.2f}"
             memory = f"{a.temporary / 2**20:.0f} → {b.temporary / 2**20:.0f}", f"{b.temporary / a.temporary:.2f}"
             rows.append((str(shape), name, *times, *compilation, *memory))
+            print(f"{shape}, {name}: {times[-1]} times as fast as {other}", flush=True)
     return rows
 
 
