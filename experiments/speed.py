@@ -46,6 +46,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     record = workdir / "results.json"
     measured = json.loads(record.read_text())["measured"] if record.exists() else {}
     source = provenance()
+    settings = {key: value for key, value in config.to_dict().items() if key != "reference"}  # a folder of this machine
     print(f"measuring {', '.join(config.sections)}; all of it takes about ten minutes at full size", flush=True)
     for name in config.sections:
         title, measure = SECTIONS[name]
@@ -53,7 +54,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
         print(f"\n{title}\n\n{tables.text(rows)}", flush=True)
         write_text(workdir / f"{name}.csv", tables.csv_text(rows))
         measured[name] = source
-        write_text(record, json.dumps({"config": config.to_dict(), "measured": measured}, indent=1))
+        write_text(record, json.dumps({"config": settings, "measured": measured}, indent=1))
     write_text(workdir / "report.md", _report(measured, workdir))
     print(f"\nwritten to {workdir}", flush=True)
 
