@@ -19,6 +19,7 @@ def get_config(variants: str = "") -> ConfigDict:
     # (kind, depth, d_model, states, length, batch): two layers of the paper's largest networks, batch reduced.
     wide = ("s5", 2, 512, 192, 1024, 4)
     pathfinder = ("s5", 2, 192, 128, 1024, 8)
+    long = ("s5", 2, 128, 128, 16384, 1)
     bank = ("s4d", 2, 128, 32, 1024, 4)
     small = ("s5", 4, 64, 32, 100, 32)  # as lra_listops_prune:small
     config = ConfigDict(
@@ -32,12 +33,12 @@ def get_config(variants: str = "") -> ConfigDict:
                 ("s5", 8, 128, 8, 2048, 8),
                 wide,
                 pathfinder,
-                ("s5", 2, 128, 128, 16384, 1),
+                long,
                 small,
                 bank,
             ),
             "cut": {
-                "models": (wide, (*wide[:-1], 1), pathfinder, bank),
+                "models": (wide, (*wide[:-1], 1), pathfinder, long, bank),
                 "shares": (1.0, 0.8, 0.5, 0.35, 0.2, 0.1, 0.0),
             },
             "step": {

@@ -87,7 +87,7 @@ def _figure(name: str, rows: Rows, workdir: Path) -> list[str]:
             add("states", "forward", row[0], row[1])
             add("states", "with gradients", row[0], row[2])
         elif name == "cuts":
-            for pass_, cell in (("forward", row[4]), ("training step", row[6])):
+            for pass_, cell in (("forward", row[5]), ("training step", row[7])):
                 add(f"states kept (%), {pass_}", row[0], row[1].rstrip("%"), cell)
     if not panels:
         return []

@@ -11,11 +11,13 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A compiled function, the seconds that tracing and compiling took, and the bytes of XLA's temporary memory."""
+    """A compiled function, the seconds that tracing and compiling took, the bytes of XLA's temporary memory, and the
+    floating-point operations of a call as XLA counts them (a loop's body once)."""
 
     function: Callable[..., Any]
     seconds: float
     temporary: int
+    operations: float
 
     def __call__(self, *args: Any) -> Any:
         return self.function(*args)
@@ -25,7 +27,8 @@ def compiled(function: Callable[..., Any], *args: Any) -> Compiled:
     """Compile a function, jitted already or not, for arguments of these shapes; it is not run."""
     start = time.perf_counter()
     done = (function if hasattr(function, "lower") else jax.jit(function)).lower(*args).compile()
-    return Compiled(done, time.perf_counter() - start, done.memory_analysis().temp_size_in_bytes)
+    seconds = time.perf_counter() - start
+    return Compiled(done, seconds, done.memory_analysis().temp_size_in_bytes, done.cost_analysis()["flops"])
 
 
 def interleaved(functions: Mapping[str, Callable[[], object]], repetitions: int = 15) -> dict[str, float]:

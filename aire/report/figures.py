@@ -13,7 +13,13 @@ from aire.files import writing
 from aire.ssm import Modes
 
 # Okabe and Ito's colours, told apart with any colour vision; line styles for print in grey.
-_STYLES = [("#0072B2", "-", "o"), ("#D55E00", "--", "s"), ("#009E73", "-.", "^"), ("#CC79A7", ":", "v")]
+_STYLES = [
+    ("#0072B2", "-", "o"),
+    ("#D55E00", "--", "s"),
+    ("#009E73", "-.", "^"),
+    ("#CC79A7", ":", "v"),
+    ("#E69F00", (0, (6, 1, 1, 1)), "D"),
+]
 _DPI = 150
 
 
