@@ -1,6 +1,6 @@
 r"""Benchmark: models beside the straightforward formulation, cut models, growth, the loop, and pruning itself.
 
-    python run.py --config=speed                                     about ten minutes on one CPU core
+    python run.py --config=speed                                     ten to thirty minutes on one CPU core
     python run.py --config=speed --config.sections="('models',)"     one section; experiments/speed.py lists them
     git clone https://github.com/lindermanlab/S5 && python run.py --config=speed --config.sections="('reference',)" \
         --config.reference=S5                                        beside the S5 reference itself, three minutes

@@ -47,7 +47,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     measured = json.loads(record.read_text())["measured"] if record.exists() else {}
     source = provenance()
     settings = {key: value for key, value in config.to_dict().items() if key != "reference"}  # a folder of this machine
-    print(f"measuring {', '.join(config.sections)}; all of it takes about ten minutes at full size", flush=True)
+    print(f"measuring {', '.join(config.sections)}; all of it takes ten to thirty minutes at full size", flush=True)
     for name in config.sections:
         title, measure = SECTIONS[name]
         rows = measure(config)

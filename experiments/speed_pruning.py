@@ -1,4 +1,6 @@
-"""Scoring, selecting and cutting: a full-size network, then selection alone against the number of states."""
+"""Scoring, selecting and cutting: a full-size network, then each step against the number of states."""
+
+from collections.abc import Callable, Mapping
 
 import jax
 from flax import nnx
@@ -6,12 +8,22 @@ from ml_collections import ConfigDict
 
 import aire
 from aire.models import Classifier, ModelConfig
-from aire.pruning.scores import prefix_normalize
-from aire.pruning.selection import select
-from aire.ssm import S5Config
+from aire.ssm import S4D, S4DConfig, S5Config
 from experiments.timing import interleaved
 
 Rows = list[tuple[str, ...]]
+_LAYERS, _PER_CHANNEL = 10, 100  # of the banks that states are counted in
+
+
+class Banks(nnx.Module):
+    """Nothing but S4D layers, for as many states as one likes."""
+
+    def __init__(self, states: int):
+        per_layer = states // _LAYERS
+        layer = nnx.jit(
+            lambda: S4D(max(1, per_layer // _PER_CHANNEL), per_layer, S4DConfig(init="lin"), rngs=nnx.Rngs(0))
+        )()
+        self.layers = nnx.List([nnx.clone(layer) for _ in range(_LAYERS)])
 
 
 def pruning_rows(config: ConfigDict) -> Rows:
@@ -19,26 +31,23 @@ def pruning_rows(config: ConfigDict) -> Rows:
     n = config.network
     options = ModelConfig(1, n.d_model, 10, (n.states,) * n.layers, S5Config(bidirectional=True))
     model = Classifier(options, rngs=nnx.Rngs(0))
-    modes, scores = aire.modes(model), aire.score(model)
-    keep = aire.select(scores, ratio=0.6)
-    score_fn = aire.pruning.scores.get("aire")
-    seconds = interleaved(
-        {
-            "score and normalise": lambda: [prefix_normalize(score_fn(m)) for m in modes.values()],
-            "select": lambda: select(scores, ratio=0.6),
-            "cut": lambda: nnx.state(aire.cut(model, keep)),
-            "prune, checks and report included": lambda: nnx.state(aire.prune(model, 0.6).model),
-        },
-        config.repetitions,
-    )
-    network = f"{n.layers} layers of {n.states} states, H {n.d_model}"
+    whole = {"prune, checks and report included": lambda: nnx.state(aire.prune(model, 0.6).model)}
+    seconds = interleaved(_steps(model) | whole, config.repetitions)
+    network = f"S5, {n.layers} layers of {n.states} states, H {n.d_model}"
     rows: Rows = [("step", "size", "ms"), *((name, network, f"{1e3 * s:.2f}") for name, s in seconds.items())]
     for count in config.state_counts:
-        energies = {f"layers/{i}": jax.random.exponential(jax.random.key(i), (count // 10,)) for i in range(10)}
-        seconds = interleaved({"": lambda e=energies: normalize_and_select(e)}, min(5, config.repetitions))
-        rows.append(("normalise and select", f"{count:,} states in 10 layers", f"{1e3 * seconds['']:.2f}"))
+        seconds = interleaved(_steps(Banks(count)), min(3, config.repetitions))
+        size = f"S4D, {count:,} states in {_LAYERS} layers"
+        rows += [(name, size, f"{1e3 * s:.2f}") for name, s in seconds.items()]
+        print(f"{size}: {sum(seconds.values()):.2f} s", flush=True)
     return rows
 
 
-def normalize_and_select(energies: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return select({layer: prefix_normalize(e) for layer, e in energies.items()}, ratio=0.6)
+def _steps(model: nnx.Module) -> Mapping[str, Callable[[], object]]:
+    scores = aire.score(model)
+    keep = aire.select(scores, ratio=0.6)
+    return {
+        "score and normalise": lambda: aire.score(model),
+        "select": lambda: aire.select(scores, ratio=0.6),
+        "cut": lambda: jax.tree.leaves(nnx.state(aire.cut(model, keep))),
+    }
