@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 
@@ -16,13 +17,20 @@ def provenance() -> dict:
     return {
         "commit": _commit(),
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES},
-        "machine": f"{jax.device_count()} × {jax.devices()[0].device_kind}, {_cores()} CPU cores",
+        "machine": f"{jax.device_count()} × {jax.devices()[0].device_kind}, {_cores()} cores of {_processor()}",
     }
 
 
 def _cores() -> int | None:
     """Those that this process may use, where the system tells."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _processor() -> str:
+    """Its name, where the system tells."""
+    described = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*:\s*(.+)$", described.read_text(), re.MULTILINE) if described.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _commit() -> str:
