@@ -17,13 +17,14 @@ def provenance() -> dict:
     return {
         "commit": _commit(),
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES},
-        "machine": f"{jax.device_count()} × {jax.devices()[0].device_kind}, {_cores()} cores of {_processor()}",
+        "machine": f"{jax.device_count()} × {jax.devices()[0].device_kind}, {_cores()} of {_processor()}",
     }
 
 
-def _cores() -> int | None:
-    """Those that this process may use, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+def _cores() -> str:
+    """How many this process may use, where the system tells."""
+    number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return "1 core" if number == 1 else f"{number} cores"
 
 
 def _processor() -> str:
