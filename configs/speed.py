@@ -3,7 +3,7 @@ r"""Benchmark: models beside the straightforward formulation, cut models, growth
     python run.py --config=speed                                     ten to thirty minutes on one CPU core
     python run.py --config=speed --config.sections="('models',)"     one section; experiments/speed.py lists them
     git clone https://github.com/lindermanlab/S5 && python run.py --config=speed --config.sections="('reference',)" \
-        --config.reference=S5                                        beside the S5 reference itself, three to ten minutes
+        --config.reference=S5                                        beside the S5 reference itself, up to ten minutes
     python run.py --config=speed:smoke                               seconds; for tests
 
 Medians of interleaved repetitions in one process, after one call of each to warm up. For one core:
