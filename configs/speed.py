@@ -22,6 +22,7 @@ def get_config(variants: str = "") -> ConfigDict:
     long = ("s5", 2, 128, 128, 16384, 1)
     bank = ("s4d", 2, 128, 32, 1024, 4)
     small = ("s5", 4, 64, 32, 100, 32)  # as lra_listops_prune:small
+    odd = (*range(1, 10), 11, 13, 15, 16, 17, 20, 23, 24, 25, 28, 31, 32, 33, 40, 47, 48, 49, 56, 63, 64)
     config = ConfigDict(
         {
             "experiment": "speed",
@@ -29,14 +30,7 @@ def get_config(variants: str = "") -> ConfigDict:
             "repetitions": 7,
             "sections": ("models", "cuts", "step", "odd", "growth", "scan", "loop", "start", "pruning"),
             "reference": "",  # a clone of the S5 reference, for the section of that name
-            "models": (
-                ("s5", 8, 128, 8, 2048, 8),
-                wide,
-                pathfinder,
-                long,
-                small,
-                bank,
-            ),
+            "models": (("s5", 8, 128, 8, 2048, 8), wide, pathfinder, long, small, bank),
             "cut": {
                 "models": (wide, (*wide[:-1], 1), pathfinder, long, bank),
                 "shares": (1.0, 0.8, 0.5, 0.35, 0.2, 0.1, 0.0),
@@ -53,37 +47,7 @@ def get_config(variants: str = "") -> ConfigDict:
                 "d_model": 128,
                 "batch": 4,
                 "length": 1024,
-                "states": (
-                    1,
-                    2,
-                    3,
-                    4,
-                    5,
-                    6,
-                    7,
-                    8,
-                    9,
-                    11,
-                    13,
-                    15,
-                    16,
-                    17,
-                    20,
-                    23,
-                    24,
-                    25,
-                    28,
-                    31,
-                    32,
-                    33,
-                    40,
-                    47,
-                    48,
-                    49,
-                    56,
-                    63,
-                    64,
-                ),
+                "states": odd,
             },
             "growth": {
                 "base": {"d_model": 64, "length": 1024, "states": 32, "batch": 4},
