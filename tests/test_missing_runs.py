@@ -179,7 +179,9 @@ def test_a_cluster_that_is_not_there(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_missing_runs_through_the_command_line(tmp_path):
-    """ListOps is trained, pruned and found again; Retrieval has no data, and is listed with its error."""
+    """ListOps is trained, pruned and found again; Retrieval cannot write its folder, and is listed with its error."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "lra_retrieval_smoke").write_text("")  # a file where the folder is to be
     command = [sys.executable, "run.py", "--config=paper_table", "--config.run=missing", "--config.size=smoke"]
     command += ["--config.tasks=('lra_retrieval', 'lra_listops')", "--config.layers=('s5',)"]
     command += [
@@ -189,7 +191,7 @@ def test_missing_runs_through_the_command_line(tmp_path):
     ]
     first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert first.returncode == 1 and first.stderr.splitlines()[-1].startswith("error: 1 jobs failed")
-    assert "2 runs, in 2 jobs" in first.stdout and "failed: lra_retrieval_smoke: error: AAN: no folder" in first.stdout
+    assert "2 runs, in 2 jobs" in first.stdout and "failed: lra_retrieval_smoke: cannot write " in first.stdout
     models, damaged = saved_runs.find(tmp_path / "runs")
     assert [(m.name, m.identity, len(m.cuts)) for m in models] == [("lra_listops_smoke", "seed 0", 13)] and not damaged
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
