@@ -56,7 +56,7 @@ def loop_rows(config: ConfigDict) -> Rows:
                 state, last = step_fn(state, stream[progress.done])
                 unseen.append(last)
                 progress.update(1, **last)
-            look(progress.done, unseen, metrics, None)
+            look(progress.done, unseen, metrics, lambda: None)
 
         t = interleaved({"alone": alone, "loop": in_the_loop}, repetitions)
     step, loop = (1e3 * seconds / LOOK_EVERY for seconds in t.values())

@@ -109,9 +109,10 @@ def compare(
 
 
 def cut_rows(config: ConfigDict) -> Rows:
-    """A model's passes against the share of states kept, drawn at random; the last row, without any, is the floor.
+    """A model's passes against the share of states kept, drawn at random; the last row has none.
 
-    The operations are those of the forward pass: what is left of the matmuls says what is left of the time at best.
+    For S5 that is the floor; S4D without states also skips its convolution. The operations are those of the
+    forward pass: what is left of the matmuls says what is left of the time at best.
     """
     rows: Rows = [
         (

@@ -18,8 +18,8 @@ def default_form() -> str:
     """The form of the scan for the backend in use: the one place that chooses.
 
     On a CPU, one vectorised step after another is faster than the chunked form, which does 1.5–2 times the arithmetic
-    (`--config=speed:scan` measures both). An accelerator has lanes to spare and pays per sequential step, so there L
-    steps become about 2√L.
+    (section "scan" of `--config=speed` measures both). An accelerator has lanes to spare and pays per sequential step,
+    so there L steps become a small multiple of √L.
     """
     return "sequential" if jax.default_backend() == "cpu" else "chunked"
 

@@ -1,7 +1,7 @@
 """The training loop: to the parameters that validate best. Interrupted, it goes on where it was."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -135,12 +135,12 @@ def _record(step: int, state: dict, validation: Evaluation, metrics: MetricsWrit
     checkpoints.save(step, state, values, score=validation.accuracy)
 
 
-def look(last: int, unseen: list[dict], metrics: MetricsWriter, checkpoint: int | None) -> None:
+def look(last: int, unseen: list[dict], metrics: MetricsWriter, latest: Callable[[], Path | None]) -> None:
     """Fetch the metrics of the steps up to `last`, stop at the first that is not finite, write their means.
 
-    `checkpoint` is the step of the last good one, for the message.
+    `latest` is asked for the last good checkpoint then, for the message.
     """
     values = jax.device_get(unseen)
     for step, step_metrics in enumerate(values, start=last - len(values) + 1):
-        check_finite(step, step_metrics, checkpoint)
+        check_finite(step, step_metrics, latest)
     metrics.write(last, {f"train/{name}": np.mean([v[name] for v in values]) for name in values[0]})
