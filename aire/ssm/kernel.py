@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import scipy.fft
 from jax import Array
 
+from aire.ssm.scan import conj, diagonal_scan
+
 # States that one small matmul takes together. Larger tiles waste more on channels that hold few states, smaller ones
 # more on partial sums; 8 was best, or close to it, from full banks down to a tenth of the states.
 _TILE = 8
@@ -15,8 +17,8 @@ _TILE = 8
 def bank_kernel(log_Lambda_bar: Array, weights: Array, channel: Array, channels: int, length: int) -> Array:
     """K[r, h, l] = Σ_{i in channel h} Re(w_ri λ̄_i^l), the impulse responses of a bank of modes.
 
-    With l = S a + b the Vandermonde matrix is a product, λ̄^l = (λ̄^S)^a λ̄^b, so that 2√L exponentials per state do in
-    place of L, and the sum over states is a matmul. Channels hold different numbers of states, so these matmuls run
+    With l = S a + b the Vandermonde matrix is a product, λ̄^l = (λ̄^S)^a λ̄^b, so that 2√L powers per state do in place
+    of L, and the sum over states is a matmul. Channels hold different numbers of states, so these matmuls run
     over tiles of a few states of one channel each; memory and time go with the states that there are.
 
     Args:
@@ -42,15 +44,33 @@ def _tile_kernels(log_lam: Array, w: Array, length: int) -> Array:
     """Every tile's own kernel, (tiles, R, L), from its log λ̄, (tiles, T), and weights, (tiles, R, T)."""
     tiles, R, _ = w.shape
     S = math.isqrt(length - 1) + 1  # ⌈√L⌉
-    fine = jnp.exp(log_lam[:, None] * jnp.arange(S)[:, None])  # λ̄^b: (tiles, S, T)
-    coarse = jnp.exp(log_lam[:, None] * (S * jnp.arange(-(-length // S)))[:, None])  # (λ̄^S)^a: (tiles, L/S, T)
-    coarse = (w[:, :, None] * coarse[:, None]).reshape(tiles, -1, _TILE)  # (tiles, R L/S, T)
+    fine = _responses(jnp.exp(log_lam), jnp.ones_like(log_lam)[:, None], S)  # λ̄^b
+    coarse = _responses(jnp.exp(S * log_lam), w, -(-length // S))  # w (λ̄^S)^a
     # One real matmul per tile, of [Re | −Im] and [Re | Im]. In full precision also where the default is lower (TF32 on
     # GPUs), for its rounding would be an error of the kernel.
-    fine = jnp.concatenate([fine.real, fine.imag], axis=-1)
-    coarse = jnp.concatenate([coarse.real, -coarse.imag], axis=-1)
+    coarse, fine = conj(coarse).reshape(tiles, -1, 2 * _TILE), fine.reshape(tiles, -1, 2 * _TILE)
     K = jnp.einsum("nat,nbt->nab", coarse, fine, precision="highest")
     return K.reshape(tiles, R, -1)[..., :length]
+
+
+def _responses(lam: Array, w: Array, steps: int) -> Array:
+    """w λ^k for k < steps: what an impulse w leaves, by the recurrence.
+
+    By exponentials it would take XLA on a CPU five times as long, which forms sines and cosines anew for every use, and
+    be less accurate: the phase of λ^k is rounded before its sine is taken.
+
+    Args:
+        lam: λ, complex (tiles, T).
+        w: complex (tiles, R, T).
+        steps: how many.
+    Returns:
+        Real and imaginary part (tiles, R, steps, 2, T).
+    """
+    tiles, R, T = w.shape
+    w = jnp.moveaxis(w, 1, 0).reshape(R, 1, -1)
+    impulse = jnp.pad(jnp.stack([w.real, w.imag], axis=2), [(0, 0), (0, steps - 1), (0, 0), (0, 0)])
+    x = diagonal_scan(lam.reshape(-1), impulse)
+    return jnp.moveaxis(x.reshape(R, steps, 2, tiles, T), 3, 0)
 
 
 def _tiles(channel: Array, channels: int) -> tuple[Array, Array]:
@@ -72,8 +92,11 @@ def _tiles(channel: Array, channels: int) -> tuple[Array, Array]:
     return index, tile_channel
 
 
+@jax.custom_vjp
 def convolve(u: Array, K: Array) -> Array:
     """y_k = Σ_{j ≤ k} K_0[k − j] u_j, and, where there are two kernels, + Σ_{j ≥ k} K_1[j − k] u_j, for every channel.
+
+    Its gradient is written down in real transforms; derived automatically, it would take complex ones.
 
     Args:
         u: inputs (B, L, H).
@@ -81,10 +104,40 @@ def convolve(u: Array, K: Array) -> Array:
     Returns:
         (B, L, H).
     """
-    length = u.shape[1]
-    size = scipy.fft.next_fast_len(2 * length - 1, real=True)  # long enough that the ends do not wrap around
-    K_f = jnp.fft.rfft(K, size)
-    # Running backward in time is complex conjugation in frequency.
-    K_f = K_f[0] if len(K) == 1 else K_f[0] + K_f[1].conj()
-    u_f = jnp.fft.rfft(u.swapaxes(1, 2), size)
-    return jnp.fft.irfft(u_f * K_f, size)[..., :length].swapaxes(1, 2)
+    return _convolve_fwd(u, K)[0]
+
+
+def _convolve_fwd(u: Array, K: Array) -> tuple[Array, tuple[Array, Array]]:
+    u_f, K_f = _spectrum(u.swapaxes(1, 2)), _spectrum(K)
+    return _signal(u_f * _total(K_f), u.shape[1]).swapaxes(1, 2), (u_f, K_f)
+
+
+def _convolve_bwd(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    """Correlations: of g with K, and of g with u, at positive and, for the backward kernel, negative lags."""
+    u_f, K_f = residuals
+    g_f = _spectrum(g.swapaxes(1, 2))
+    lags = jnp.sum(g_f * u_f.conj(), axis=0)
+    grad_u = _signal(g_f * _total(K_f).conj(), g.shape[1]).swapaxes(1, 2)
+    return grad_u, _signal(jnp.stack([lags, lags.conj()][: len(K_f)]), g.shape[1])
+
+
+convolve.defvjp(_convolve_fwd, _convolve_bwd)
+
+
+def _total(K_f: Array) -> Array:
+    """The spectrum of both directions together: running backward in time is complex conjugation in frequency."""
+    return K_f[0] if len(K_f) == 1 else K_f[0] + K_f[1].conj()
+
+
+def _spectrum(x: Array) -> Array:
+    """The spectrum of (…, L), real, behind zeros enough that the ends of a convolution do not wrap around."""
+    return jnp.fft.rfft(x, _padded(x.shape[-1]))
+
+
+def _signal(x_f: Array, length: int) -> Array:
+    """The first steps (…, L) of the signal of that spectrum."""
+    return jnp.fft.irfft(x_f, _padded(length))[..., :length]
+
+
+def _padded(length: int) -> int:
+    return scipy.fft.next_fast_len(2 * length - 1, real=True)
