@@ -149,8 +149,9 @@ class S4D(nnx.Module):
         Lambda_bar, B_bar = self.discrete()
         channel = self.channel[...]
         x = Lambda_bar * x + B_bar[:, 0] * u[:, channel]
-        Du = self.D[...] * u
-        return Du.at[:, channel].add(2 * (self._C()[0] * x).real, indices_are_sorted=True), x
+        Cx = 2 * (self._C()[0] * x).real  # each state's own; summed over channels with the batch along the rows
+        Cx = jax.ops.segment_sum(Cx.T, channel, self.D.size, indices_are_sorted=True).T
+        return Cx + self.D[...] * u, x
 
     def _C(self) -> Array:
         return jax.lax.complex(self.C_re[...], self.C_im[...])

@@ -151,10 +151,13 @@ class S5(nnx.Module):
         """
         if self.config.bidirectional:
             raise UserError("step() needs a one-directional layer: a bidirectional one needs the whole sequence")
-        Lambda_bar, B_bar = self.discrete()
-        x = Lambda_bar * x + u @ B_bar.T
-        C = jax.lax.complex(self.C_re[0], self.C_im[0])
-        return self._output_scale() * (x @ C.T).real + self.D[...] * u, x
+        Lambda, _, Delta = self.continuous()
+        discretize, _ = DISCRETIZATIONS[self.config.discretization]
+        Lambda_bar, gain = discretize(Lambda, jnp.ones_like(Lambda)[:, None], Delta)  # B̄ = gain B, without forming it
+        Bu = jax.lax.complex(u @ self.B_re[...].T, u @ self.B_im[...].T)
+        x = Lambda_bar * x + gain[:, 0] * Bu
+        Cx = x.real @ self.C_re[0].T - x.imag @ self.C_im[0].T
+        return self._output_scale() * Cx + self.D[...] * u, x
 
 
 def init_params(key: Array, d_model: int, n_states: int, config: S5Config) -> dict[str, Array]:
