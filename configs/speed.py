@@ -1,6 +1,6 @@
 r"""Benchmark: models beside the straightforward formulation, cut models, growth, the loop, and pruning itself.
 
-    python run.py --config=speed                                     ten to thirty minutes on one CPU core
+    python run.py --config=speed                                     about an hour on one CPU core
     python run.py --config=speed --config.sections="('models',)"     one section; experiments/speed.py lists them
     git clone https://github.com/lindermanlab/S5 && python run.py --config=speed --config.sections="('reference',)" \
         --config.reference=S5                                        beside the S5 reference itself, up to ten minutes
@@ -21,18 +21,27 @@ def get_config(variants: str = "") -> ConfigDict:
     pathfinder = ("s5", 2, 192, 128, 1024, 8)
     long = ("s5", 2, 128, 128, 16384, 1)
     bank = ("s4d", 2, 128, 32, 1024, 4)
-    small = ("s5", 4, 64, 32, 100, 32)  # as lra_listops_prune:small
-    odd = (*range(1, 10), 11, 13, 15, 16, 17, 20, 23, 24, 25, 28, 31, 32, 33, 40, 47, 48, 49, 56, 63, 64)
+    small = ("s5", 4, 64, 32, 100, 32)  # the size of lra_listops_prune:small
+    odd = (*range(1, 10), 11, 13, 15, 16, 17, 20, 23, 24, 25, 31, 32, 33, 40, 47, 48, 49, 63, 64)
     config = ConfigDict(
         {
             "experiment": "speed",
             "name": "speed",
             "repetitions": 7,
-            "sections": ("models", "cuts", "step", "odd", "growth", "scan", "loop", "start", "pruning"),
+            "sections": ("models", "cuts", "step", "odd", "growth", "scan", "loop", "start", "pages", "pruning"),
             "reference": "",  # a clone of the S5 reference, for the section of that name
             "models": (("s5", 8, 128, 8, 2048, 8), wide, pathfinder, long, small, bank),
             "cut": {
-                "models": (wide, (*wide[:-1], 1), pathfinder, long, bank),
+                # at batch 1, and large
+                "models": (
+                    wide,
+                    (*wide[:-1], 1),
+                    pathfinder,
+                    (*pathfinder[:-1], 32),
+                    long,
+                    bank,
+                    *((*bank[:-1], batch) for batch in (1, 32)),
+                ),
                 "shares": (1.0, 0.8, 0.5, 0.35, 0.2, 0.1, 0.0),
             },
             "step": {
@@ -57,7 +66,8 @@ def get_config(variants: str = "") -> ConfigDict:
             },
             # (batch, length, stored states): ListOps, Image, Pathfinder and Path-X, batch reduced.
             "scan_shapes": ((8, 2048, 8), (4, 1024, 192), (8, 1024, 128), (1, 16384, 128)),
-            "loop": small,
+            "loop": "small",  # the variants of lra_listops_prune whose training it is; also that of the start
+            "pages": (wide, small, bank),
             # The largest network of the paper (Image, sCIFAR): 6 layers of P = 384, H = 512.
             "network": {"layers": 6, "states": 192, "d_model": 512},
             "state_counts": (1_000, 10_000, 100_000, 1_000_000, 10_000_000),
@@ -69,16 +79,17 @@ def get_config(variants: str = "") -> ConfigDict:
 
 
 def smoke(config: ConfigDict) -> None:
-    """Every section but the start of a process, once, on tiny shapes."""
+    """Every section but those that start processes, once, on tiny shapes."""
     config.repetitions = 1
-    config.sections = tuple(name for name in config.sections if name != "start")
+    config.sections = tuple(name for name in config.sections if name not in ("start", "pages"))
     config.models = (("s5", 1, 4, 4, 32, 2),)
     config.cut.update(models=(("s4d", 1, 4, 4, 32, 2),), shares=(1.0, 0.0))
     config.step.update(d_model=4, states=4, states_per_channel=4, batches=(1,), shares=(1.0, 0.5), length=32)
     config.odd.update(d_model=4, batch=1, length=32, states=(1, 2))
-    config.growth.update(length=(16, 32), states=(4,), batch=(1,))
+    config.growth.update(length=(16, 32), states=(4, 8), batch=(1, 2))
     config.growth.base.update(d_model=4, length=32, states=4, batch=1)
     config.scan_shapes = ((2, 64, 4),)
-    config.loop = ("s5", 1, 4, 4, 32, 2)
+    config.loop = "smoke"
+    config.pages = (("s5", 1, 4, 4, 32, 2),)
     config.network.update(layers=2, states=4, d_model=8)
     config.state_counts = (100,)

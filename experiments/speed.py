@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from aire.errors import UserError
 from aire.files import write_text
 from aire.report import figures, tables
-from experiments import speed_layers, speed_loop, speed_models, speed_reference
+from experiments import speed_layers, speed_loop, speed_models, speed_process, speed_reference
 from experiments.provenance import provenance
 from experiments.speed_pruning import pruning_rows
 
@@ -26,7 +26,8 @@ SECTIONS = {
     "growth": ("Growth of one layer", speed_layers.growth_rows),
     "scan": ("Forms of the scan", speed_layers.scan_rows),
     "loop": ("The training loop around the step", speed_loop.loop_rows),
-    "start": ("The start of a process", speed_loop.start_rows),
+    "start": ("The start of a process", speed_process.start_rows),
+    "pages": ("Training in huge pages", speed_process.pages_rows),
     "pruning": ("Scoring, selecting, cutting", pruning_rows),
 }
 
@@ -37,26 +38,40 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     The report shows all sections that were ever measured there, each with its commit, so that one can be renewed alone.
 
     Raises:
-        UserError: an unknown section.
+        UserError: an unknown section, or a folder with sections that were measured with other settings.
     """
     unknown = [name for name in config.sections if name not in SECTIONS]
     if unknown:
         raise UserError(f"sections: unknown {unknown}: expected some of {list(SECTIONS)}")
-    jax.config.update("jax_enable_compilation_cache", False)  # compilation is measured
     record = workdir / "results.json"
-    measured = json.loads(record.read_text())["measured"] if record.exists() else {}
+    # Not what to measure, nor a folder of this machine.
+    settings = {key: value for key, value in config.to_dict().items() if key not in ("sections", "reference")}
+    measured = _measured(record, settings)
+    jax.config.update("jax_enable_compilation_cache", False)  # compilation is measured
     source = provenance()
-    settings = {key: value for key, value in config.to_dict().items() if key != "reference"}  # a folder of this machine
-    print(f"measuring {', '.join(config.sections)}; all of it takes ten to thirty minutes at full size", flush=True)
+    print(f"measuring {', '.join(config.sections)}; all of it takes about an hour on one core", flush=True)
     for name in config.sections:
         title, measure = SECTIONS[name]
         rows = measure(config)
         print(f"\n{title}\n\n{tables.text(rows)}", flush=True)
         write_text(workdir / f"{name}.csv", tables.csv_text(rows))
         measured[name] = source
+        write_text(workdir / "report.md", _report(measured, workdir))
         write_text(record, json.dumps({"config": settings, "measured": measured}, indent=1))
-    write_text(workdir / "report.md", _report(measured, workdir))
     print(f"\nwritten to {workdir}", flush=True)
+
+
+def _measured(record: Path, settings: Mapping) -> dict[str, Mapping]:
+    """Where the sections in a folder come from. Raises UserError if from other settings."""
+    if not record.exists():
+        return {}
+    found = json.loads(record.read_text())
+    wanted = json.loads(json.dumps(settings))
+    different = [key for key in wanted if found["config"].get(key) != wanted[key]]
+    if different:
+        keys = ", ".join(different)
+        raise UserError(f"{record.parent} holds sections measured with other settings ({keys}): use another --workdir")
+    return found["measured"]
 
 
 def _report(measured: Mapping[str, Mapping], workdir: Path) -> str:
@@ -72,24 +87,30 @@ def _report(measured: Mapping[str, Mapping], workdir: Path) -> str:
 
 def _figure(name: str, rows: Rows, workdir: Path) -> list[str]:
     """The figure of a section that has one, written; and its line in the report."""
-    panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
-
-    def add(panel: str, curve: str, size: str, milliseconds: str) -> None:
-        sizes, times = panels.setdefault(panel, {}).setdefault(curve, ([], []))
-        sizes.append(float(size))
-        times.append(float(milliseconds))
-
-    for row in rows[1:]:
-        if name == "growth":
-            add(row[1], f"{row[0]} forward", row[2], row[3])
-            add(row[1], f"{row[0]} with gradients", row[2], row[5])
-        elif name == "odd":
-            add("states", "forward", row[0], row[1])
-            add("states", "with gradients", row[0], row[2])
-        elif name == "cuts":
-            for pass_, cell in (("forward", row[5]), ("training step", row[7])):
-                add(f"states kept (%), {pass_}", row[0], row[1].rstrip("%"), cell)
-    if not panels:
+    drawn: dict[str, dict[str, dict[str, tuple[list[float], list[float]]]]] = {}
+    for cells in rows[1:]:
+        for quantity, panel, curve, *point in _points(name, list(zip(rows[0], cells, strict=True))):
+            curves = drawn.setdefault(quantity, {}).setdefault(panel, {})
+            for values, cell in zip(curves.setdefault(curve, ([], [])), point, strict=True):
+                values.append(float(cell.rstrip("%")))
+    if not drawn:
         return []
-    figures.times_against(panels, SECTIONS[name][0], workdir / f"{name}.png", log=name == "growth")
+    figures.against_sizes(drawn, SECTIONS[name][0], workdir / f"{name}.png", log=name == "growth")
     return [f"![{SECTIONS[name][0]}]({name}.png)"]
+
+
+def _points(name: str, cells: list[tuple[str, str]]) -> Iterator[tuple[str, str, str, str, str]]:
+    """What a row of a section adds to its figure: quantity, panel, curve, size and value."""
+    row = dict(cells)
+    for column, cell in cells:
+        what, _, unit = column.rpartition(", ")
+        match name, unit:
+            case "growth", "ms" | "MiB":
+                yield unit, row["grows"], f"{row['layer']} {what}", row["value"], cell
+            case "odd", "ms":
+                yield unit, "states (S4D: of each channel)", what, row["states"], cell
+            case "cuts", "of full":
+                yield "time, of full", f"states kept (%), {what}", row["model"], row["kept"], cell
+            case "step", "of full":
+                curve = f"{row['one direction']}, B {row['batch']}".removesuffix(", B ")
+                yield "time, of full", "states kept (%)", curve, row["kept"], cell

@@ -10,10 +10,11 @@ from ml_collections import ConfigDict
 
 from aire.ssm import S4D, S5, S4DConfig, S5Config
 from aire.ssm.scan import diagonal_scan
-from experiments.timing import Compiled, compiled, interleaved
+from experiments.timing import Prepared, compiled, interleaved, parameters
 
 Rows = list[tuple[str, ...]]
 Layer = S5 | S4D
+KINDS = "s5", "s4d"
 
 
 def make(kind: str, d_model: int, states: int, bidirectional: bool = True) -> Layer:
@@ -23,7 +24,7 @@ def make(kind: str, d_model: int, states: int, bidirectional: bool = True) -> La
     return S4D(d_model, d_model * states, S4DConfig(bidirectional=bidirectional), rngs=nnx.Rngs(0))
 
 
-def forward(layer: Layer, batch: int, length: int) -> tuple[Compiled, Callable[[], object]]:
+def forward(layer: Layer, batch: int, length: int) -> Prepared:
     """The compiled forward pass on noise, and a call of it."""
     graphdef, *state = nnx.split(layer, nnx.Param, ...)
     u = jax.random.normal(jax.random.key(0), (batch, length, layer.D.size))
@@ -31,7 +32,7 @@ def forward(layer: Layer, batch: int, length: int) -> tuple[Compiled, Callable[[
     return run, lambda: run(u, *state)
 
 
-def gradient(layer: Layer, batch: int, length: int) -> tuple[Compiled, Callable[[], object]]:
+def gradient(layer: Layer, batch: int, length: int) -> Prepared:
     """The compiled gradients of parameters and input, and a call of them."""
     graphdef, *state = nnx.split(layer, nnx.Param, ...)
     u = jax.random.normal(jax.random.key(0), (batch, length, layer.D.size))
@@ -41,6 +42,9 @@ def gradient(layer: Layer, batch: int, length: int) -> tuple[Compiled, Callable[
 
     run = compiled(jax.grad(loss, argnums=(0, 1)), state[0], u, state[1])
     return run, lambda: run(state[0], u, state[1])
+
+
+PASSES = {"forward": forward, "with gradients": gradient}
 
 
 def scan_rows(config: ConfigDict) -> Rows:
@@ -80,51 +84,73 @@ def _scan_gradient(form: str, shape: tuple[int, int, int]) -> Callable[[], objec
 def growth_rows(config: ConfigDict) -> Rows:
     """A layer's passes against each of length, states and batch alone; the slope of log time between neighbours."""
     g = config.growth
-    rows: Rows = [("layer", "grows", "value", "forward, ms", "slope", "with gradients, ms", "slope", "memory, MiB")]
-    for kind in ("s5", "s4d"):
+    columns = [c for name in PASSES for c in (f"{name}, ms", f"{name}, slope", f"{name}, MiB")]
+    rows: Rows = [("layer", "grows", "value", *columns)]
+    for kind in KINDS:
         for name in ("length", "states", "batch"):
             points = [_point(kind, g.base.to_dict() | {name: value}, config.repetitions) for value in g[name]]
-            steps = np.diff(np.log([t for *t, _ in points]), axis=0) / np.diff(np.log(g[name]))[:, None]
-            slopes = [("", ""), *((f"{a:.2f}", f"{b:.2f}") for a, b in steps)]
-            for value, (a, b, memory), slope in zip(g[name], points, slopes, strict=True):
-                times = f"{1e3 * a:.2f}", slope[0], f"{1e3 * b:.2f}", slope[1]
-                rows.append((kind, name, str(value), *times, f"{memory / 2**20:.1f}"))
+            steps = np.diff(np.log([[t for t, _ in point] for point in points]), axis=0)
+            slopes = [["", ""], *([f"{s:.2f}" for s in row] for row in steps / np.diff(np.log(g[name]))[:, None])]
+            for value, point, slope in zip(g[name], points, slopes, strict=True):
+                cells = [(f"{1e3 * t:.2f}", s, f"{m / 2**20:.3g}") for (t, m), s in zip(point, slope, strict=True)]
+                rows.append((kind, name, str(value), *cells[0], *cells[1]))
+            print(f"{kind}, {name}: done", flush=True)
     return rows
 
 
-def _point(kind: str, size: dict[str, int], repetitions: int) -> tuple[float, float, int]:
-    """Seconds of both passes of a layer, and the temporary memory of the second."""
+def _point(kind: str, size: dict[str, int], repetitions: int) -> list[tuple[float, int]]:
+    """Seconds and temporary memory of each of a layer's passes."""
     layer = make(kind, size["d_model"], size["states"])
-    (_, a), (run, b) = (prepare(layer, size["batch"], size["length"]) for prepare in (forward, gradient))
-    t = interleaved({"a": a, "b": b}, repetitions)
-    return t["a"], t["b"], run.temporary
+    passes = {name: prepare(layer, size["batch"], size["length"]) for name, prepare in PASSES.items()}
+    seconds = interleaved({name: call for name, (_, call) in passes.items()}, repetitions)
+    return [(seconds[name], run.temporary) for name, (run, _) in passes.items()]
 
 
 def odd_rows(config: ConfigDict) -> Rows:
-    """An S5 layer's passes at every number of states in the config: no number may cost far more than its neighbours."""
+    """Passes at every number of states in the config, of S4D in each channel: none may cost far more than the next."""
     o = config.odd
-    rows: Rows = [("S5 states", "forward, ms", "with gradients, ms")]
-    layers = {n: make("s5", o.d_model, n) for n in o.states}
-    times = [
-        interleaved({str(n): prepare(layer, o.batch, o.length)[1] for n, layer in layers.items()}, config.repetitions)
-        for prepare in (forward, gradient)
-    ]
-    return rows + [(str(n), *(f"{1e3 * t[str(n)]:.2f}" for t in times)) for n in layers]
+    columns: dict[str, list[str]] = {"states": [str(n) for n in o.states]}
+    for kind in KINDS:
+        layers = {str(n): make(kind, o.d_model, n) for n in o.states}
+        for name, prepare in PASSES.items():
+            calls = {n: prepare(layer, o.batch, o.length)[1] for n, layer in layers.items()}
+            seconds = interleaved(calls, config.repetitions)
+            columns[f"{kind} {name}, ms"] = [f"{1e3 * t:.2f}" for t in seconds.values()]
+    return [tuple(columns), *zip(*columns.values(), strict=True)]
 
 
 def step_rows(config: ConfigDict) -> Rows:
     """One step of the recurrence against the share of states kept, dispatch included; and an S4D layer's kernel."""
     s = config.step
-    rows: Rows = [("one direction", "batch", *(f"{share:.0%} kept, µs" for share in s.shares))]
+    columns = "batch", "kept", "states", "parameters", "operations of full", "µs", "of full", "KiB"
+    rows: Rows = [("one direction", *columns)]
     for kind, states in (("s5", s.states), ("s4d", s.states_per_channel)):
         layers = _cuts(make(kind, s.d_model, states, bidirectional=False), s.shares)
-        name = f"{kind}, H {s.d_model}, {layers[0].n_states:,} states"
         for batch in s.batches:
-            t = interleaved({str(i): _step(layer, batch) for i, layer in enumerate(layers)}, 20 * config.repetitions)
-            rows.append((f"{name}: step", str(batch), *(f"{1e6 * seconds:.0f}" for seconds in t.values())))
-    t = interleaved({str(i): _kernel(layer, s.length) for i, layer in enumerate(layers)}, config.repetitions)
-    rows.append((f"{name}: kernel, L {s.length}", "", *(f"{1e6 * seconds:.0f}" for seconds in t.values())))
-    return rows
+            name = f"{kind}, H {s.d_model}: step", str(batch)
+            steps = [_step(layer, batch) for layer in layers]
+            rows += _kept_rows(name, layers, s.shares, steps, 20 * config.repetitions)
+    name = f"s4d, H {s.d_model}: kernel, L {s.length}", ""
+    return rows + _kept_rows(name, layers, s.shares, [_kernel(layer, s.length) for layer in layers], config.repetitions)
+
+
+def _kept_rows(
+    name: tuple[str, str], layers: Sequence[Layer], shares: Sequence[float], prepared: Sequence[Prepared], n: int
+) -> Rows:
+    seconds = list(interleaved({str(i): call for i, (_, call) in enumerate(prepared)}, n).values())
+    return [
+        (
+            *name,
+            f"{share:.0%}",
+            f"{layer.n_states:,}",
+            f"{parameters(layer):,}",
+            f"{run.operations / prepared[0][0].operations:.2f}",
+            f"{1e6 * t:.0f}",
+            f"{t / seconds[0]:.2f}",
+            f"{run.temporary / 2**10:.0f}",
+        )
+        for layer, share, (run, _), t in zip(layers, shares, prepared, seconds, strict=True)
+    ]
 
 
 def _cuts(layer: Layer, shares: Sequence[float]) -> list[Layer]:
@@ -132,14 +158,14 @@ def _cuts(layer: Layer, shares: Sequence[float]) -> list[Layer]:
     return [layer.cut(order < round(share * layer.n_states)) for share in shares]
 
 
-def _step(layer: Layer, batch: int) -> Callable[[], object]:
+def _step(layer: Layer, batch: int) -> Prepared:
     graphdef, *state = nnx.split(layer, nnx.Param, ...)
     u, x = jnp.ones((batch, layer.D.size)), layer.initial_state(batch)
-    step = jax.jit(lambda u, x, *state: nnx.merge(graphdef, *state).step(u, x))
-    return lambda: step(u, x, *state)
+    step = compiled(lambda u, x, *state: nnx.merge(graphdef, *state).step(u, x), u, x, *state)
+    return step, lambda: step(u, x, *state)
 
 
-def _kernel(layer: S4D, length: int) -> Callable[[], object]:
+def _kernel(layer: S4D, length: int) -> Prepared:
     graphdef, *state = nnx.split(layer, nnx.Param, ...)
-    kernel = jax.jit(lambda *state: nnx.merge(graphdef, *state).kernel(length))
-    return lambda: kernel(*state)
+    kernel = compiled(lambda *state: nnx.merge(graphdef, *state).kernel(length), *state)
+    return kernel, lambda: kernel(*state)

@@ -1,7 +1,7 @@
 """Whole models: beside the straightforward formulation, and after cuts."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,9 @@ from aire.models import Classifier, ModelConfig, ssm_config
 from aire.training.optimizer import OptimizerConfig, make_optimizer
 from aire.training.step import init_state, make_train_step, split_model
 from experiments.straightforward import straightforward
-from experiments.timing import Compiled, compiled, interleaved
+from experiments.timing import Compiled, Prepared, compiled, interleaved, parameters
 
 Rows = list[tuple[str, ...]]
-Prepared = tuple[Compiled, Callable[[], Any]]  # a compiled pass, and a call of it
 OPTIMIZER = OptimizerConfig(
     lr=0.001, ssm_lr=0.001, weight_decay=0.01, groups="standard", warmup_steps=1, total_steps=100, dt_global=False
 )
@@ -114,44 +113,38 @@ def cut_rows(config: ConfigDict) -> Rows:
     For S5 that is the floor; S4D without states also skips its convolution. The operations are those of the
     forward pass: what is left of the matmuls says what is left of the time at best.
     """
-    rows: Rows = [
-        (
-            "model",
-            "kept",
-            "states",
-            "parameters",
-            "operations of full",
-            "forward, ms",
-            "of full",
-            "training step, ms",
-            "of full",
-            "training memory, MiB",
-        )
-    ]
+    columns = [c for name in PASSES for c in (f"{name}, ms", f"{name}, of full", f"{name}, MiB")]
+    rows: Rows = [("model", "kept", "states", "parameters", "operations of full", *columns)]
     for shape in map(Shape._make, config.cut.models):
         model, batch = make(shape)
         keep = draws(model, config.cut.shares)
         cuts = [aire.cut(model, k) for k in keep]
-        prepared = [[prepare(m, batch) for m in cuts] for prepare in PASSES.values()]
-        seconds = [
-            list(interleaved({str(i): call for i, (_, call) in enumerate(runs)}, config.repetitions).values())
-            for runs in prepared
-        ]
+        passes = [_measured([prepare(m, batch) for m in cuts], config.repetitions) for prepare in PASSES.values()]
         for i, share in enumerate(config.cut.shares):
-            times = [cell for t in seconds for cell in (f"{1e3 * t[i]:.1f}", f"{t[i] / t[0]:.2f}")]
-            parameters = sum(a.size for a in jax.tree.leaves(nnx.state(cuts[i], nnx.Param)))
+            (whole, _), (run, _) = passes[0][0], passes[0][i]
             rows.append(
                 (
                     str(shape),
                     f"{share:.0%}",
                     f"{sum(int(k.sum()) for k in keep[i].values()):,}",
-                    f"{parameters:,}",
-                    f"{prepared[0][i][0].operations / prepared[0][0][0].operations:.2f}",
-                    *times,
-                    f"{prepared[1][i][0].temporary / 2**20:.0f}",
+                    f"{parameters(cuts[i]):,}",
+                    f"{run.operations / whole.operations:.2f}",
+                    *(cell for measured in passes for cell in _against_full(*measured[i], full=measured[0][1])),
                 )
             )
+        left = ", ".join(row[6] for row in rows if row[0] == str(shape))
+        print(f"{shape}: the forward pass takes {left} of the full one's time", flush=True)
     return rows
+
+
+def _measured(prepared: Sequence[Prepared], repetitions: int) -> list[tuple[Compiled, float]]:
+    """Compiled passes with the seconds that they take side by side."""
+    seconds = interleaved({str(i): call for i, (_, call) in enumerate(prepared)}, repetitions)
+    return [(run, t) for (run, _), t in zip(prepared, seconds.values(), strict=True)]
+
+
+def _against_full(run: Compiled, seconds: float, *, full: float) -> tuple[str, str, str]:
+    return f"{1e3 * seconds:.1f}", f"{seconds / full:.2f}", f"{run.temporary / 2**20:.0f}"
 
 
 def draws(model: Classifier, shares: Sequence[float]) -> list[dict[str, np.ndarray]]:

@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 from aire import convert
 from aire.errors import UserError
 from aire.ssm import hippo
-from experiments.speed_models import OPTIMIZER, PASSES, Prepared, Shape, compare, make
-from experiments.timing import compiled
+from experiments.speed_models import OPTIMIZER, PASSES, Shape, compare, make
+from experiments.timing import Prepared, compiled
 
 Rows = list[tuple[str, ...]]
 _MOMENTUM = 0.95

@@ -1,4 +1,4 @@
-"""Times of several functions side by side, and what compiling them took."""
+"""What is measured: times of several functions side by side, what compiling them took, sizes."""
 
 import dataclasses
 import time
@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,9 @@ class Compiled:
         return self.function(*args)
 
 
+Prepared = tuple[Compiled, Callable[[], Any]]  # a compiled function, and a call of it on its inputs
+
+
 def compiled(function: Callable[..., Any], *args: Any) -> Compiled:
     """Compile a function, jitted already or not, for arguments of these shapes; it is not run."""
     start = time.perf_counter()
@@ -32,16 +36,26 @@ def compiled(function: Callable[..., Any], *args: Any) -> Compiled:
 
 
 def interleaved(functions: Mapping[str, Callable[[], object]], repetitions: int = 15) -> dict[str, float]:
-    """Median seconds of each function, after one call of each to warm up. Results are waited for.
+    """Median seconds of each function; measured as `repeated` does."""
+    return {name: float(np.median(times)) for name, times in repeated(functions, repetitions).items()}
+
+
+def repeated(functions: Mapping[str, Callable[[], object]], n: int) -> dict[str, np.ndarray]:
+    """Seconds of every call of each function, (n,), after one call of each to warm up. Results are waited for.
 
     The calls take turns, so that a machine's drift reaches all alike.
     """
     for function in functions.values():
         jax.block_until_ready(function())
     seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repetitions):
+    for _ in range(n):
         for name, function in functions.items():
             start = time.perf_counter()
             jax.block_until_ready(function())
             seconds[name].append(time.perf_counter() - start)
-    return {name: float(np.median(times)) for name, times in seconds.items()}
+    return {name: np.array(times) for name, times in seconds.items()}
+
+
+def parameters(module: nnx.Module) -> int:
+    """How many numbers a module's parameters are."""
+    return sum(a.size for a in jax.tree.leaves(nnx.state(module, nnx.Param)))

@@ -20,6 +20,7 @@ _STYLES = [
     ("#CC79A7", ":", "v"),
     ("#E69F00", (0, (6, 1, 1, 1)), "D"),
 ]
+_MORE_STYLES = [*_STYLES, ("#56B4E9", "-", "v"), ("#000000", "--", "x"), ("0.5", "-.", "+")]
 _DPI = 150
 
 
@@ -48,33 +49,41 @@ def accuracy_against_ratio(
     _save(draw(ratios, data, lines, chosen, title), path)
 
 
-def times_against(
-    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], title: str, path: Path, *, log: bool
-) -> None:
-    """Milliseconds against a size, one panel per kind of size.
+Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # by name: sizes, and what was measured at them
+
+
+def against_sizes(rows: Mapping[str, Mapping[str, Curves]], title: str, path: Path, *, log: bool) -> None:
+    """Measurements against sizes: a row of panels for each quantity, a panel for each kind of size.
 
     Args:
-        panels: per panel, named by its horizontal axis, and per curve, the same in all: sizes and milliseconds.
+        rows: by the name of the vertical axis, and by that of the horizontal one, the curves of a panel.
         title: above the figure.
         path: the PNG file to write.
-        log: both axes logarithmic, with a dotted line of slope 1 through each panel's first point.
+        log: both axes logarithmic; the legends then tell each curve's slope, by least squares.
     """
-    figure = Figure(figsize=(max(6.4, 3.6 * len(panels) + 0.4), 4), layout="constrained")
-    for axes, (name, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for (label, (sizes, milliseconds)), style in zip(curves.items(), itertools.cycle(_STYLES)):
-            colour, line, marker = style
-            axes.plot(sizes, milliseconds, color=colour, linestyle=line, marker=marker, markersize=4, label=label)
-        if log:
-            sizes, milliseconds = next(iter(curves.values()))
-            linear = milliseconds[0] * np.asarray(sizes) / sizes[0]
-            axes.plot(sizes, linear, color="0.5", linestyle=":", linewidth=1, label="slope 1")
-            axes.set(xscale="log", yscale="log")
-        else:
-            axes.set_ylim(bottom=0)
-        axes.set(xlabel=name, ylabel="ms")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    columns = max(map(len, rows.values()))
+    figure = Figure(figsize=(max(6.4, 3.6 * columns + 0.4), 3.4 * len(rows) + 0.4), layout="constrained")
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (quantity, panels) in zip(grid, rows.items(), strict=True):
+        for axes, (name, curves) in zip(line, panels.items(), strict=True):
+            _panel(axes, curves, log)
+            axes.set(xlabel=name, ylabel=quantity)
+    if not log:
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     figure.suptitle(title, fontsize=10)
     _save(figure, path)
+
+
+def _panel(axes, curves: Curves, log: bool) -> None:
+    for (label, (sizes, values)), (colour, line, marker) in zip(curves.items(), itertools.cycle(_MORE_STYLES)):
+        if log:
+            label += f": slope {np.polyfit(np.log(sizes), np.log(values), 1)[0]:.2f}"
+        axes.plot(sizes, values, color=colour, linestyle=line, marker=marker, markersize=4, label=label)
+    if log:
+        axes.set(xscale="log", yscale="log")
+        axes.legend(fontsize=7)
+    else:
+        axes.set_ylim(bottom=0)
 
 
 def _one_plot(ratios, data: Mapping[str, np.ndarray], lines, chosen, title: str) -> Figure:
