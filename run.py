@@ -80,10 +80,18 @@ def run(argv: list[str]) -> None:
         raise UserError(f"unexpected arguments {positional}: overrides look like --config.train.epochs=10")
     workdir = Path(_WORKDIR.value or Path(os.environ.get("AIRE_WORKDIR", "runs")) / config.name)
     data_dir = Path(_DATA_DIR.value or os.environ.get("AIRE_DATA_DIR", "data"))
-    if not jax.config.jax_compilation_cache_dir:  # what was compiled once need not be when the same command goes on
+    keep_compiled(workdir)
+    importlib.import_module(f"experiments.{config.experiment}").run(config, workdir, data_dir)
+
+
+def keep_compiled(workdir: Path) -> None:
+    """Keep compiled programs in the work folder, unless the user has set another place for them.
+
+    What was compiled once need not be when the same command goes on.
+    """
+    if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    importlib.import_module(f"experiments.{config.experiment}").run(config, workdir, data_dir)
 
 
 def main() -> None:

@@ -43,7 +43,8 @@ class ModelConfig:
             are required), or "last" (the last true step).
         retrieval: two-document head in place of the classifier.
         dtype: of the activations inside the blocks, "float32" or "bfloat16". Parameters, the recurrence (or the
-            convolution), pooling and head are float32 in both.
+            convolution), pooling and head are float32 in both. Matmuls between float32 activations are in JAX's default
+            precision, which on accelerators is lower unless `jax_default_matmul_precision` says otherwise.
     """
 
     d_input: int
@@ -146,8 +147,8 @@ class RetrievalHead(nnx.Module):
     """Two-layer perceptron on [a, b, a − b, a ∘ b] of two documents (Tay et al., Long Range Arena, 2021)."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.layer1 = nnx.Linear(4 * config.d_model, config.d_model, rngs=rngs)
-        self.layer2 = nnx.Linear(config.d_model, config.d_output, rngs=rngs)
+        self.layer1 = nnx.Linear(4 * config.d_model, config.d_model, precision="highest", rngs=rngs)
+        self.layer2 = nnx.Linear(config.d_model, config.d_output, precision="highest", rngs=rngs)
 
     def __call__(self, pooled: Array) -> Array:
         """Logits (B, classes) from pooled (2B, H): the first documents of all pairs, then the second ones."""
@@ -165,7 +166,7 @@ class Classifier(nnx.Module):
         if config.retrieval:
             self.decoder = RetrievalHead(config, rngs=rngs)
         else:
-            self.decoder = nnx.Linear(config.d_model, config.d_output, rngs=rngs)
+            self.decoder = nnx.Linear(config.d_model, config.d_output, precision="highest", rngs=rngs)
 
     def __call__(self, x: Array, lengths: Array | None = None, *, rngs: nnx.Rngs | None = None) -> Array:
         """Logits of a batch.
@@ -216,4 +217,5 @@ def pool(x: Array, lengths: Array | None, pooling: str) -> Array:
     mask = jnp.ones(x.shape[:2], bool) if lengths is None else steps < lengths[:, None]
     # A product with the mask also where it is all ones: XLA fuses a mean with the block before it, and then holds
     # every constant of that as a whole array.
-    return jnp.einsum("blh,bl->bh", x, mask.astype(x.dtype)) / mask.sum(axis=1, keepdims=True).astype(x.dtype)
+    total = jnp.einsum("blh,bl->bh", x, mask.astype(x.dtype), precision="highest")  # float32 also where TF32 is default
+    return total / mask.sum(axis=1, keepdims=True).astype(x.dtype)

@@ -40,7 +40,11 @@ def two_stages(first: Callable[..., PyTree], second: Callable[..., Array]) -> Ca
 
 
 def after(value: Array, tree: PyTree) -> PyTree:
-    """The same arrays, but what is computed from them has to wait until `value` is there: it is added to them, times
-    a zero that XLA cannot see through."""
+    """The same arrays, but what is computed from them has to wait until `value` is there.
+
+    On a CPU it is added to them, times a zero that XLA cannot see through; elsewhere a barrier does it.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.lax.optimization_barrier((value, tree))[1]
     zero = jnp.minimum(jnp.abs(value[(0,) * value.ndim]), 0)
     return jax.tree.map(lambda a: a + zero.astype(a.dtype), tree)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from aire.recompute import after, two_stages
 
@@ -37,7 +38,9 @@ def test_only_inputs_and_the_first_stage_are_kept():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * jnp.abs(b).max())
 
 
-def test_after_changes_no_value_whatever_it_waits_for():
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_after_changes_no_value_whatever_it_waits_for(backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     tree = {"a": jnp.arange(3.0), "b": jnp.ones((2, 2), jnp.bfloat16)}
     for value in (jnp.ones(3), jnp.full((2, 2), -jnp.inf), jnp.array(1e38)):
         waited = after(value, tree)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -193,6 +194,19 @@ def test_an_unwritable_work_folder_is_named(data, tmp_path):
     result = run(SMOKE, data=data, workdir=tmp_path / "file" / "run")
     assert result.returncode != 0 and result.stderr.count("\n") == 1
     assert f"cannot write {tmp_path / 'file'}" in result.stderr
+
+
+@pytest.mark.parametrize("folder,variables", [("work/compiled", {}), ("mine", {"JAX_COMPILATION_CACHE_DIR": "mine"})])
+def test_compiled_programs_are_kept_in_the_work_folder_unless_the_user_says_where(folder, variables, tmp_path):
+    slow = "jax.jit(lambda x: [x := jax.numpy.sin(x) @ x for _ in range(2000)][-1])(jax.numpy.eye(9))"  # to compile
+    code = f"import jax, pathlib, run; run.keep_compiled(pathlib.Path('work')); {slow}"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **variables}
+    if variables:  # JAX's own threshold, a second, then holds
+        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=100)
+    assert any((tmp_path / folder).iterdir())
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_help_names_the_configs(data, tmp_path):

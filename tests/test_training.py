@@ -170,19 +170,37 @@ def test_wrong_settings_are_named(make_model, tmp_path, change, message):
         train(make_model((2,)), tmp_path, config=loop.TrainConfig(**vars(CONFIG) | change))
 
 
-def test_nothing_is_compiled_after_the_first_step_and_evaluation(make_model, tmp_path, monkeypatch):
-    """The last evaluation but one leaves only steps, looks, evaluations and checkpoints of the same shapes to come."""
-    compilations, marks = [], []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, *_, **__: compilations.append(event) if event.endswith("backend_compile_duration") else None
-    )
-    evaluate = loop.evaluate_arrays
+@pytest.fixture
+def compilations():
+    """Grows by one entry with every compilation, until the test ends."""
+    found = []
 
-    def watched(*args):
-        marks.append(len(compilations))
-        return evaluate(*args)
+    def listener(event, *_, **__):
+        if event.endswith("backend_compile_duration"):
+            found.append(event)
 
-    monkeypatch.setattr(loop, "evaluate_arrays", watched)
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(listener)
+
+
+def test_nothing_is_compiled_after_the_first_step_and_evaluation(make_model, tmp_path, monkeypatch, compilations):
+    """Every step and every evaluation notes how much was compiled when it begins."""
+    begun = []
+
+    def noting(name, function):
+        def noted(*args):
+            begun.append((name, len(compilations)))
+            return function(*args)
+
+        return noted
+
+    make_step, evaluate = loop.make_train_step, loop.evaluate_arrays
+    monkeypatch.setattr(loop, "make_train_step", lambda *args: noting("step", make_step(*args)))
+    monkeypatch.setattr(loop, "evaluate_arrays", noting("evaluation", evaluate))
     train(make_model((4,), d_model=5), tmp_path)
-    assert len(marks) == 5  # steps 3, 6, 9, 12 and 15
-    assert marks[0] >= 1 and marks[1:] == [marks[1]] * 4
+    assert [name for name, _ in begun] == ["step", "step", "step", "evaluation"] * 5
+    counts = [count for _, count in begun]
+    assert counts[0] < counts[1]  # the step is compiled, and seen to be
+    assert counts[1] == counts[2] == counts[3] < counts[4]  # so is the evaluation
+    assert counts[5:] == [counts[4]] * 15

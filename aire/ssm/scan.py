@@ -117,8 +117,9 @@ def _chunked(lam: Array, v: Array, reverse: tuple[bool, ...]) -> Array:
     v = jnp.pad(v, [(0, 0), (0, chunks * size - L), (0, 0), (0, 0), (0, 0)])
     local = _sequential(lam, v.reshape(B * chunks, size, R, 2, P), reverse).reshape(B, chunks, size, R, 2, P)
 
-    impulse = jnp.zeros((1, size, 1, 2, P), lam.dtype).at[:, 0, 0].set(lam)
-    powers = _sequential(lam, impulse, (False,))[0, :, 0]  # λ̄^{k+1}: (size, 2, P)
+    powers = lam[None]  # λ̄^{k+1}: (size, 2, P), by doubling
+    while len(powers) < size:
+        powers = jnp.concatenate([powers, complex_multiply(powers, powers[-1])])
     states = []
     for r, backward in enumerate(reverse):
         end = local[:, :, 0 if backward else -1, r]  # of each chunk: (B, chunks, 2, P)
