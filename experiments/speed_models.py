@@ -92,19 +92,28 @@ def model_rows(config: ConfigDict) -> Rows:
 def compare(
     other: str, shapes: Iterable[Shape], pair: Callable[[Shape, str], tuple[Prepared, Prepared]], repetitions: int
 ) -> Rows:
-    """A row for every shape and pass: the other implementation, ours, and their ratios."""
+    """A row for every shape and pass: the other implementation, ours, their ratios, and how far they agree."""
     columns = f"{other}, ms", "aire, ms", "times as fast", "compilation, s", "ratio", "temporary memory, MiB", "ratio"
-    rows: Rows = [("model", "pass", *columns)]
+    rows: Rows = [("model", "pass", *columns, "agree to")]
     for shape in shapes:
         for name in PASSES:
             (a, call_a), (b, call_b) = pair(shape, name)
+            difference = _difference(call_a(), call_b())
             t = interleaved({"a": call_a, "b": call_b}, repetitions)
             times = f"{1e3 * t['a']:.1f}", f"{1e3 * t['b']:.1f}", f"{t['a'] / t['b']:.2f}"
             compilation = f"{a.seconds:.1f} → {b.seconds:.1f}", f"{b.seconds / a.seconds:.2f}"
             memory = f"{a.temporary / 2**20:.0f} → {b.temporary / 2**20:.0f}", f"{b.temporary / a.temporary:.2f}"
-            rows.append((str(shape), name, *times, *compilation, *memory))
+            rows.append((str(shape), name, *times, *compilation, *memory, f"{difference:.0e}"))
             print(f"{shape}, {name}: {times[-1]} times as fast as {other}", flush=True)
     return rows
+
+
+def _difference(a: Array | dict[str, Array], b: Array | dict[str, Array]) -> float:
+    """The largest between two log-probabilities of the classes (from them or logits), or between two losses of a first
+    training step (from them or the step's metrics)."""
+    if isinstance(b, dict):
+        return abs(float(a["loss"] if isinstance(a, dict) else a) - float(b["loss"]))
+    return float(jnp.abs(jax.nn.log_softmax(a) - jax.nn.log_softmax(b)).max())
 
 
 def cut_rows(config: ConfigDict) -> Rows:

@@ -118,6 +118,7 @@ def test_a_block_of_s4d_is_the_reference_layer_with_a_residual():
     "change,message",
     [
         ({"activation": "relu"}, "activation='relu': expected one of"),
+        ({"dtype": "float16"}, "dtype='float16': expected one of"),
         ({"pooling": "max"}, "pooling='max': expected one of"),
         ({"state_sizes": ()}, "at least one layer"),
         ({"state_sizes": (3, -1)}, "expected one size >= 0"),

@@ -1,0 +1,60 @@
+"""What the benchmark measures with: calls in turn, medians, and what XLA says of a program."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aire.errors import UserError
+from configs import speed as config
+from experiments import speed, timing
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that a call moves on by as long as it says it takes; returns a maker of such calls, and their order."""
+    now, order = [0.0], []
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+
+    def takes(name, seconds):
+        left = iter(seconds)
+
+        def call():
+            order.append(name)
+            now[0] += next(left)
+
+        return call
+
+    return takes, order
+
+
+def test_calls_take_turns_and_medians_leave_out_the_first(clock):
+    takes, order = clock
+    calls = {"a": takes("a", [100, 3, 1, 2]), "b": takes("b", [100, 5, 50, 4])}
+    assert timing.interleaved(calls, 3) == {"a": 2, "b": 5}
+    assert "".join(order) == "abababab"
+
+
+def test_every_call_is_told(clock):
+    takes, _ = clock
+    np.testing.assert_array_equal(timing.repeated({"a": takes("a", [100, 3, 1, 2])}, 3)["a"], [3, 1, 2])
+
+
+def test_memory_and_operations_of_a_program():
+    a = jnp.ones((64, 64))
+    run = timing.compiled(lambda a: jnp.linalg.matrix_power(a, 3), a)
+    assert run.operations == pytest.approx(2 * 2 * 64**3, rel=0.05)  # two products
+    assert a.nbytes <= run.temporary < 4 * a.nbytes  # the first of them
+    np.testing.assert_allclose(run(a), 64.0**2)
+
+
+def test_an_unknown_section_is_named(tmp_path):
+    options = config.get_config("smoke")
+    options.sections = ("odd", "even")
+    with pytest.raises(UserError, match=r"unknown \['even'\]: expected some of"):
+        speed.run(options, tmp_path, tmp_path)
+
+
+def test_sections_of_other_settings_are_not_mixed(tmp_path):
+    (tmp_path / "results.json").write_text('{"config": {"repetitions": 7}, "measured": {}}')
+    with pytest.raises(UserError, match=r"other settings \(.*repetitions.*\): use another --workdir"):
+        speed.run(config.get_config("smoke"), tmp_path, tmp_path)
