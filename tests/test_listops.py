@@ -1,44 +1,19 @@
-"""ListOps: the grammar against an evaluator and a generator of the tests' own, the release's files, preparing once."""
+"""ListOps: the grammar against an evaluator and a generator of the tests' own, and what is loaded."""
 
-import csv
-import fcntl
 import hashlib
-import os
-import re
-import resource
-import signal
 import statistics
-import subprocess
-import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
+from listops_data import TINY, sequences, tokens_of, vary
 from scipy.stats import binomtest, chisquare, ks_2samp
 
 from aire.data import listops
-from aire.data.listops import MAX_LENGTH, VOCABULARY, Generated, Release, load
+from aire.data.listops import MAX_LENGTH, VOCABULARY, Generated, load
 from aire.errors import UserError
-
-TINY = Generated(min_length=5, max_length=30, train_examples=30, validation_examples=10, test_examples=10)
-ROWS = {  # typed in, with the values worked out by hand; parentheses as in the release
-    "train": [
-        ("( ( ( [MAX 4 ) 9 ) ] )", 9),
-        ("( ( ( ( [MED 1 ) 2 ) ( ( ( [SM 8 ) 7 ) ] ) ) ] )", 2),  # the median of 1, 2, 5
-        ("( ( ( [MED 2 ) 5 ) ] )", 3),  # 3.5, rounded down
-    ],
-    "val": [("7", 7)],
-    "test": [("( ( ( ( [MIN 6 ) 3 ) ( ( ( [MAX 0 ) 4 ) ] ) ) ] )", 3)],
-}
-
-
-def tokens_of(indices) -> list[str]:
-    return [VOCABULARY[i] for i in indices]
 
 
 def parse(tokens: list[str]) -> tuple:
@@ -185,16 +160,9 @@ def test_every_option_is_in_the_name():
     assert len({*names, Generated().config_name()}) == len(changes) + 1
 
 
-# Loading -------------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> dict:
     return load(tmp_path_factory.mktemp("data"), TINY, length=32)
-
-
-def sequences(split) -> list[tuple[int, ...]]:
-    return [tuple(x[:n].tolist()) for x, n in zip(split.x, split.lengths, strict=True)]
 
 
 def test_loaded_splits(tiny):
@@ -244,208 +212,6 @@ def test_too_short_a_length_is_noticed_before_generating(tmp_path):
     with pytest.raises(UserError, match="max_length=30 does not fit length 29"):
         load(tmp_path / "data", TINY, length=29)
     assert not (tmp_path / "data").exists()
-
-
-def vary(options: Generated, **changes) -> Generated:
-    return Generated(**(vars(options) | changes))
-
-
-# The release ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def release(tmp_path) -> Path:
-    folder = tmp_path / "listops-1000"
-    folder.mkdir()
-    for name, rows in ROWS.items():
-        with open(folder / f"basic_{name}.tsv", "w", newline="") as file:
-            csv.writer(file, delimiter="\t").writerows([("Source", "Target"), *rows])
-    return folder
-
-
-def test_release(release, tmp_path):
-    splits = load(tmp_path / "data", Release(release), length=12)
-    assert [tokens_of(s) for s in sequences(splits["train"])] == [
-        ["[MAX", "4", "9", "]", "<eos>"],
-        ["[MED", "1", "2", "[SM", "8", "7", "]", "]", "<eos>"],
-        ["[MED", "2", "5", "]", "<eos>"],
-    ]
-    assert splits["train"].x[0].tolist() == [14, 8, 13, 3, 2, 0, 0, 0, 0, 0, 0, 0]
-    assert splits["train"].lengths.tolist() == [5, 9, 5]
-    assert splits["train"].y.tolist() == [9, 2, 3]
-    assert [tokens_of(s) for s in sequences(splits["validation"])] == [["7", "<eos>"]]
-    assert (splits["validation"].y.tolist(), splits["test"].y.tolist()) == ([7], [3])
-
-
-def test_release_with_quotes(release, tmp_path):
-    """Python's csv module reads quoted fields; some writers quote all."""
-    with open(release / "basic_val.tsv", "w", newline="") as file:
-        csv.writer(file, delimiter="\t", quoting=csv.QUOTE_ALL).writerows([("Source", "Target"), ("8", 8)])
-    assert load(tmp_path / "data", Release(release), length=12)["validation"].y.tolist() == [8]
-
-
-def test_changed_files_are_read_anew(release, tmp_path):
-    load(tmp_path / "data", Release(release), length=12)
-    (release / "basic_val.tsv").write_text("Source\tTarget\n5\t5\n")
-    assert load(tmp_path / "data", Release(release), length=12)["validation"].y.tolist() == [5]
-
-
-def test_sequence_longer_than_the_asked_length(release, tmp_path):
-    with pytest.raises(UserError, match=r"'train', example 1: 9 tokens are more than the length 8"):
-        load(tmp_path / "data", Release(release), length=8)
-
-
-@pytest.mark.parametrize("longest", [MAX_LENGTH - 1, MAX_LENGTH])
-def test_the_task_has_a_maximum_length(release, tmp_path, longest):
-    source = "[SM " + "1 " * (longest - 2) + "]"
-    (release / "basic_test.tsv").write_text(f"Source\tTarget\n1\t1\n{source}\t{(longest - 2) % 10}\n")
-    if longest < MAX_LENGTH:
-        assert load(tmp_path / "data", Release(release), length=MAX_LENGTH)["test"].lengths.tolist() == [2, MAX_LENGTH]
-    else:
-        with pytest.raises(UserError, match=r"basic_test.tsv, line 3: 2049 tokens .* maximum is 2048"):
-            load(tmp_path / "data", Release(release), length=4096)
-
-
-def test_missing_folder_and_file(release, tmp_path):
-    with pytest.raises(UserError, match=r"nowhere: no basic_train.tsv, basic_val.tsv, basic_test.tsv there; .*lra_rel"):
-        load(tmp_path / "data", Release(tmp_path / "nowhere"), length=12)
-    (release / "basic_val.tsv").unlink()
-    with pytest.raises(UserError, match=r"no basic_val.tsv there; expected the folder listops-1000"):
-        load(tmp_path / "data", Release(release), length=12)
-
-
-GOOD = "Source\tTarget\r\n1\t1\r\n"
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (GOOD + "( ( ( [MAX 1 ) 2", r"line 3: the file ends within this line"),
-        (GOOD + "2\t2", r"line 3: the file ends within this line"),
-        ("", r"line 1: the file ends within this line"),
-        ("Source\tTarget\r\n", r"line 2: no examples"),
-        ("1\t1\r\n2\t2\r\n", r"line 1: expected the header Source, Target; found \['1', '1'\]"),
-        (GOOD + "[MAX 1 2 ]\r\n", r"line 3: expected 2 tab-separated columns, found 1"),
-        (GOOD + "1\t2\t3\r\n", r"line 3: expected 2 tab-separated columns, found 3"),
-        (GOOD + "[MAX 1 2\t2\r\n", r"line 3: the brackets do not make one whole expression"),
-        (GOOD + "1 ]\t2\r\n", r"line 3: the brackets do not make one whole expression"),
-        (GOOD + "] [MAX\t2\r\n", r"line 3: the brackets do not make one whole expression"),
-        (GOOD + "1 2\t2\r\n", r"line 3: the brackets do not make one whole expression"),
-        (GOOD + "\t2\r\n", r"line 3: the brackets do not make one whole expression"),
-        (GOOD + "[AVG 1 2 ]\t2\r\n", r"line 3: token '\[AVG' is not in the vocabulary: \] 0 1 "),
-        (GOOD + "[MAX 1 <eos> ]\t2\r\n", r"line 3: token '<eos>' is not in the vocabulary"),
-        (GOOD + "[MAX 1 é ]\t2\r\n", r"line 3: token '.*' is not in the vocabulary"),
-        (GOOD + "3\t10\r\n", r"line 3: target '10'; expected a digit"),
-        (GOOD + "3\t\r\n", r"line 3: target ''; expected a digit"),
-        (GOOD + "1" * 200_000 + "\t1\r\n", r"line 3: field larger than field limit"),
-    ],
-)
-def test_damaged_files(release, tmp_path, content, message):
-    path = release / "basic_val.tsv"
-    path.write_text(content, newline="")
-    with pytest.raises(UserError, match=re.escape(str(path)) + ", " + message) as error:
-        load(tmp_path / "data", Release(release), length=12)
-    assert "\n" not in str(error.value)
-    assert not list(tmp_path.glob("data/list_ops/*/1.0.0")), "data from a damaged file was kept"
-
-
-# Preparing -----------------------------------------------------------------------------------------------------------
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """All files of the one dataset prepared in a folder, but for its lock."""
-    (dataset,) = folder.glob("list_ops/*")
-    files = {str(path.relative_to(dataset)): path for path in dataset.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if name != "lock"}
-
-
-def test_killed_while_preparing(tmp_path):
-    """kill -9, then the same call: it works, the data is that of a preparation that was left alone, nothing is left."""
-    options = vary(TINY, train_examples=3000, max_length=100)
-    code = f"from aire.data.listops import *; load({str(tmp_path / 'killed')!r}, {options!r}, length=100)"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if re.match(r"preparing ListOps: \d+/3020", line):  # some examples are done
-            break
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    process.stdout.close()
-    leftovers = [path.name for path in (tmp_path / "killed").glob("list_ops/*/*")]
-    assert "1.0.0" not in leftovers
-    assert any(name.startswith("incomplete.") for name in leftovers)
-    resumed, whole = (load(tmp_path / name, options, length=100) for name in ("killed", "whole"))
-    for name, split in whole.items():
-        np.testing.assert_array_equal(resumed[name].x, split.x)
-        np.testing.assert_array_equal(resumed[name].y, split.y)
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-
-
-def test_waits_for_another_process_that_prepares(tiny, tmp_path, capsys):
-    folder = tmp_path / "list_ops" / TINY.config_name()
-    folder.mkdir(parents=True)
-    found: list[dict] = []
-    thread = threading.Thread(target=lambda: found.append(load(tmp_path, TINY, length=32)))
-    with open(folder / "lock", "w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        thread.start()
-        output = wait_for(lambda: capsys.readouterr().out)
-        assert "waiting for another process that prepares" in output
-        assert not found
-    thread.join()
-    assert sequences(found[0]["train"]) == sequences(tiny["train"])
-
-
-def wait_for(read: Callable[[], str], seconds: float = 30) -> str:
-    end = time.monotonic() + seconds
-    while not (text := read()) and time.monotonic() < end:
-        time.sleep(0.01)
-    return text
-
-
-def test_data_dir_that_is_a_file(tmp_path):
-    (tmp_path / "data").write_text("")
-    with pytest.raises(UserError, match=r"cannot write .*/data/.*: Not a directory; .* choose another folder"):
-        load(tmp_path / "data", TINY, length=32)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_data_dir_without_permission(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(UserError, match=r"cannot write .*: Permission denied"):
-        load(tmp_path / "data", TINY, length=32)
-
-
-def test_full_disk(tmp_path):
-    """A limit on the size of files fails as a full disk does, half-way; afterwards nothing half-written is taken."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    try:
-        with pytest.raises(UserError, match=r"cannot write .*list_ops.*: File too large; free some space") as error:
-            load(tmp_path, TINY, length=32)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "\n" not in str(error.value)
-    assert not list(tmp_path.glob("list_ops/*/*1.0.0"))
-    assert len(load(tmp_path, TINY, length=32)["train"]) == 30
-
-
-@pytest.mark.parametrize("damage", ["cut", "flip", "remove", "info"])
-def test_damaged_after_preparing(tmp_path, damage):
-    load(tmp_path, TINY, length=32)
-    (path,) = tmp_path.glob(
-        "list_ops/*/1.0.0/" + ("dataset_info.json" if damage == "info" else "*-train.array_record*")
-    )
-    content = path.read_bytes()
-    match damage:
-        case "cut" | "info":
-            path.write_bytes(content[: len(content) // 2])
-        case "flip":
-            place = content.index(b"\x00" * 64) // 2  # within the records, which come before the padding
-            path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        case "remove":
-            path.unlink()
-    with pytest.raises(UserError, match=r"what was prepared in .*list_ops.* is damaged .*delete that folder"):
-        load(tmp_path, TINY, length=32)
 
 
 @pytest.mark.slow
