@@ -4,6 +4,8 @@ r"""Benchmark: models beside the straightforward formulation, cut models, growth
     python run.py --config=speed --config.sections="('models',)"     one section; experiments/speed.py lists them
     git clone https://github.com/lindermanlab/S5 && python run.py --config=speed --config.sections="('reference',)" \
         --config.reference=S5                                        beside the S5 reference itself, up to ten minutes
+    git clone https://github.com/state-spaces/s4 && pip install torch einops && python run.py --config=speed \
+        --config.sections="('reference_s4d',)" --config.reference_s4d=s4              beside the S4D reference, a minute
     python run.py --config=speed:smoke                               seconds; for tests
 
 Medians of interleaved repetitions in one process, after one call of each to warm up. For one core:
@@ -29,8 +31,11 @@ def get_config(variants: str = "") -> ConfigDict:
             "name": "speed",
             "repetitions": 7,
             "sections": ("models", "cuts", "step", "odd", "growth", "scan", "loop", "start", "pages", "pruning"),
-            "reference": "",  # a clone of the S5 reference, for the section of that name
+            "reference": "",  # clones of the references, for the sections of these names
+            "reference_s4d": "",
             "models": (("s5", 8, 128, 8, 2048, 8), wide, pathfinder, long, small, bank),
+            # (d_model, states per channel, length, batch)
+            "s4d_layers": ((128, 32, 1024, 4), (128, 32, 2048, 8), (256, 32, 4096, 2), (64, 32, 16384, 1)),
             "cut": {
                 # at batch 1, and large
                 "models": (
@@ -83,6 +88,7 @@ def smoke(config: ConfigDict) -> None:
     config.repetitions = 1
     config.sections = tuple(name for name in config.sections if name not in ("start", "pages"))
     config.models = (("s5", 1, 4, 4, 32, 2),)
+    config.s4d_layers = ((4, 4, 32, 2),)
     config.cut.update(models=(("s4d", 1, 4, 4, 32, 2),), shares=(1.0, 0.0))
     config.step.update(d_model=4, states=4, states_per_channel=4, batches=(1,), shares=(1.0, 0.5), length=32)
     config.odd.update(d_model=4, batch=1, length=32, states=(1, 2))

@@ -14,12 +14,14 @@ from aire.report import figures, tables
 from experiments import speed_layers, speed_loop, speed_models, speed_process, speed_reference
 from experiments.provenance import provenance
 from experiments.speed_pruning import pruning_rows
+from experiments.speed_reference_s4d import reference_s4d_rows
 
 Rows = list[tuple[str, ...]]
 
 SECTIONS = {
     "models": ("Whole models beside the straightforward formulation", speed_models.model_rows),
     "reference": ("Whole models beside the S5 reference itself", speed_reference.reference_rows),
+    "reference_s4d": ("S4D layers beside the S4D reference itself", reference_s4d_rows),
     "cuts": ("After a cut", speed_models.cut_rows),
     "step": ("One step after a cut", speed_layers.step_rows),
     "odd": ("Odd numbers of states", speed_layers.odd_rows),
@@ -44,8 +46,8 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     if unknown:
         raise UserError(f"sections: unknown {unknown}: expected some of {list(SECTIONS)}")
     record = workdir / "results.json"
-    # Not what to measure, nor a folder of this machine.
-    settings = {key: value for key, value in config.to_dict().items() if key not in ("sections", "reference")}
+    others = "sections", "reference", "reference_s4d"  # what to measure, and folders of this machine
+    settings = {key: value for key, value in config.to_dict().items() if key not in others}
     measured = _measured(record, settings)
     jax.config.update("jax_enable_compilation_cache", False)  # compilation is measured
     source = provenance()

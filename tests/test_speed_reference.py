@@ -1,15 +1,17 @@
-"""The benchmark beside the S5 reference, as far as it goes without a clone of it."""
+"""The benchmark beside the references, as far as it goes without clones of them."""
 
 import pytest
 
 from aire.errors import UserError
 from configs import speed
 from experiments.speed_reference import reference_rows
+from experiments.speed_reference_s4d import reference_s4d_rows
 
 
 @pytest.mark.parametrize("folder", ["", "tests"])
-def test_a_folder_that_is_no_clone_is_named(folder):
+@pytest.mark.parametrize("key,measure", [("reference", reference_rows), ("reference_s4d", reference_s4d_rows)])
+def test_a_folder_that_is_no_clone_is_named(key, measure, folder):
     config = speed.get_config("smoke")
-    config.reference = folder
-    with pytest.raises(UserError, match=f"config.reference='{folder or '.'}': expected a clone of"):
-        reference_rows(config)
+    config[key] = folder
+    with pytest.raises(UserError, match=f"config.{key}='{folder or '.'}': expected a clone of"):
+        measure(config)
