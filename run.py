@@ -10,8 +10,8 @@ import os
 import sys
 
 if __name__ == "__main__" and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-    # XLA takes a step's temporary memory anew each time. In huge pages that costs a fraction of it: training on a CPU
-    # is 1.2 to 1.7 times as fast. Glibc reads this once, when a process starts, so it starts again.
+    # XLA takes a step's temporary memory anew each time, which costs a fraction in huge pages (section "pages" of
+    # --config=speed measures it). Glibc reads this once, when a process starts, so it starts again.
     os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     os.execv(sys.executable, sys.orig_argv)
 

@@ -46,5 +46,5 @@ def after(value: Array, tree: PyTree) -> PyTree:
     """
     if jax.default_backend() != "cpu":
         return jax.lax.optimization_barrier((value, tree))[1]
-    zero = jnp.minimum(jnp.abs(value[(0,) * value.ndim]), 0)
+    zero = jnp.fmin(jnp.abs(value[(0,) * value.ndim]), 0)  # also of NaN and infinity
     return jax.tree.map(lambda a: a + zero.astype(a.dtype), tree)

@@ -37,14 +37,11 @@ def get_config(variants: str = "") -> ConfigDict:
             # (d_model, states per channel, length, batch)
             "s4d_layers": ((128, 32, 1024, 4), (128, 32, 2048, 8), (256, 32, 4096, 2), (64, 32, 16384, 1)),
             "cut": {
-                # at batch 1, and large
+                # At batch 1, and large; the long sequence has 16,384 steps in one.
                 "models": (
-                    wide,
-                    (*wide[:-1], 1),
-                    pathfinder,
-                    (*pathfinder[:-1], 32),
+                    *((*wide[:-1], batch) for batch in (1, 16)),
+                    *((*pathfinder[:-1], batch) for batch in (1, 32)),
                     long,
-                    bank,
                     *((*bank[:-1], batch) for batch in (1, 32)),
                 ),
                 "shares": (1.0, 0.8, 0.5, 0.35, 0.2, 0.1, 0.0),

@@ -122,16 +122,20 @@ def odd_rows(config: ConfigDict) -> Rows:
 def step_rows(config: ConfigDict) -> Rows:
     """One step of the recurrence against the share of states kept, dispatch included; and an S4D layer's kernel."""
     s = config.step
-    columns = "batch", "kept", "states", "parameters", "operations of full", "µs", "of full", "KiB"
+    columns = "batch", "kept", "states", "parameters", "operations, of full", "µs", "time, of full", "KiB"
     rows: Rows = [("one direction", *columns)]
-    for kind, states in (("s5", s.states), ("s4d", s.states_per_channel)):
-        layers = _cuts(make(kind, s.d_model, states, bidirectional=False), s.shares)
+    layers = {
+        kind: _cuts(make(kind, s.d_model, states, bidirectional=False), s.shares)
+        for kind, states in (("s5", s.states), ("s4d", s.states_per_channel))
+    }
+    for kind, cuts in layers.items():
         for batch in s.batches:
+            steps = [_step(layer, batch) for layer in cuts]
             name = f"{kind}, H {s.d_model}: step", str(batch)
-            steps = [_step(layer, batch) for layer in layers]
-            rows += _kept_rows(name, layers, s.shares, steps, 20 * config.repetitions)
+            rows += _kept_rows(name, cuts, s.shares, steps, 20 * config.repetitions)
+    kernels = [_kernel(layer, s.length) for layer in layers["s4d"]]
     name = f"s4d, H {s.d_model}: kernel, L {s.length}", ""
-    return rows + _kept_rows(name, layers, s.shares, [_kernel(layer, s.length) for layer in layers], config.repetitions)
+    return rows + _kept_rows(name, layers["s4d"], s.shares, kernels, config.repetitions)
 
 
 def _kept_rows(

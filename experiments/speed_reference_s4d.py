@@ -26,7 +26,7 @@ def reference_s4d_rows(config: ConfigDict) -> Rows:
         UserError: `config.reference_s4d` is not a clone of the reference, or there is no PyTorch.
     """
     reference = _reference(Path(config.reference_s4d))
-    rows: Rows = [("S4D layer", "pass", "state-spaces/s4, ms", "aire, ms", "times as fast", "agree to")]
+    rows: Rows = [("S4D layer", "pass", "state-spaces/s4, ms", "aire, ms", "times as fast", "agree to, relative")]
     for d_model, states, length, batch in config.s4d_layers:
         theirs = reference(d_model, 2 * states)
         u = np.random.default_rng(0).normal(size=(batch, length, d_model)).astype(np.float32)

@@ -12,9 +12,11 @@ LENGTH = 37  # fills no whole number of chunks
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("kind", ["s5", "s4d"])
-def test_a_model_and_its_gradients_are_those_of_the_cpu(kind, dtype, make_model, monkeypatch):
-    model = make_model((6, 3), d_model=6, ssm={"kind": kind}, activation="full_glu", dtype=dtype)
+def test_a_model_and_its_gradients_are_those_of_the_cpu(kind, bidirectional, dtype, make_model, monkeypatch):
+    ssm = {"kind": kind, "bidirectional": bidirectional}
+    model = make_model((6, 3), d_model=6, ssm=ssm, activation="full_glu", dtype=dtype)
     model.train()
     tokens = jax.random.randint(jax.random.key(0), (4, LENGTH), 0, 20)
 

@@ -42,7 +42,7 @@ def test_only_inputs_and_the_first_stage_are_kept():
 def test_after_changes_no_value_whatever_it_waits_for(backend, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     tree = {"a": jnp.arange(3.0), "b": jnp.ones((2, 2), jnp.bfloat16)}
-    for value in (jnp.ones(3), jnp.full((2, 2), -jnp.inf), jnp.array(1e38)):
+    for value in (jnp.ones(3), jnp.full((2, 2), -jnp.inf), jnp.array(1e38), jnp.array(jnp.nan)):
         waited = after(value, tree)
         jax.tree.map(np.testing.assert_array_equal, waited, tree)
         assert waited["b"].dtype == jnp.bfloat16

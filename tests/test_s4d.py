@@ -11,7 +11,7 @@ import aire
 from aire.errors import UserError
 from aire.ssm import S4D, S4DConfig, S4DLayer, hippo
 from aire.ssm.discretize import DISCRETIZATIONS, LOGARITHMS
-from aire.ssm.kernel import bank_kernel
+from aire.ssm.kernel import bank_kernel, convolve
 from aire.training.step import make_train_step, split_model
 
 BOTH = pytest.mark.parametrize("bidirectional", [False, True])
@@ -91,6 +91,30 @@ def test_layer_equals_the_convolution_by_hand(make_bank, discretization, bidirec
             for j in range(k + 1) if direction == 0 else range(k, length):
                 expected[:, k] += K[:, abs(k - j)] * u[:, j]
     np.testing.assert_allclose(layer(u), expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 16])
+@pytest.mark.parametrize("directions", [1, 2])
+def test_convolution_and_its_gradients_equal_the_sum(directions, length, x64):
+    """Also the gradients of gradients, all derived by JAX from one dense sum."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    u, weights = (jax.random.normal(key, (3, length, 2)) for key in keys[:2])
+    K = jax.random.normal(keys[2], (directions, 2, length))
+
+    def by_sum(u, K):
+        lag = jnp.arange(length)[:, None] - jnp.arange(length)
+        T = sum(jnp.where(sign * lag >= 0, k[:, jnp.abs(lag)], 0) for sign, k in zip((1, -1), K, strict=False))
+        return jnp.einsum("hkj,bjh->bkh", T, u)
+
+    def values(convolve):
+        def loss(u, K):
+            return jnp.sum(weights * convolve(u, K) ** 2)
+
+        first = jax.grad(loss, argnums=(0, 1))
+        second = jax.grad(lambda u, K: sum(jnp.sum(g**2) for g in first(u, K)), argnums=(0, 1))
+        return convolve(u, K), first(u, K), second(u, K)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), values(convolve), values(by_sum))
 
 
 @METHODS

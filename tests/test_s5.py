@@ -159,8 +159,17 @@ def test_wrong_options_are_named(options, message):
 
 
 def test_layer_compiles_without_complex_matmuls(make_layer):
-    """The scan and both matmuls run in real arithmetic: no complex dot in what XLA is given."""
-    layer = make_layer(bidirectional=True)
-    text = jax.jit(lambda u: layer(u)).lower(jnp.zeros((2, 16, 3))).as_text()
-    assert "dot_general" in text
-    assert not [line for line in text.splitlines() if "dot_general" in line and "complex" in line]
+    """The scan and all matmuls run in real arithmetic: no complex dot in what XLA is given."""
+    whole, one = make_layer(bidirectional=True), make_layer()
+    for program in (
+        jax.jit(lambda u: whole(u)).lower(jnp.zeros((2, 16, 3))),
+        jax.jit(lambda u, x: one.step(u, x)).lower(jnp.zeros((2, 3)), one.initial_state(2)),
+    ):
+        dots = [line for line in program.as_text().splitlines() if "dot_general" in line]
+        assert dots and not [line for line in dots if "complex" in line]
+
+
+def test_integers_are_inputs_like_floats(make_layer, make_bank):
+    for layer, features in ((make_layer(), 3), (make_bank(), 4)):
+        u = np.random.default_rng(0).integers(-3, 4, (2, 9, features))
+        np.testing.assert_array_equal(layer(u), layer(u.astype(np.float32)))

@@ -122,6 +122,14 @@ def test_no_states_and_masked_states(form):
     np.testing.assert_allclose(scan(np.zeros(3, np.complex64), v, form=form), v, rtol=1e-6)
 
 
+@pytest.mark.parametrize("batch,n", [(0, 3), (2, 0)])
+def test_gradients_of_nothing(batch, n):
+    Lambda_bar, v = system(40, batch=batch, n=n)
+    gradient = jax.grad(lambda lam, v: jnp.sum(diagonal_scan(lam, v)), argnums=(0, 1))
+    lam, inputs = gradient(jnp.asarray(Lambda_bar), pairs(v))
+    assert (lam.shape, inputs.shape) == ((n,), (batch, 40, 2, n)) and not lam.any()
+
+
 def test_unknown_form_is_named():
     with pytest.raises(ValueError, match="unknown form of the scan 'parallel'"):
         scan(*system(3), form="parallel")

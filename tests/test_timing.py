@@ -1,5 +1,7 @@
 """What the benchmark measures with: calls in turn, medians, and what XLA says of a program."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -54,7 +56,24 @@ def test_an_unknown_section_is_named(tmp_path):
         speed.run(options, tmp_path, tmp_path)
 
 
-def test_sections_of_other_settings_are_not_mixed(tmp_path):
-    (tmp_path / "results.json").write_text('{"config": {"repetitions": 7}, "measured": {}}')
-    with pytest.raises(UserError, match=r"other settings \(.*repetitions.*\): use another --workdir"):
-        speed.run(config.get_config("smoke"), tmp_path, tmp_path)
+def test_sections_are_renewed_one_by_one_each_with_its_settings(tmp_path):
+    for section, repetitions in (("scan", 1), ("pruning", 2), ("scan", 3)):
+        options = config.get_config("smoke")
+        options.update(sections=(section,), repetitions=repetitions)
+        speed.run(options, tmp_path, tmp_path)
+    measured = json.loads((tmp_path / "results.json").read_text())["measured"]
+    assert {name: m["config"]["repetitions"] for name, m in measured.items()} == {"scan": 3, "pruning": 2}
+    report = (tmp_path / "report.md").read_text()
+    assert report.index("## Forms of the scan") < report.index("## Scoring, selecting, cutting")
+
+
+def test_a_figure_shows_what_the_table_says(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(speed.figures, "against_sizes", lambda rows, *_, log: drawn.update(rows))
+    header = ("model", "kept", "states", "operations, of full", "forward, ms", "forward, of full", "forward, MiB")
+    rows = [header, ("a", "100%", "8", "1.00", "20", "1.00", "3"), ("a", "50%", "4", "0.70", "15", "0.75", "2")]
+    assert speed._figure("cuts", rows, tmp_path) == ["![After a cut](cuts.png)"]
+    operations, forward = ([100, 50], [1, 0.7]), ([100, 50], [1, 0.75])
+    assert drawn == {
+        "of full": {"states kept (%): operations": {"a": operations}, "states kept (%): forward": {"a": forward}}
+    }

@@ -43,7 +43,7 @@ def bilinear_margin(Lambda: Array, Delta: Array) -> Array:
 
 
 def zoh_log(Lambda: Array, Delta: Array) -> Array:
-    """log λ̄ under zero-order hold, complex (P,); powers of λ̄ taken through it keep their digits as |λ̄| → 1."""
+    """log λ̄ under zero-order hold, complex (P,); high powers of λ̄, exp(S log λ̄), keep their digits as |λ̄| → 1."""
     return Lambda * Delta
 
 

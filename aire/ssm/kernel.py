@@ -1,4 +1,4 @@
-"""Convolution kernels of a bank of independent systems, in closed form, and the convolution itself, by FFT."""
+"""Convolution kernels of a bank of independent systems, and the convolution itself, by FFT."""
 
 import math
 
@@ -56,8 +56,9 @@ def _tile_kernels(log_lam: Array, w: Array, length: int) -> Array:
 def _responses(lam: Array, w: Array, steps: int) -> Array:
     """w λ^k for k < steps: what an impulse w leaves, by the recurrence.
 
-    By exponentials it would take XLA on a CPU five times as long, which forms sines and cosines anew for every use, and
-    be less accurate: the phase of λ^k is rounded before its sine is taken.
+    By exponentials it would take XLA on a CPU five times as long, which forms sines and cosines anew for every use. The
+    errors here grow with the steps, to 1e-5 of a float32 kernel over 128k; those of exponentials with the phase of λ^k,
+    which is rounded before its sine is taken: 1e-7 for slow modes, 1e-3 for fast ones over 16k.
 
     Args:
         lam: λ, complex (tiles, T).

@@ -13,6 +13,7 @@ from jax.nn.initializers import normal
 from aire.errors import UserError
 from aire.ssm import hippo
 from aire.ssm.discretize import DISCRETIZATIONS, LOGARITHMS, check_options
+from aire.ssm.inputs import as_floats
 from aire.ssm.kernel import bank_kernel, convolve
 from aire.ssm.modes import Modes
 
@@ -60,6 +61,8 @@ class S4D(nnx.Module):
 
     In two directions, two output maps C share λ̄ and B̄, and both see the current step, as in S5. (In state-spaces' S4
     the backward kernel starts one step later; its code calls that a deliberate off-by-one.)
+
+    Gradients are written down for reverse mode: take Hessian-vector products as gradients of gradients.
 
     Parameters, all float32: log_A_real, A_imag (n,); C_re, C_im (R, n); log_dt, D (H,). Not trained: channel (n,).
 
@@ -127,7 +130,7 @@ class S4D(nnx.Module):
 
         Inputs may be bfloat16: the outputs then are too, and the convolution is in the parameters' float32.
         """
-        u = jnp.asarray(u)  # NumPy's float64 becomes what JAX computes in
+        u = as_floats(u, self.D.dtype)
         Du = self.D[...].astype(u.dtype) * u
         if self.n_states == 0:
             return Du

@@ -14,6 +14,7 @@ from jax.nn.initializers import lecun_normal, normal
 from aire.errors import UserError
 from aire.ssm import hippo
 from aire.ssm.discretize import DISCRETIZATIONS, check_options
+from aire.ssm.inputs import as_floats
 from aire.ssm.modes import Modes
 from aire.ssm.scan import diagonal_scan
 
@@ -64,6 +65,8 @@ class S5(nnx.Module):
     Parameters, all float32: Lambda_re, Lambda_im, log_step (P,); B_re, B_im (P, H); C_re, C_im (R, H, P); D (H,).
     A layer may hold zero states: it is then y = D u.
 
+    Gradients are written down for reverse mode: take Hessian-vector products as gradients of gradients.
+
     Args:
         d_model: features H.
         n_states: stored states P.
@@ -91,6 +94,13 @@ class S5(nnx.Module):
         """λ̄ complex (P,) and B̄ complex (P, H)."""
         discretize, _ = DISCRETIZATIONS[self.config.discretization]
         return discretize(*self.continuous())
+
+    def _gain(self) -> tuple[Array, Array]:
+        """λ̄ and B̄ / B, both complex (P,): what a step needs, which would spend its time on forming B̄."""
+        discretize, _ = DISCRETIZATIONS[self.config.discretization]
+        Lambda, _, Delta = self.continuous()
+        Lambda_bar, gain = discretize(Lambda, jnp.ones_like(Lambda)[:, None], Delta)
+        return Lambda_bar, gain[:, 0]
 
     def modes(self) -> Modes:
         """The layer as a bank of discrete modes: what scores read."""
@@ -123,7 +133,7 @@ class S5(nnx.Module):
 
         Inputs may be bfloat16: the outputs then are too, and the recurrence still runs in the parameters' float32.
         """
-        u = jnp.asarray(u)  # NumPy's float64 becomes what JAX computes in
+        u = as_floats(u, self.D.dtype)
         B, L, H = u.shape
         rows = u.reshape(-1, H)  # real matmuls on [Re | Im] side by side, on two axes: one in, one out
         y = self.D[...].astype(u.dtype) * rows
@@ -151,11 +161,8 @@ class S5(nnx.Module):
         """
         if self.config.bidirectional:
             raise UserError("step() needs a one-directional layer: a bidirectional one needs the whole sequence")
-        Lambda, _, Delta = self.continuous()
-        discretize, _ = DISCRETIZATIONS[self.config.discretization]
-        Lambda_bar, gain = discretize(Lambda, jnp.ones_like(Lambda)[:, None], Delta)  # B̄ = gain B, without forming it
-        Bu = jax.lax.complex(u @ self.B_re[...].T, u @ self.B_im[...].T)
-        x = Lambda_bar * x + gain[:, 0] * Bu
+        Lambda_bar, gain = self._gain()
+        x = Lambda_bar * x + gain * jax.lax.complex(u @ self.B_re[...].T, u @ self.B_im[...].T)
         Cx = x.real @ self.C_re[0].T - x.imag @ self.C_im[0].T
         return self._output_scale() * Cx + self.D[...] * u, x
 

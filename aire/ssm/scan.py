@@ -19,7 +19,7 @@ def default_form() -> str:
 
     On a CPU, one vectorised step after another is faster than the chunked form, which does 1.5–2 times the arithmetic
     (section "scan" of `--config=speed` measures both). An accelerator has lanes to spare and pays per sequential step,
-    so there L steps become a small multiple of √L.
+    so there L steps should better become a small multiple of √L; that is an expectation, not measured yet.
     """
     return "sequential" if jax.default_backend() == "cpu" else "chunked"
 
@@ -89,7 +89,7 @@ def _sum_over_steps(a: Array) -> Array:
     adds them up, where it otherwise holds their factors as whole arrays and takes 2 to 4 times as long."""
     B, L, *rest = a.shape
     whole = L // 32 * 32
-    return a[:, :whole].reshape(B, -1, 32, *rest).sum(axis=2).sum(axis=(0, 1)) + a[:, whole:].sum(axis=(0, 1))
+    return a[:, :whole].reshape(B, whole // 32, 32, *rest).sum(axis=2).sum(axis=(0, 1)) + a[:, whole:].sum(axis=(0, 1))
 
 
 def _sequential(lam: Array, v: Array, reverse: tuple[bool, ...]) -> Array:
