@@ -87,7 +87,7 @@ def smoke(config: ConfigDict) -> None:
     config.models = (("s5", 1, 4, 4, 32, 2),)
     config.s4d_layers = ((4, 4, 32, 2),)
     config.cut.update(models=(("s4d", 1, 4, 4, 32, 2),), shares=(1.0, 0.0))
-    config.step.update(d_model=4, states=4, states_per_channel=4, batches=(1,), shares=(1.0, 0.5), length=32)
+    config.step.update(d_model=4, states=4, states_per_channel=4, batches=(1,), shares=(1.0, 0.0), length=32)
     config.odd.update(d_model=4, batch=1, length=32, states=(1, 2))
     config.growth.update(length=(16, 32), states=(4, 8), batch=(1, 2))
     config.growth.base.update(d_model=4, length=32, states=4, batch=1)

@@ -32,7 +32,7 @@ def compiled(function: Callable[..., Any], *args: Any) -> Compiled:
     start = time.perf_counter()
     done = (function if hasattr(function, "lower") else jax.jit(function)).lower(*args).compile()
     seconds = time.perf_counter() - start
-    return Compiled(done, seconds, done.memory_analysis().temp_size_in_bytes, done.cost_analysis()["flops"])
+    return Compiled(done, seconds, done.memory_analysis().temp_size_in_bytes, done.cost_analysis().get("flops", 0.0))
 
 
 def interleaved(functions: Mapping[str, Callable[[], object]], repetitions: int = 15) -> dict[str, float]:

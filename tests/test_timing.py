@@ -47,6 +47,7 @@ def test_memory_and_operations_of_a_program():
     assert run.operations == pytest.approx(2 * 2 * 64**3, rel=0.05)  # two products
     assert a.nbytes <= run.temporary < 4 * a.nbytes  # the first of them
     np.testing.assert_allclose(run(a), 64.0**2)
+    assert timing.compiled(lambda a: jnp.zeros_like(a), a).operations == 0
 
 
 def test_an_unknown_section_is_named(tmp_path):
