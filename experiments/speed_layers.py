@@ -92,7 +92,7 @@ def growth_rows(config: ConfigDict) -> Rows:
             steps = np.diff(np.log([[t for t, _ in point] for point in points]), axis=0)
             slopes = [["", ""], *([f"{s:.2f}" for s in row] for row in steps / np.diff(np.log(g[name]))[:, None])]
             for value, point, slope in zip(g[name], points, slopes, strict=True):
-                cells = [(f"{1e3 * t:.2f}", s, f"{m / 2**20:.3g}") for (t, m), s in zip(point, slope, strict=True)]
+                cells = [(f"{1e3 * t:.2f}", s, f"{m / 2**20:.4g}") for (t, m), s in zip(point, slope, strict=True)]
                 rows.append((kind, name, str(value), *cells[0], *cells[1]))
             print(f"{kind}, {name}: done", flush=True)
     return rows
