@@ -8,9 +8,10 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from aire.pruning.prune import count_parameters
 from aire.ssm import S4D, S5, S4DConfig, S5Config
 from aire.ssm.scan import diagonal_scan
-from experiments.timing import Prepared, compiled, interleaved, parameters
+from experiments.timing import Prepared, compiled, interleaved
 
 Rows = list[tuple[str, ...]]
 Layer = S5 | S4D
@@ -147,7 +148,7 @@ def _kept_rows(
             *name,
             f"{share:.0%}",
             f"{layer.n_states:,}",
-            f"{parameters(layer):,}",
+            f"{count_parameters(layer):,}",
             f"{run.operations / prepared[0][0].operations:.2f}",
             f"{1e6 * t:.0f}",
             f"{t / seconds[0]:.2f}",

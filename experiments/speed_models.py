@@ -12,10 +12,11 @@ from ml_collections import ConfigDict
 
 import aire
 from aire.models import Classifier, ModelConfig, ssm_config
+from aire.pruning.prune import count_parameters
 from aire.training.optimizer import OptimizerConfig, make_optimizer
 from aire.training.step import init_state, make_train_step, split_model
 from experiments.straightforward import straightforward
-from experiments.timing import Compiled, Prepared, compiled, interleaved, parameters
+from experiments.timing import Compiled, Prepared, compiled, interleaved
 
 Rows = list[tuple[str, ...]]
 OPTIMIZER = OptimizerConfig(
@@ -136,7 +137,7 @@ def cut_rows(config: ConfigDict) -> Rows:
                     str(shape),
                     f"{share:.0%}",
                     f"{sum(int(k.sum()) for k in keep[i].values()):,}",
-                    f"{parameters(cuts[i]):,}",
+                    f"{count_parameters(cuts[i]):,}",
                     f"{run.operations / whole.operations:.2f}",
                     *(cell for measured in passes for cell in _against_full(*measured[i], full=measured[0][1])),
                 )

@@ -51,9 +51,7 @@ def _reference(folder: Path) -> Callable:
         import torch
         from models.s4.s4d import S4D
     except ImportError as error:
-        raise UserError(
-            f"the S4D reference needs PyTorch and einops: pip install aire[torch] einops ({error})"
-        ) from None
+        raise UserError(f"the S4D reference needs PyTorch and einops: pip install torch einops ({error})") from None
     if hasattr(os, "sched_getaffinity"):
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""What is measured: times of several functions side by side, what compiling them took, sizes."""
+"""Times of several functions side by side, and what compiling them took."""
 
 import dataclasses
 import time
@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +53,3 @@ def repeated(functions: Mapping[str, Callable[[], object]], n: int) -> dict[str,
             jax.block_until_ready(function())
             seconds[name].append(time.perf_counter() - start)
     return {name: np.array(times) for name, times in seconds.items()}
-
-
-def parameters(module: nnx.Module) -> int:
-    """How many numbers a module's parameters are."""
-    return sum(a.size for a in jax.tree.leaves(nnx.state(module, nnx.Param)))

@@ -19,7 +19,7 @@ def default_form() -> str:
 
     On a CPU, one vectorised step after another is faster than the chunked form, which does 1.5–2 times the arithmetic
     (section "scan" of `--config=speed` measures both). An accelerator has lanes to spare and pays per sequential step,
-    so there L steps should better become a small multiple of √L; that is an expectation, not measured yet.
+    so there L steps become a small multiple of √L: expected to be faster, not measured yet.
     """
     return "sequential" if jax.default_backend() == "cpu" else "chunked"
 
