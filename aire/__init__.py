@@ -4,8 +4,38 @@
 >>> print(result.summary())  # doctest: +SKIP
 """
 
-from aire import convert, pruning
-from aire.pruning import PruneResult, cut, modes, prune, score, select
+from aire import convert, pruning, zoo
+from aire.models import Classifier, ModelConfig
+from aire.pruning import Cut, Method, Moments, PruneResult, Readout, calibrate, cut, mask, modes, prune, score, select
 from aire.serialization import load, save
+from aire.ssm import S4D, S5, Modes, S4DConfig, S5Config, map_layers
 
-__all__ = ["PruneResult", "convert", "cut", "load", "modes", "prune", "pruning", "save", "score", "select"]
+__version__ = "0.1.0"
+
+__all__ = [
+    "S4D",
+    "S5",
+    "Classifier",
+    "Cut",
+    "Method",
+    "ModelConfig",
+    "Modes",
+    "Moments",
+    "PruneResult",
+    "Readout",
+    "S4DConfig",
+    "S5Config",
+    "calibrate",
+    "convert",
+    "cut",
+    "load",
+    "map_layers",
+    "mask",
+    "modes",
+    "prune",
+    "pruning",
+    "save",
+    "score",
+    "select",
+    "zoo",
+]

@@ -1,6 +1,6 @@
-"""What stands behind a state space layer: GELU, and a gate that a dense layer opens (S5 paper, appendix G.1).
+"""What follows a state space layer: GELU, and a gate that a dense layer opens (S5 paper, appendix G.1).
 
-With y the layer's output, g = m gelu(y) and m dropout's mask:
+With y the layer's output, g = m gelu(y) and m the dropout mask:
 
     gelu        g
     half_glu1   g σ(W g + b)
@@ -12,40 +12,58 @@ The gradients keep y and the dense layers' outputs; GELU, sigmoid and products a
 store.
 """
 
-import functools
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
+from flax import nnx
 from jax import Array
 
 from aire.recompute import two_stages
 
-Inputs = tuple[Array, Array]  # y and m, (N, H)
-Weights = Sequence[tuple[Array, Array]]  # of each dense layer, in the order of the table: kernel (H, H), bias (H,)
-
-Activation = Callable[[Inputs, Weights], Array]  # to (N, H)
+Dense = list[Array]  # the dense layers' outputs, (N, H) each
 
 
-def _gelu(inputs: Inputs, exact: bool) -> Array:
-    y, mask = inputs
-    return mask * jax.nn.gelu(y, approximate=not exact)
+@dataclasses.dataclass(frozen=True)
+class Activation:
+    """An activation: value(y, g, dense outputs), on the exact GELU or its approximation by tanh."""
+
+    value: Callable[[Array, Array, Dense], Array]
+    exact: bool = False
+
+    def gelu(self, y: Array, mask: Array) -> Array:
+        return mask * jax.nn.gelu(y, approximate=not self.exact)
 
 
-def _activation(value: Callable[[Inputs, list[Array]], Array], exact: bool = False) -> Activation:
-    """The function of the inputs and the weights whose value is made of the inputs and the dense layers' outputs."""
-
-    def dense(inputs: Inputs, weights: Weights) -> list[Array]:
-        g = _gelu(inputs, exact)
-        return [g @ kernel + bias for kernel, bias in weights]
-
-    return two_stages(dense, value)
-
-
-_approximate = functools.partial(_gelu, exact=False)
 ACTIVATIONS: dict[str, Activation] = {
-    "gelu": _activation(lambda inputs, z: _approximate(inputs)),
-    "half_glu1": _activation(lambda inputs, z: _approximate(inputs) * jax.nn.sigmoid(z[0])),
-    "half_glu2": _activation(lambda inputs, z: inputs[0] * jax.nn.sigmoid(z[0])),
-    "full_glu": _activation(lambda inputs, z: z[0] * jax.nn.sigmoid(z[1])),
-    "glu": _activation(lambda inputs, z: z[0] * jax.nn.sigmoid(z[1]), exact=True),
+    "gelu": Activation(lambda y, g, z: g),
+    "half_glu1": Activation(lambda y, g, z: g * jax.nn.sigmoid(z[0])),
+    "half_glu2": Activation(lambda y, g, z: y * jax.nn.sigmoid(z[0])),
+    "full_glu": Activation(lambda y, g, z: z[0] * jax.nn.sigmoid(z[1])),
+    "glu": Activation(lambda y, g, z: z[0] * jax.nn.sigmoid(z[1]), exact=True),
 }
+
+
+def activate(name: str, y: Array, mask: Array, layers: Sequence[nnx.Module]) -> Array:
+    """The activation of that name.
+
+    Args:
+        name: a key of `ACTIVATIONS`.
+        y: output of the state space layer, (N, H).
+        mask: dropout mask, (N, H).
+        layers: its dense layers, in the order of the table; any modules from (N, H) to (N, H).
+    Returns:
+        (N, H).
+    """
+    activation = ACTIVATIONS[name]
+    # `two_stages` differentiates by what it is given, so a module's parameters are passed beside its structure.
+    split = [nnx.split(layer, nnx.Param, ...) for layer in layers]
+
+    def dense(inputs: tuple[Array, Array], params: Sequence[nnx.State]) -> Dense:
+        g = activation.gelu(*inputs)
+        return [nnx.merge(graphdef, p, rest)(g) for (graphdef, _, rest), p in zip(split, params, strict=True)]
+
+    def value(inputs: tuple[Array, Array], z: Dense) -> Array:
+        return activation.value(inputs[0], activation.gelu(*inputs), z)
+
+    return two_stages(dense, value)((y, mask), [params for _, params, _ in split])

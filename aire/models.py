@@ -10,14 +10,10 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from aire.activations import ACTIVATIONS
+from aire.activations import ACTIVATIONS, activate
 from aire.errors import UserError
 from aire.normalization import BatchNorm
-from aire.ssm import S4D, S5, S4DConfig, S5Config
-
-SSMConfig = S5Config | S4DConfig
-SSM_KINDS = {"s5": (S5Config, S5), "s4d": (S4DConfig, S4D)}  # a third kind of layer joins here
-LAYERNORM_EPSILON = {"s5": 1e-6, "s4d": 1e-5}  # of the references: the defaults of Flax and of PyTorch
+from aire.ssm import S5Config, kind_of, ssm_config
 
 DTYPES = ("float32", "bfloat16")
 POOLINGS = ("mean", "masked_mean", "last")
@@ -32,7 +28,7 @@ class ModelConfig:
         d_model: features H inside the model.
         d_output: classes.
         state_sizes: stored states of each layer; its length is the depth.
-        ssm: options of the state space layers.
+        ssm: options of the state space layers, of any kind in `aire.ssm.KINDS`.
         activation: "gelu", "half_glu1", "half_glu2" or "full_glu" (S5 paper, appendix G.1), or "glu", the S4D
             reference's: as "full_glu", but on the exact GELU instead of its tanh approximation.
         prenorm: normalise before the layer instead of after the residual sum.
@@ -51,7 +47,7 @@ class ModelConfig:
     d_model: int
     d_output: int
     state_sizes: tuple[int, ...]
-    ssm: SSMConfig = dataclasses.field(default_factory=S5Config)
+    ssm: Any = dataclasses.field(default_factory=S5Config)
     activation: str = "half_glu1"
     prenorm: bool = True
     batchnorm: bool = True
@@ -63,6 +59,7 @@ class ModelConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "state_sizes", tuple(self.state_sizes))
+        kind_of(self.ssm)
         if self.activation not in ACTIVATIONS:
             raise UserError(f"activation={self.activation!r}: expected one of {list(ACTIVATIONS)}")
         if self.pooling not in POOLINGS:
@@ -80,15 +77,6 @@ class ModelConfig:
         return cls(**{**fields, "ssm": ssm_config(fields["ssm"])})
 
 
-def ssm_config(fields: Mapping[str, Any]) -> SSMConfig:
-    """The options of a state space layer from a mapping that names its kind; without a kind they are of S5."""
-    options = dict(fields)
-    kind = options.pop("kind", "s5")  # files from before there was S4D name none
-    if kind not in SSM_KINDS:
-        raise UserError(f"ssm.kind={kind!r}: expected one of {sorted(SSM_KINDS)}")
-    return SSM_KINDS[kind][0](**options)
-
-
 class Linear(nnx.Linear):
     """A dense layer on (..., features), computed on two axes.
 
@@ -104,13 +92,13 @@ class Block(nnx.Module):
     """Norm, state space layer, activation with gate, residual: (B, L, H) to (B, L, H)."""
 
     def __init__(self, config: ModelConfig, n_states: int, *, rngs: nnx.Rngs):
-        H = config.d_model
-        self.config = config
-        self.ssm = SSM_KINDS[config.ssm.kind][1](H, n_states, config.ssm, rngs=rngs)
+        H, kind = config.d_model, kind_of(config.ssm)
+        self.prenorm, self.activation = config.prenorm, config.activation
+        self.ssm = kind.layer(H, n_states, config.ssm, rngs=rngs)
         if config.batchnorm:
             self.norm = BatchNorm(H, momentum=config.bn_momentum, dtype=config.dtype, rngs=rngs)
         else:
-            self.norm = nnx.LayerNorm(H, epsilon=LAYERNORM_EPSILON[config.ssm.kind], dtype=config.dtype, rngs=rngs)
+            self.norm = nnx.LayerNorm(H, epsilon=kind.norm_epsilon, dtype=config.dtype, rngs=rngs)
         if config.activation in ("full_glu", "glu"):
             self.out1 = nnx.Linear(H, H, dtype=config.dtype, rngs=rngs)
         if config.activation != "gelu":
@@ -118,26 +106,26 @@ class Block(nnx.Module):
         self.drop = nnx.Dropout(config.dropout)
 
     def __call__(self, x: Array, rngs: nnx.Rngs | None = None) -> Array:
-        # On two axes, (B L, H): behind a reshape XLA does not see that a dense layer needs an array whole, and computes
-        # it again for everything else that it goes into.
+        # On two axes, (B L, H): behind a reshape XLA does not see that a dense layer needs its input as an array, and
+        # computes it again for every other consumer.
         rows = x.reshape(-1, x.shape[-1])
-        u = self.norm(rows) if self.config.prenorm else rows
+        u = self.norm(rows) if self.prenorm else rows
         y = self.ssm(u.reshape(x.shape)).reshape(rows.shape)
         rows = rows + self._activate(y, x.shape, rngs)
-        return (rows if self.config.prenorm else self.norm(rows)).reshape(x.shape)
+        return (rows if self.prenorm else self.norm(rows)).reshape(x.shape)
 
     def _activate(self, y: Array, shape: tuple[int, ...], rngs: nnx.Rngs | None) -> Array:
-        weights = [(layer.kernel[...].astype(y.dtype), layer.bias[...].astype(y.dtype)) for layer in self._dense()]
-        value = ACTIVATIONS[self.config.activation]((y, self._mask(y.dtype, shape, rngs)), weights)
-        return value * self._mask(y.dtype, shape, rngs) if weights else value
+        dense = self._dense()
+        value = activate(self.activation, y, self._mask(y.dtype, shape, rngs), dense)
+        return value * self._mask(y.dtype, shape, rngs) if dense else value
 
-    def _dense(self) -> list[nnx.Linear]:
+    def _dense(self) -> list[nnx.Module]:
         """The dense layers of the activation, in its order."""
         return [getattr(self, name) for name in ("out1", "out2") if hasattr(self, name)]
 
     def _mask(self, dtype: jnp.dtype, shape: tuple[int, ...], rngs: nnx.Rngs | None) -> Array:
-        """Dropout's mask for (B, L, H), one for all time steps of a sequence, as rows (B L, H): to multiply by, for
-        selecting would keep it for every step."""
+        """Dropout mask for (B, L, H), shared over time, as rows (B L, H). Multiply by it: `jnp.where` would save the
+        broadcast mask for the backward pass."""
         B, _, H = shape
         mask = self.drop(jnp.ones((B, 1, H), dtype), rngs=rngs)
         return jnp.broadcast_to(mask, shape).reshape(-1, H)
@@ -157,45 +145,68 @@ class RetrievalHead(nnx.Module):
 
 
 class Classifier(nnx.Module):
-    """A stack of state space blocks with a linear encoder and a pooled head (S5 paper, appendix G.1)."""
+    """A stack of state space blocks with a linear encoder and a pooled head (S5 paper, appendix G.1).
+
+    A new model is in training mode: the first call then changes batch norm's statistics. Call `eval()` for inference;
+    models that are loaded or imported are in evaluation mode already.
+    """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.config = config
+        # Sizes and options of the layers are asked of the layers: a copy here would be wrong after a cut.
+        self._options = dataclasses.replace(config, state_sizes=(0,) * len(config.state_sizes))
         self.encoder = Linear(config.d_input, config.d_model, rngs=rngs)
-        self.blocks = nnx.List([Block(config, n, rngs=rngs) for n in config.state_sizes])
+        make_block = kind_of(config.ssm).make_block
+        self.blocks = nnx.List([make_block(config, n, rngs=rngs) for n in config.state_sizes])
         if config.retrieval:
             self.decoder = RetrievalHead(config, rngs=rngs)
         else:
             self.decoder = nnx.Linear(config.d_model, config.d_output, precision="highest", rngs=rngs)
 
+    @property
+    def config(self) -> ModelConfig:
+        """The config of a model of these sizes.
+
+        Raises:
+            UserError: the layers have different options, so that no config describes them.
+        """
+        ssm_layers = [block.ssm for block in self.blocks]
+        if len({layer.config for layer in ssm_layers}) > 1:
+            raise UserError("the layers of this model have different options: no one config describes it")
+        sizes = tuple(layer.n_states for layer in ssm_layers)
+        return dataclasses.replace(self._options, state_sizes=sizes, ssm=ssm_layers[0].config)
+
     def __call__(self, x: Array, lengths: Array | None = None, *, rngs: nnx.Rngs | None = None) -> Array:
         """Logits of a batch.
 
         Args:
-            x: (B, L, d_input) float, or (B, L) integer tokens; for two documents the batch is 2B long, the first
-                documents of all pairs, then the second ones.
-            lengths: true lengths (B,), where sequences are padded. Padding passes through the layers as any other
-                input, as in the S5 reference; only the pooling leaves it out.
+            x: (B, L, d_input) float, or (B, L) integer tokens. Two documents: (B, 2, L, d_input) or (B, 2, L); the
+                reference's stacked form, 2B sequences with the first documents of all pairs before the second ones, is
+                accepted too.
+            lengths: true lengths (B,), or (B, 2), where sequences are padded. Padding passes through the layers as any
+                other input, as in the S5 reference; only the pooling leaves it out.
             rngs: source of the `dropout` key; needed in training mode with dropout.
         Returns:
             (B, d_output), unnormalised.
         Raises:
             UserError: tokens outside the vocabulary, lengths outside 1…L, or a wrong shape.
         """
+        options = self._options
+        if options.retrieval:
+            x, lengths = stack_documents(x, lengths)
         self._check(x, lengths)
-        x = self.encoder(jax.nn.one_hot(x, self.config.d_input) if x.ndim == 2 else x).astype(self.config.dtype)
+        x = self.encoder(jax.nn.one_hot(x.astype(jnp.int32), options.d_input) if x.ndim == 2 else x).astype(options.dtype)
         for block in self.blocks:
             x = block(x, rngs)
-        return self.decoder(pool(x.astype(jnp.float32), lengths, self.config.pooling))
+        return self.decoder(pool(x.astype(jnp.float32), lengths, options.pooling))
 
     def _check(self, x: Array, lengths: Array | None) -> None:
-        d_input = self.config.d_input
+        d_input = self._options.d_input
         tokens = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.integer)
         if not tokens and (x.ndim != 3 or x.shape[-1] != d_input):
             raise UserError(
                 f"input {x.dtype}{list(x.shape)}: expected floats (B, L, {d_input}) or integer tokens (B, L)"
             )
-        if self.config.pooling == "masked_mean" and lengths is None:
+        if self._options.pooling == "masked_mean" and lengths is None:
             raise UserError("this model pools by masked_mean: pass the true lengths of the sequences")
         if tokens and (values := _concrete(x)) is not None and not (values.min() >= 0 and values.max() < d_input):
             raise UserError(f"tokens in {values.min()}…{values.max()}: this model's vocabulary is 0…{d_input - 1}")
@@ -203,9 +214,23 @@ class Classifier(nnx.Module):
             raise UserError(f"lengths in {steps.min()}…{steps.max()}: expected 1…{x.shape[1]}, the padded length")
 
 
+def stack_documents(x: Array, lengths: Array | None) -> tuple[Array, Array | None]:
+    """Pairs of documents as 2B sequences, the first documents before the second ones.
+
+    Args:
+        x: tokens (B, 2, L) or floats (B, 2, L, d_input); what is stacked already is returned as it is.
+        lengths: (B, 2), (2B,) or None.
+    """
+    if x.ndim == (3 if jnp.issubdtype(x.dtype, jnp.integer) else 4):
+        x = jnp.concatenate([x[:, 0], x[:, 1]])
+    if lengths is not None and lengths.ndim == 2:
+        lengths = jnp.concatenate([lengths[:, 0], lengths[:, 1]])
+    return x, lengths
+
+
 def _concrete(x: Array | None) -> np.ndarray | None:
-    """The values that can be looked at now: none while tracing, nor of nothing. In NumPy, for JAX would trace the look
-    at an array that a jitted function only closes over."""
+    """Concrete values of `x`; None if `x` is None, empty or a tracer. Uses NumPy because a jnp operation on a
+    closed-over array would be staged out."""
     return None if x is None or isinstance(x, jax.core.Tracer) or not x.size else np.asarray(x)
 
 

@@ -11,7 +11,7 @@ import safetensors.numpy
 from aire.errors import UserError
 from aire.files import write_bytes
 from aire.models import Classifier, ModelConfig
-from aire.weights import fill_model, get_arrays
+from aire.weights import abstract_model, check_arrays, fill_model, get_arrays, variables_of
 
 _HEADER = "aire.ModelConfig.1"  # the header's key for the config, with the version of the format
 
@@ -20,13 +20,16 @@ def save(model: Classifier, path: str | os.PathLike) -> None:
     """Write a model, cut or not, to one `.safetensors` file, whole or not at all.
 
     Raises:
-        UserError: anything but a Classifier, or a path that cannot be written.
+        UserError: anything but a Classifier, one whose layers its config does not describe, or a path that cannot be
+            written.
     """
-    if not isinstance(model, Classifier):  # a Block has a ModelConfig, too, but `load` could not build it
+    if not isinstance(model, Classifier):
         raise UserError(f"cannot save a {type(model).__name__}: expected a Classifier")
+    arrays, config = get_arrays(model), model.config
+    check_arrays(arrays, variables_of(abstract_model(config)), "the model to save")  # as `load` will
     # One key only: safetensors writes several in random order, and equal models should be equal files.
-    metadata = {_HEADER: json.dumps(dataclasses.asdict(model.config))}
-    write_bytes(Path(path), safetensors.numpy.save(get_arrays(model), metadata))
+    metadata = {_HEADER: json.dumps(dataclasses.asdict(config))}
+    write_bytes(Path(path), safetensors.numpy.save(arrays, metadata))
 
 
 def load(path: str | os.PathLike) -> Classifier:

@@ -9,7 +9,6 @@ from flax import nnx
 
 from aire.errors import UserError
 from aire.models import Classifier, ModelConfig
-from aire.ssm.s4d import Channel
 
 Abstract = nnx.Variable | jax.ShapeDtypeStruct  # what has a shape to compare with
 
@@ -37,6 +36,17 @@ def fill_model(config: ModelConfig, arrays: Mapping[str, np.ndarray], source: st
     return model
 
 
+def run_as(model: Classifier, config: ModelConfig) -> Classifier:
+    """The model with its arrays under another config of the same sizes, in evaluation mode; arrays are shared.
+
+    For options that are no part of what was learned, such as the precision or a factor on the time steps.
+    """
+    twin = abstract_model(config)
+    nnx.update(twin, nnx.state(model))
+    twin.eval()
+    return twin
+
+
 def set_arrays(module: nnx.Module, arrays: Mapping[str, np.ndarray], source: str) -> None:
     """Set every variable of a module, which may be abstract, from arrays by path. float64 stays where JAX allows it.
 
@@ -54,7 +64,7 @@ def check_arrays(arrays: Mapping[str, np.ndarray], expected: Mapping[str, Abstra
 
     Raises:
         UserError: unknown and missing names, other shapes or dtypes, NaN or infinite values, channels of a bank that
-            are not in order. All are listed; `source` says where the arrays come from.
+            are out of order. All are listed; `source` says where the arrays come from.
     """
     problems = [f"unknown {name}" for name in sorted(arrays.keys() - expected.keys())]
     problems += [f"missing {name}" for name in sorted(expected.keys() - arrays.keys())]
@@ -67,19 +77,12 @@ def check_arrays(arrays: Mapping[str, np.ndarray], expected: Mapping[str, Abstra
 def _compare(name: str, array: np.ndarray, variable: Abstract) -> list[str]:
     if array.shape != variable.shape:
         return [f"{name} has shape {array.shape}, expected {variable.shape}"]
-    if isinstance(variable, Channel):
-        return _compare_channel(name, array, variable)
+    if hasattr(type(variable), "fault"):  # a variable that knows which values it can have, such as a bank's channels
+        return [f"{name} {fault}"] if (fault := variable.fault(array)) else []
     if array.dtype not in (np.float32, np.float64):
         return [f"{name} has dtype {array.dtype}, expected float32 or float64"]
     bad = int((~np.isfinite(array)).sum())
     return [f"{name} holds {bad} NaN or infinite values"] if bad else []
-
-
-def _compare_channel(name: str, array: np.ndarray, variable: Channel) -> list[str]:
-    if array.dtype != np.int32:
-        return [f"{name} has dtype {array.dtype}, expected int32"]
-    bounded = np.concatenate([[0], array, [variable.channels - 1]])
-    return [] if (np.diff(bounded) >= 0).all() else [f"{name} is not ascending from 0 to {variable.channels - 1}"]
 
 
 def _name(path: tuple) -> str:

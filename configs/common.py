@@ -26,14 +26,18 @@ def parse_variants(text: str, known: Mapping[str, Change]) -> list[Change]:
     return [change for name, change in known.items() if name in names]
 
 
+def set_layer(config: ConfigDict, **by_kind: Mapping[str, Any]) -> None:
+    """Set options of the state space layers that only some kinds have: set_layer(config, s5={"blocks": 2})."""
+    config.model.ssm.update(by_kind.get(config.model.ssm.kind, {}))
+
+
 def small(config: ConfigDict, **data: int) -> None:
     """Change a config to a model that one CPU core trains in under 30 minutes, on 8,000 examples of these `data`."""
     config.name += "_small"
     config.seed = 0
     config.data.update(train_examples=8_000, validation_examples=1_000, test_examples=1_000, **data)
     config.model.update(depth=4, d_model=64, states=32)
-    if config.model.ssm.kind == "s5":
-        config.model.ssm.update(blocks=8, clip_eigs=True)  # clipped, every state's energy is finite
+    set_layer(config, s5={"blocks": 8, "clip_eigs": True})  # clipped, every state's energy is finite
     config.train.update(epochs=10, warmup_epochs=1)
     config.prune.ratios = tuple(i / 10 for i in range(10))
 
@@ -45,8 +49,7 @@ def smoke(config: ConfigDict, **data: int) -> None:
     config.seed = 0
     config.data.update(train_examples=64, validation_examples=32, test_examples=32, **data)
     config.model.update(depth=2, d_model=16, states=8)
-    if config.model.ssm.kind == "s5":
-        config.model.ssm.blocks = 2
+    set_layer(config, s5={"blocks": 2})
     config.train.update(batch_size=8, epochs=2)
     config.prune.update(ratios=(0.0, 0.5), batch_size=32)
 
@@ -131,13 +134,15 @@ def pruning() -> ConfigDict:
     """Options of the sweep in `experiments/prune.py`."""
     return ConfigDict(
         {
-            "methods": (),  # names of aire.pruning.methods; empty: all of them. The cut model of the first is saved
+            # Names of aire.pruning.methods; empty: all that see no data. The cut model of the first is saved.
+            "methods": (),
             "scores_file": "",  # a Python file of yours that registers more scores
             "ratios": tuple(round(0.05 * i, 2) for i in range(20)),
             "scope": "",  # "global" or "uniform" for all methods; empty: each its own
             "unstable": "first",  # states with |λ̄| >= 1, of infinite energy, are kept first; or "error"
             "tolerance": 1.0,  # points of validation accuracy that a cut may cost
             "batch_size": 200,
+            "calibration": {"examples": 256},  # training inputs, without labels, for methods that see data
         }
     )
 
@@ -164,8 +169,7 @@ def small_pictures(config: ConfigDict) -> None:
     # Fewer pictures and ratios, for every method is to be swept and tested within three minutes.
     config.data.update(pool=2, validation_examples=2_000, test_examples=2_000)
     config.model.update(depth=4, d_model=64, states=32)
-    if config.model.ssm.kind == "s5":
-        config.model.ssm.update(blocks=1, clip_eigs=True)  # clipped, every state's energy is finite
+    set_layer(config, s5={"blocks": 1, "clip_eigs": True})  # clipped, every state's energy is finite
     config.train.update(batch_size=32, epochs=6, evaluate_every=1000)
     config.prune.ratios = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
     config.prune.batch_size = 50
@@ -178,7 +182,6 @@ def smoke_pictures(config: ConfigDict) -> None:
     config.seed = 0
     config.data.update(pool=4, train_examples=256, validation_examples=64, test_examples=64)
     config.model.update(depth=2, d_model=16, states=8)
-    if config.model.ssm.kind == "s5":
-        config.model.ssm.blocks = 1
+    set_layer(config, s5={"blocks": 1})
     config.train.update(batch_size=16, epochs=2)
     config.prune.update(ratios=(0.0, 0.25, 0.5, 0.75), batch_size=64)

@@ -69,9 +69,8 @@ def small(config: ConfigDict) -> None:
     config.seed = 0
     config.data.update(length=100, min_length=20, max_length=100)
     config.model.update(depth=4, d_model=64, states=32)
-    if config.model.ssm.kind == "s5":
-        # Without it one state of 128 left the unit disk in training: no harm over 100 steps, but of infinite energy.
-        config.model.ssm.clip_eigs = True
+    # Unclipped, one state of 128 left the unit disk in training: no harm over 100 steps, but its energy is infinite.
+    common.set_layer(config, s5={"clip_eigs": True})
     config.train.update(batch_size=32, epochs=6, evaluate_every=1000)
     # As many as leave every method within three minutes; batches that fit a CPU's cache.
     config.prune.ratios = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -85,7 +84,6 @@ def smoke(config: ConfigDict) -> None:
     config.data.update(length=30, min_length=5, max_length=30)
     config.data.update(train_examples=256, validation_examples=64, test_examples=64)
     config.model.update(depth=2, d_model=16, states=8)
-    if config.model.ssm.kind == "s5":
-        config.model.ssm.blocks = 2
+    common.set_layer(config, s5={"blocks": 2})
     config.train.update(batch_size=16, epochs=2)
     config.prune.update(ratios=(0.0, 0.25, 0.5, 0.75), batch_size=64)

@@ -66,8 +66,7 @@ def small(config: ConfigDict) -> None:
     config.seed = 0
     config.data.update(design="small16", train_examples=100_000, validation_examples=2_000, test_examples=2_000)
     config.model.update(depth=4, d_model=64, states=32, dropout=0.0)
-    if config.model.ssm.kind == "s5":
-        config.model.ssm.clip_eigs = True  # keeps every state's energy finite
+    common.set_layer(config, s5={"clip_eigs": True})  # keeps every state's energy finite
     config.train.update(batch_size=32, epochs=3, warmup_epochs=1, evaluate_every=1000, lr=0.006)
     config.prune.ratios = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
     config.prune.batch_size = 50
@@ -79,7 +78,6 @@ def smoke(config: ConfigDict) -> None:
     config.seed = 0
     config.data.update(design="small16", train_examples=256, validation_examples=64, test_examples=64)
     config.model.update(depth=2, d_model=16, states=8)
-    if config.model.ssm.kind == "s5":
-        config.model.ssm.blocks = 2
+    common.set_layer(config, s5={"blocks": 2})
     config.train.update(batch_size=16, epochs=2, warmup_epochs=1)
     config.prune.update(ratios=(0.0, 0.25, 0.5, 0.75), batch_size=64)

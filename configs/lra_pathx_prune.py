@@ -69,8 +69,7 @@ def small(config: ConfigDict) -> None:
     config.data.update(design="small32", train_examples=50_000, validation_examples=1_000, test_examples=1_000)
     config.model.update(depth=4, d_model=64, states=32)
     config.model.ssm.update(dt_min=0.001, dt_max=0.1)
-    if config.model.ssm.kind == "s5":
-        config.model.ssm.clip_eigs = True  # keeps every state's energy finite
+    common.set_layer(config, s5={"clip_eigs": True})  # keeps every state's energy finite
     config.train.update(batch_size=32, epochs=2, warmup_epochs=1, evaluate_every=500, lr=0.006, ssm_lr=0.001)
     config.prune.ratios = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
     config.prune.batch_size = 50
@@ -82,7 +81,6 @@ def smoke(config: ConfigDict) -> None:
     config.seed = 0
     config.data.update(design="small16", train_examples=256, validation_examples=64, test_examples=64)
     config.model.update(depth=2, d_model=16, states=8)
-    if config.model.ssm.kind == "s5":
-        config.model.ssm.blocks = 2
+    common.set_layer(config, s5={"blocks": 2})
     config.train.update(batch_size=16, epochs=2, warmup_epochs=1)
     config.prune.update(ratios=(0.0, 0.25, 0.5, 0.75), batch_size=64)

@@ -24,6 +24,7 @@ def get_config(variants: str = "") -> ConfigDict:
     long = ("s5", 2, 128, 128, 16384, 1)
     bank = ("s4d", 2, 128, 32, 1024, 4)
     small = ("s5", 4, 64, 32, 100, 32)  # the size of lra_listops_prune:small
+    s5_models = (("s5", 8, 128, 8, 2048, 8), wide, pathfinder, long, small)
     odd = (*range(1, 10), 11, 13, 15, 16, 17, 20, 23, 24, 25, 31, 32, 33, 40, 47, 48, 49, 63, 64)
     config = ConfigDict(
         {
@@ -33,7 +34,8 @@ def get_config(variants: str = "") -> ConfigDict:
             "sections": ("models", "cuts", "step", "odd", "growth", "scan", "loop", "start", "pages", "pruning"),
             "reference": "",  # clones of the references, for the sections of these names
             "reference_s4d": "",
-            "models": (("s5", 8, 128, 8, 2048, 8), wide, pathfinder, long, small, bank),
+            "models": (*s5_models, bank),
+            "reference_models": s5_models,
             # (d_model, states per channel, length, batch)
             "s4d_layers": ((128, 32, 1024, 4), (128, 32, 2048, 8), (256, 32, 4096, 2), (64, 32, 16384, 1)),
             "cut": {
@@ -84,7 +86,7 @@ def smoke(config: ConfigDict) -> None:
     """Every section but those that start processes, once, on tiny shapes."""
     config.repetitions = 1
     config.sections = tuple(name for name in config.sections if name not in ("start", "pages"))
-    config.models = (("s5", 1, 4, 4, 32, 2),)
+    config.models = config.reference_models = (("s5", 1, 4, 4, 32, 2),)
     config.s4d_layers = ((4, 4, 32, 2),)
     config.cut.update(models=(("s4d", 1, 4, 4, 32, 2),), shares=(1.0, 0.0))
     config.step.update(d_model=4, states=4, states_per_channel=4, batches=(1,), shares=(1.0, 0.0), length=32)

@@ -9,12 +9,12 @@ from ml_collections import ConfigDict
 from aire import zoo
 from aire.data.tasks import Task, load_task
 from aire.errors import UserError
-from aire.pruning import methods, scores
+from aire.pruning import methods
 from aire.training.evaluate import Evaluation, make_evaluator
 from experiments.compare_report import write_report
-from experiments.evaluations import EvaluationFile, MaskedEvaluator
+from experiments.evaluations import CutEvaluator, EvaluationFile
 from experiments.provenance import provenance
-from experiments.sweep import Point, largest_within, masks, prepare, sweep
+from experiments.sweep import Cuts, Point, Run, largest_within, prepare, sweep
 from experiments.train import obtain_model
 
 
@@ -65,14 +65,17 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     known = EvaluationFile(workdir / "evaluations.jsonl")
     task = load_task(config.data.to_dict(), data_dir)
     evaluators, origins = load_models(config, task, workdir, known)
-    points = {model: sweep(evaluate, runs, config.prune, model) for model, evaluate in evaluators.items()}
+    cuts = {model: Cuts(evaluate.model, task.splits["train"], config.prune) for model, evaluate in evaluators.items()}
+    points = {model: sweep(evaluate, cuts[model], runs, model) for model, evaluate in evaluators.items()}
     # The test split is read only now that nothing is left to decide.
     wholes = {
-        model: Whole(origins[model], evaluate.full("validation"), evaluate.full("test"))
+        model: Whole(origins[model], evaluate.uncut("validation"), evaluate.uncut("test"))
         for model, evaluate in evaluators.items()
     }
     results = [
-        choose(model, run, points[model], evaluate, config) for model, evaluate in evaluators.items() for run in runs
+        choose(model, run, points[model], evaluate, cuts[model], config)
+        for model, evaluate in evaluators.items()
+        for run in runs
     ]
     write_report(Comparison(config, wholes, results, source), workdir)
 
@@ -99,7 +102,7 @@ def _model_file(entry: str) -> Path:
 
 def draws(method: str, config: ConfigDict) -> int:
     """How often a method is to be repeated on one model."""
-    return config.draws if scores.draws(methods.get(method).score) else 1
+    return config.draws if methods.get(method).draws else 1
 
 
 def announce(config: ConfigDict, names: Sequence[str], workdir: Path, data_dir: Path) -> None:
@@ -117,7 +120,7 @@ def announce(config: ConfigDict, names: Sequence[str], workdir: Path, data_dir: 
 
 def load_models(
     config: ConfigDict, task: Task, workdir: Path, known: EvaluationFile
-) -> tuple[dict[str, MaskedEvaluator], dict[str, str]]:
+) -> tuple[dict[str, CutEvaluator], dict[str, str]]:
     """By name, the evaluator of each model, and where the model comes from. Equal configs share one compilation."""
     evaluators, origins, compiled = {}, {}, {}
     for entry in config.models:
@@ -125,7 +128,7 @@ def load_models(
         model, origins[name] = obtain_model(one_model(config, entry), task, workdir / "models" / name)
         print(f"model {name}: {origins[name]}", flush=True)
         evaluate = compiled.setdefault(model.config, make_evaluator(model, config.prune.batch_size))
-        evaluators[name] = MaskedEvaluator(model, task.splits, evaluate, known)
+        evaluators[name] = CutEvaluator(model, task.splits, evaluate, known)
     return evaluators, origins
 
 
@@ -139,10 +142,9 @@ def one_model(config: ConfigDict, entry: str | int) -> ConfigDict:
 
 
 def choose(
-    model: str, run: tuple[str, int], points: Sequence[Point], evaluate: MaskedEvaluator, config: ConfigDict
+    model: str, run: Run, points: Sequence[Point], evaluate: CutEvaluator, cuts: Cuts, config: ConfigDict
 ) -> Result:
     """The largest ratio that validation allows, and its test."""
     own = [p for p in points if (p.method, p.seed) == run]
-    chosen = largest_within(own, evaluate.full("validation"), config.prune.tolerance)
-    keep = masks(evaluate, run, config.prune)[chosen.ratio]
-    return Result(model, *run, own, chosen, evaluate(keep, "test"))
+    chosen = largest_within(own, evaluate.uncut("validation"), config.prune.tolerance)
+    return Result(model, *run, own, chosen, evaluate(cuts(run)[chosen.ratio], "test"))

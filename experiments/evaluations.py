@@ -1,6 +1,7 @@
-"""Evaluations of masked models: each distinct mask once, and kept on disk for a sweep that is stopped and goes on."""
+"""Evaluations of cut models: each distinct cut once, and kept on disk for a sweep that is stopped and goes on."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections import UserDict
@@ -8,13 +9,14 @@ from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 
 import numpy as np
-from jax import Array
 
-import aire
 from aire.data.pipeline import Split
 from aire.errors import UserError
 from aire.files import write_bytes, writing
 from aire.models import Classifier
+from aire.pruning import Cut, apply_masked
+from aire.pruning.surgery import digest
+from aire.ssm import layers
 from aire.training.evaluate import Evaluation
 from aire.weights import get_arrays
 
@@ -53,14 +55,14 @@ class EvaluationFile(UserDict[str, Evaluation]):
         super().__setitem__(key, evaluation)
 
 
-class MaskedEvaluator:
-    """Evaluates one model under masks, which share one compilation, and remembers the results in `known`.
+class CutEvaluator:
+    """Evaluates one model after cuts, which share one compilation, and remembers the results in `known`.
 
     Args:
-        model: the whole model.
+        model: the uncut model.
         splits: by name.
         evaluate: from `make_evaluator`, for models of this structure and shape.
-        known: evaluations by `key`, which says everything that they depend on but the code: model, mask and split.
+        known: evaluations by `key`, which covers everything that they depend on but the code: model, cut and split.
     """
 
     def __init__(
@@ -72,34 +74,34 @@ class MaskedEvaluator:
     ):
         self.model, self.known = model, known
         self._splits, self._evaluate = splits, evaluate
-        config = repr(sorted(dataclasses.asdict(model.config).items()))
-        self._source = {name: f"{config} {digest(get_arrays(model))} {_data(split)}" for name, split in splits.items()}
+        self._sources: dict[str, str] = {}
 
-    def __call__(self, keep: Mapping[str, Array], split: str) -> Evaluation:
-        """Of the model with only the states where `keep`, bool (n_states,) per layer path, is true."""
-        key = self.key(keep, split)
+    def __call__(self, cut: Cut, split: str) -> Evaluation:
+        """Of the model after this cut."""
+        key = self.key(cut, split)
         if key not in self.known:
-            self.known[key] = self._evaluate(aire.pruning.mask(self.model, keep), self._splits[split])
+            self.known[key] = self._evaluate(apply_masked(self.model, cut), self._splits[split])
         return self.known[key]
 
-    def full(self, split: str) -> Evaluation:
-        """Of the whole model."""
-        return self({path: np.ones(m.margin.shape, bool) for path, m in aire.modes(self.model).items()}, split)
+    def uncut(self, split: str) -> Evaluation:
+        """Of the model with all its states."""
+        return self(Cut({path: np.ones(layer.n_states, bool) for path, layer in layers(self.model).items()}), split)
 
-    def key(self, keep: Mapping[str, Array], split: str) -> str:
-        return hashlib.sha256(f"{self._source[split]} {digest(keep)}".encode()).hexdigest()
+    def key(self, cut: Cut, split: str) -> str:
+        return hashlib.sha256(f"{self._source(split)} {cut.digest()}".encode()).hexdigest()
+
+    def _source(self, split: str) -> str:
+        """What an evaluation on a split depends on beside the cut; hashed once for each split that is evaluated."""
+        if split not in self._sources:
+            self._sources[split] = f"{self._model} {_data(self._splits[split])}"
+        return self._sources[split]
+
+    @functools.cached_property
+    def _model(self) -> str:
+        config = repr(sorted(dataclasses.asdict(self.model.config).items()))
+        return f"{config} {digest(get_arrays(self.model))}"
 
 
 def _data(split: Split) -> str:
     """A digest of what a split holds; the first example also tells how the stored data is decoded."""
     return digest({"x": split.x, "lengths": split.lengths, "y": split.y, "first": split.take(np.arange(1))["x"]})
-
-
-def digest(arrays: Mapping[str, Array]) -> str:
-    """SHA-256 of named arrays, in any order of the names, as hexadecimal digits."""
-    sha = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        sha.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        sha.update(array.data)
-    return sha.hexdigest()

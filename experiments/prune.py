@@ -14,14 +14,16 @@ import aire
 from aire.data.pipeline import Split
 from aire.data.tasks import load_task
 from aire.models import Classifier
-from aire.pruning.prune import PruneResult
+from aire.pruning import PruneResult
+from aire.pruning.methods import get as get_method
+from aire.ssm import kind_of
 from aire.training.evaluate import Evaluation, make_evaluator
 from experiments import baselines
-from experiments.evaluations import MaskedEvaluator
+from experiments.evaluations import CutEvaluator
 from experiments.provenance import provenance
 from experiments.prune_report import write_report
-from experiments.sweep import Point, largest_within, prepare, scope, sweep
-from experiments.timing import interleaved
+from experiments.sweep import Cuts, Point, largest_within, prepare, sweep
+from experiments.timing import forward, interleaved
 from experiments.train import obtain_model
 
 
@@ -66,18 +68,19 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     clock.lap("model")
     base = baselines.measure(task)
     clock.lap("baselines")
-    evaluate = MaskedEvaluator(model, task.splits, make_evaluator(model, config.prune.batch_size), known={})
-    points = sweep(evaluate, [(method, config.seed) for method in methods], config.prune)
+    evaluate = CutEvaluator(model, task.splits, make_evaluator(model, config.prune.batch_size), known={})
+    cuts = Cuts(model, task.splits["train"], config.prune)
+    points = sweep(evaluate, cuts, [(method, config.seed) for method in methods])
     clock.lap("sweep")
-    full = evaluate.full("validation")
-    choices = [choose(method, points, evaluate, full, config) for method in methods]
+    full = evaluate.uncut("validation")
+    choices = [choose(method, points, evaluate, cuts, config) for method in methods]
     choices[0] = test_cut(choices[0], task.splits["test"], config.prune.batch_size)
     outcome = Outcome(
         config=config,
         origin=origin,
         model=model,
         full_validation=full,
-        full_test=evaluate.full("test"),
+        full_test=evaluate.uncut("test"),
         baselines=base,
         points=points,
         choices=choices,
@@ -94,12 +97,14 @@ def announce(config: ConfigDict, methods: Sequence[str], workdir: Path, data_dir
     m, p = config.model, config.prune
     origins = {"zoo": "the trained one of the zoo", "scratch": f"trained here, {config.train.epochs} epochs"}
     origin = origins.get(config.init, config.init)
-    states = f"{m.states} states" + " per channel" * (m.ssm.kind == "s4d")
+    states = kind_of(m.ssm).describe_states(m.states)
+    calibrated = [method for method in methods if get_method(method).needs_calibration]
+    calibration = f"\n  inputs  {p.calibration.examples} training examples, without labels, for {', '.join(calibrated)}"
     print(
         f"{config.name}: prune a trained model, choose on validation, test once\n"
         f"  data    {config.data.task}, prepared once in {data_dir}\n"
         f"  model   {m.depth} layers of {states}, {m.d_model} features: {origin}\n"
-        f"  sweep   {', '.join(methods)}: {len(p.ratios)} ratios each\n"
+        f"  sweep   {', '.join(methods)}: {len(p.ratios)} ratios each{calibration * bool(calibrated)}\n"
         f"  output  {workdir}",
         flush=True,
     )
@@ -124,14 +129,12 @@ class Clock:
         self.laps[name], self._last = now - self._last, now
 
 
-def choose(
-    method: str, points: Sequence[Point], evaluate: MaskedEvaluator, full: Evaluation, config: ConfigDict
-) -> Choice:
+def choose(method: str, points: Sequence[Point], evaluate: CutEvaluator, cuts: Cuts, config: ConfigDict) -> Choice:
     """Cut at the ratio that validation chose, and test once: under the mask, which computes what the cut model does."""
-    point = largest_within([p for p in points if p.method == method], full, config.prune.tolerance)
-    options = {"scope": scope(method, config.prune), "unstable": config.prune.unstable, "seed": point.seed}
-    result = aire.prune(evaluate.model, point.ratio, method, **options)
-    return Choice(method, point.ratio, result, point.validation, evaluate(result.keep, "test"))
+    own = [p for p in points if p.method == method]
+    point = largest_within(own, evaluate.uncut("validation"), config.prune.tolerance)
+    result = cuts.result((method, point.seed), point.ratio)
+    return Choice(method, point.ratio, result, point.validation, evaluate(result.cut, "test"))
 
 
 def test_cut(choice: Choice, split: Split, batch_size: int) -> Choice:
@@ -141,9 +144,11 @@ def test_cut(choice: Choice, split: Split, batch_size: int) -> Choice:
 
 
 def speedup(full: nnx.Module, cut: nnx.Module, split: Split, batch_size: int) -> float:
-    """How many times as fast the cut model's forward pass is, side by side on one batch."""
+    """How many times as fast the cut model's forward pass is, side by side on one batch.
+
+    Timed on compiled functions of plain arrays: a call through `nnx.jit` takes milliseconds of its own.
+    """
     batch = split.take(np.arange(min(batch_size, len(split))))
-    x, lengths = jax.numpy.asarray(batch["x"]), jax.numpy.asarray(batch["lengths"])
-    forward = nnx.jit(lambda model, x, lengths: model(x, lengths))
-    seconds = interleaved({"full": lambda: forward(full, x, lengths), "cut": lambda: forward(cut, x, lengths)})
+    inputs = {name: jax.numpy.asarray(batch[name]) for name in ("x", "lengths")}
+    seconds = interleaved({name: forward(model, inputs)[1] for name, model in {"full": full, "cut": cut}.items()})
     return seconds["full"] / seconds["cut"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import aire
 from aire.files import write_text
-from aire.pruning.prune import count_parameters
+from aire.pruning import count_parameters
 from aire.report import figures, tables
 
 if TYPE_CHECKING:

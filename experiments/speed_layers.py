@@ -8,24 +8,23 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aire.pruning.prune import count_parameters
-from aire.ssm import S4D, S5, S4DConfig, S5Config
+from aire.pruning import count_parameters
+from aire.ssm import KINDS, S4D, StateSpaceLayer
 from aire.ssm.scan import diagonal_scan
 from experiments.timing import Prepared, compiled, interleaved
 
 Rows = list[tuple[str, ...]]
-Layer = S5 | S4D
-KINDS = "s5", "s4d"
+MEASURED = "s5", "s4d"
 
 
-def make(kind: str, d_model: int, states: int, bidirectional: bool = True) -> Layer:
-    """An initialised layer; `states` of S4D are those of one channel."""
-    if kind == "s5":
-        return S5(d_model, states, S5Config(bidirectional=bidirectional), rngs=nnx.Rngs(0))
-    return S4D(d_model, d_model * states, S4DConfig(bidirectional=bidirectional), rngs=nnx.Rngs(0))
+def make(kind: str, d_model: int, states: int, bidirectional: bool = True) -> StateSpaceLayer:
+    """An initialised layer; `states` are counted as the kind of layer counts them."""
+    entry = KINDS[kind]
+    config = entry.config(bidirectional=bidirectional)
+    return entry.layer(d_model, entry.n_states(states, d_model), config, rngs=nnx.Rngs(0))
 
 
-def forward(layer: Layer, batch: int, length: int) -> Prepared:
+def forward(layer: StateSpaceLayer, batch: int, length: int) -> Prepared:
     """The compiled forward pass on noise, and a call of it."""
     graphdef, *state = nnx.split(layer, nnx.Param, ...)
     u = jax.random.normal(jax.random.key(0), (batch, length, layer.D.size))
@@ -33,7 +32,7 @@ def forward(layer: Layer, batch: int, length: int) -> Prepared:
     return run, lambda: run(u, *state)
 
 
-def gradient(layer: Layer, batch: int, length: int) -> Prepared:
+def gradient(layer: StateSpaceLayer, batch: int, length: int) -> Prepared:
     """The compiled gradients of parameters and input, and a call of them."""
     graphdef, *state = nnx.split(layer, nnx.Param, ...)
     u = jax.random.normal(jax.random.key(0), (batch, length, layer.D.size))
@@ -87,7 +86,7 @@ def growth_rows(config: ConfigDict) -> Rows:
     g = config.growth
     columns = [c for name in PASSES for c in (f"{name}, ms", f"{name}, slope", f"{name}, MiB")]
     rows: Rows = [("layer", "grows", "value", *columns)]
-    for kind in KINDS:
+    for kind in MEASURED:
         for name in ("length", "states", "batch"):
             points = [_point(kind, g.base.to_dict() | {name: value}, config.repetitions) for value in g[name]]
             steps = np.diff(np.log([[t for t, _ in point] for point in points]), axis=0)
@@ -111,7 +110,7 @@ def odd_rows(config: ConfigDict) -> Rows:
     """Passes at every number of states in the config, of S4D in each channel: none may cost far more than the next."""
     o = config.odd
     columns: dict[str, list[str]] = {"states": [str(n) for n in o.states]}
-    for kind in KINDS:
+    for kind in MEASURED:
         layers = {str(n): make(kind, o.d_model, n) for n in o.states}
         for name, prepare in PASSES.items():
             calls = {n: prepare(layer, o.batch, o.length)[1] for n, layer in layers.items()}
@@ -140,7 +139,11 @@ def step_rows(config: ConfigDict) -> Rows:
 
 
 def _kept_rows(
-    name: tuple[str, str], layers: Sequence[Layer], shares: Sequence[float], prepared: Sequence[Prepared], n: int
+    name: tuple[str, str],
+    layers: Sequence[StateSpaceLayer],
+    shares: Sequence[float],
+    prepared: Sequence[Prepared],
+    n: int,
 ) -> Rows:
     seconds = list(interleaved({str(i): call for i, (_, call) in enumerate(prepared)}, n).values())
     return [
@@ -158,12 +161,12 @@ def _kept_rows(
     ]
 
 
-def _cuts(layer: Layer, shares: Sequence[float]) -> list[Layer]:
+def _cuts(layer: StateSpaceLayer, shares: Sequence[float]) -> list[StateSpaceLayer]:
     order = np.random.default_rng(0).permutation(layer.n_states)
     return [layer.cut(order < round(share * layer.n_states)) for share in shares]
 
 
-def _step(layer: Layer, batch: int) -> Prepared:
+def _step(layer: StateSpaceLayer, batch: int) -> Prepared:
     graphdef, *state = nnx.split(layer, nnx.Param, ...)
     u, x = jnp.ones((batch, layer.D.size)), layer.initial_state(batch)
     step = compiled(lambda u, x, *state: nnx.merge(graphdef, *state).step(u, x), u, x, *state)

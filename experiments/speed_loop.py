@@ -98,5 +98,5 @@ def listops_training(variants: str) -> tuple[Classifier, optax.GradientTransform
     model = Classifier(model_config(config.model, task), rngs=nnx.Rngs(0))
     model.train()
     train = TrainConfig(**config.train.to_dict())
-    optimizer = make_optimizer(train.optimizer(steps_per_epoch(task.splits["train"], train.batch_size)))
+    optimizer = make_optimizer(train.optimizer(steps_per_epoch(task.splits["train"], train.batch_size)), model)
     return model, optimizer, Batches(task.splits["train"], batch_size=train.batch_size, seed=0)

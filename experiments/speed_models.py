@@ -11,12 +11,13 @@ from jax import Array
 from ml_collections import ConfigDict
 
 import aire
-from aire.models import Classifier, ModelConfig, ssm_config
-from aire.pruning.prune import count_parameters
+from aire.models import Classifier, ModelConfig
+from aire.pruning import count_parameters
+from aire.ssm import KINDS, ssm_config
 from aire.training.optimizer import OptimizerConfig, make_optimizer
 from aire.training.step import init_state, make_train_step, split_model
 from experiments.straightforward import straightforward
-from experiments.timing import Compiled, Prepared, compiled, interleaved
+from experiments.timing import Compiled, Prepared, compiled, forward, interleaved
 
 Rows = list[tuple[str, ...]]
 OPTIMIZER = OptimizerConfig(
@@ -24,8 +25,11 @@ OPTIMIZER = OptimizerConfig(
 )
 
 
+_ACTIVATIONS = {"s4d": "glu"}  # of the reference; of the others "half_glu1"
+
+
 class Shape(NamedTuple):
-    """A model and its batch; `states` of S4D are those of one channel."""
+    """A model and its batch; `states` are counted as the kind of layer counts them."""
 
     kind: str
     depth: int
@@ -35,38 +39,25 @@ class Shape(NamedTuple):
     batch: int
 
     def __str__(self) -> str:
-        states = f"{self.states} states" + " per channel" * (self.kind == "s4d")
+        states = KINDS[self.kind].describe_states(self.states)
         return f"{self.kind}, {self.depth} × (H {self.d_model}, {states}), L {self.length}, B {self.batch}"
 
 
 def make(shape: Shape) -> tuple[Classifier, dict[str, Array]]:
     """A model of this shape, initialised, and a batch of noise for it."""
-    sizes = (shape.states * (shape.d_model if shape.kind == "s4d" else 1),) * shape.depth
+    sizes = (KINDS[shape.kind].n_states(shape.states, shape.d_model),) * shape.depth
     ssm = ssm_config({"kind": shape.kind, "bidirectional": True})
-    activation = "glu" if shape.kind == "s4d" else "half_glu1"
+    activation = _ACTIVATIONS.get(shape.kind, "half_glu1")
     model = Classifier(ModelConfig(1, shape.d_model, 10, sizes, ssm, activation=activation), rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (shape.batch, shape.length, 1))
     return model, {"x": x, "y": jnp.zeros(shape.batch, jnp.int32)}
-
-
-def forward(model: Classifier, batch: dict[str, Array]) -> Prepared:
-    """The compiled forward pass in evaluation mode, and a call of it."""
-    model.eval()
-    functions, params, buffers = split_model(model)
-    run = compiled(
-        lambda params, buffers, x: functions.apply(params, buffers, {"x": x}, train=False)[0],
-        params,
-        buffers,
-        batch["x"],
-    )
-    return run, lambda: run(params, buffers, batch["x"])
 
 
 def training(model: Classifier, batch: dict[str, Array]) -> Prepared:
     """The compiled training step, and a call that goes on from the state of the call before."""
     model.train()
     functions, *_ = split_model(model)
-    optimizer = make_optimizer(OPTIMIZER)
+    optimizer = make_optimizer(OPTIMIZER, model)
     states = [init_state(model, optimizer, jax.random.key(0))]
     run = compiled(make_train_step(functions, optimizer), states[0], batch)
 

@@ -36,7 +36,7 @@ def reference_rows(config: ConfigDict) -> Rows:
         UserError: `config.reference` is not a clone of the reference.
     """
     reference = Reference(Path(config.reference))
-    shapes = [shape for shape in map(Shape._make, config.models) if shape.kind == "s5"]
+    shapes = map(Shape._make, config.reference_models)
     return compare("lindermanlab/S5", shapes, reference.pair, config.repetitions)
 
 

@@ -28,9 +28,9 @@ class StraightforwardS5(S5):
 
         def sequence(u: Array) -> Array:
             elements = jnp.broadcast_to(Lambda_bar, (len(u), *Lambda_bar.shape)), jax.vmap(lambda u: B_bar @ u)(u)
-            scans = [jax.lax.associative_scan(combine, elements, reverse=r)[1] for r in self._directions()]
+            scans = [jax.lax.associative_scan(combine, elements, reverse=r)[1] for r in self.reverse]
             x = jnp.concatenate(scans, axis=-1)
-            return self._output_scale() * jax.vmap(lambda x: (C @ x).real)(x)
+            return self.output_scale * jax.vmap(lambda x: (C @ x).real)(x)
 
         return jax.vmap(sequence)(u) + self.D[...] * u
 
@@ -62,15 +62,15 @@ class StraightforwardBlock(Block):
             self.norm = nnx.BatchNorm(config.d_model, momentum=config.bn_momentum, rngs=rngs)
 
     def __call__(self, x: Array, rngs: nnx.Rngs | None = None) -> Array:
-        if self.config.prenorm:
+        if self.prenorm:
             return x + self._activate(self.ssm(self.norm(x)))
         return self.norm(x + self._activate(self.ssm(x)))
 
     def _activate(self, y: Array) -> Array:
-        g = jax.nn.gelu(y, approximate=self.config.activation != "glu")
-        if self.config.activation == "gelu":
+        g = jax.nn.gelu(y, approximate=self.activation != "glu")
+        if self.activation == "gelu":
             return g
-        value = {"half_glu1": g, "half_glu2": y}.get(self.config.activation)
+        value = {"half_glu1": g, "half_glu2": y}.get(self.activation)
         value = _dense(self.out1, g) if value is None else value
         return value * jax.nn.sigmoid(_dense(self.out2, g))
 

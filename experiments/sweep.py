@@ -13,12 +13,15 @@ from jax import Array
 from ml_collections import ConfigDict
 
 import aire
+from aire.data.pipeline import Split
 from aire.errors import UserError
+from aire.models import Classifier
 from aire.progress import Progress
-from aire.pruning import methods
+from aire.pruning import Calibration, Cut, PruneResult, find_cut, methods
+from aire.pruning.result import result_of
 from aire.pruning.selection import check_ratio, check_scope
 from aire.training.evaluate import Evaluation
-from experiments.evaluations import MaskedEvaluator
+from experiments.evaluations import CutEvaluator
 
 Run = tuple[str, int]
 
@@ -42,13 +45,15 @@ def prepare(config: ConfigDict) -> list[str]:
     """
     if config.scores_file:
         load_scores(config.scores_file)
-    names = list(config.methods) or methods.names()
+    names = list(config.methods) or methods.data_free()
     for name in names:
         methods.get(name)
     for ratio in config.ratios:
         check_ratio(ratio)
     if config.scope:
         check_scope(config.scope)
+    if config.calibration.examples < 1:
+        raise UserError(f"prune.calibration.examples={config.calibration.examples}: expected at least 1")
     if 0.0 not in config.ratios:
         raise UserError("prune.ratios must contain 0.0, the uncut model, so that something is always within tolerance")
     return names
@@ -79,29 +84,67 @@ def scope(method: str, config: ConfigDict) -> str:
     return config.scope or methods.get(method).scope
 
 
-def sweep(evaluate: MaskedEvaluator, runs: Sequence[Run], config: ConfigDict, name: str = "sweep") -> list[Point]:
-    """Every run at every ratio on validation. A mask that several agree on, or that is known, is evaluated no more."""
-    cuts = [(run, ratio, keep) for run in runs for ratio, keep in masks(evaluate, run, config).items()]
-    distinct = {evaluate.key(keep, "validation"): keep for *_, keep in cuts}
-    missing = [keep for key, keep in distinct.items() if key not in evaluate.known]
+class Cuts:
+    """The cuts of one model, by run and ratio. Methods that need calibration share it where they share the seed.
+
+    Args:
+        model: the uncut model.
+        split: training examples, whose inputs calibrate; labels are not read.
+        config: a config's `prune`.
+    """
+
+    def __init__(self, model: Classifier, split: Split, config: ConfigDict):
+        self._model, self._split, self._config = model, split, config
+        self._calibrations: dict[int, Calibration] = {}
+
+    def __call__(self, run: Run) -> dict[float, Cut]:
+        """The cuts of one run by ratio, ascending."""
+        scores = self.scores(run)
+        return {ratio: self._find(run, scores, ratio) for ratio in sorted(self._config.ratios)}
+
+    def scores(self, run: Run) -> dict[str, Array]:
+        """The normalised scores of a run's method, per layer path."""
+        method, seed = run
+        chosen = methods.get(method)
+        moments = self._calibration(seed).moments(self._model) if chosen.needs_calibration else None
+        return aire.score(self._model, chosen, moments=moments, unstable=self._config.unstable, seed=seed)
+
+    def result(self, run: Run, ratio: float) -> PruneResult:
+        """The cut model of a run at one ratio, with its report."""
+        scores = self.scores(run)
+        return result_of(self._model, aire.modes(self._model), scores, self._find(run, scores, ratio))
+
+    def _find(self, run: Run, scores: Mapping[str, Array], ratio: float) -> Cut:
+        method, seed = run
+        calibration = self._calibration(seed) if methods.get(method).needs_calibration else None
+        options = {"ratio": ratio, "scope": scope(method, self._config), "calibration": calibration}
+        return find_cut(self._model, scores, method, **options)
+
+    def _calibration(self, seed: int) -> Calibration:
+        if seed not in self._calibrations:
+            self._calibrations[seed] = Calibration(calibration_batches(self._split, self._config, seed))
+        return self._calibrations[seed]
+
+
+def sweep(evaluate: CutEvaluator, cuts: Cuts, runs: Sequence[Run], name: str = "sweep") -> list[Point]:
+    """Every run at every ratio on validation. A cut that several agree on, or that is known, is not evaluated again."""
+    found = [(run, ratio, cut) for run in runs for ratio, cut in cuts(run).items()]
+    distinct = {evaluate.key(cut, "validation"): cut for *_, cut in found}
+    missing = [cut for key, cut in distinct.items() if key not in evaluate.known]
     known = len(distinct) - len(missing)
-    print(f"{name}: {len(cuts)} cuts, {len(distinct)} distinct masks, {known} of them known", flush=True)
-    with Progress(name, len(distinct), unit="mask", done=known) as progress:
-        for keep in missing:
-            progress.update(1, accuracy=evaluate(keep, "validation").accuracy)
-    return [Point(*run, ratio, _size(keep), evaluate(keep, "validation")) for run, ratio, keep in cuts]
+    print(f"{name}: {len(found)} cuts, {len(distinct)} of them distinct, {known} known", flush=True)
+    with Progress(name, len(distinct), unit="cut", done=known) as progress:
+        for cut in missing:
+            progress.update(1, accuracy=evaluate(cut, "validation").accuracy)
+    return [Point(*run, ratio, cut.n_states, evaluate(cut, "validation")) for run, ratio, cut in found]
 
 
-def masks(evaluate: MaskedEvaluator, run: Run, config: ConfigDict) -> dict[float, dict[str, Array]]:
-    """The masks of one run by ratio, ascending."""
-    method, seed = run
-    scores = aire.score(evaluate.model, method, unstable=config.unstable, seed=seed)
-    ratios = sorted(config.ratios)
-    return {ratio: aire.select(scores, ratio=ratio, scope=scope(method, config)) for ratio in ratios}
-
-
-def _size(keep: Mapping[str, Array]) -> int:
-    return sum(int(np.sum(mask)) for mask in keep.values())
+def calibration_batches(split: Split, config: ConfigDict, seed: int) -> list[dict[str, np.ndarray]]:
+    """Inputs and lengths of `config.calibration.examples` examples, drawn without replacement from the seed."""
+    chosen = np.random.default_rng(seed).permutation(len(split))[: config.calibration.examples]
+    size = config.batch_size
+    batches = (split.take(chosen[start : start + size]) for start in range(0, len(chosen), size))
+    return [{"x": batch["x"], "lengths": batch["lengths"]} for batch in batches]
 
 
 def largest_within(points: Sequence[Point], full: Evaluation, tolerance: float) -> Point:

@@ -7,6 +7,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
+from jax import Array
+
+from aire.training.step import split_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,16 @@ def compiled(function: Callable[..., Any], *args: Any) -> Compiled:
     done = (function if hasattr(function, "lower") else jax.jit(function)).lower(*args).compile()
     seconds = time.perf_counter() - start
     return Compiled(done, seconds, done.memory_analysis().temp_size_in_bytes, done.cost_analysis().get("flops", 0.0))
+
+
+def forward(model: nnx.Module, batch: Mapping[str, Array]) -> Prepared:
+    """The compiled forward pass in evaluation mode on a batch's x and lengths, and a call of it."""
+    model = nnx.clone(model)
+    model.eval()
+    functions, params, buffers = split_model(model)
+    inputs = {name: batch[name] for name in ("x", "lengths") if name in batch}
+    run = compiled(lambda *arrays: functions.apply(*arrays, train=False)[0], params, buffers, inputs)
+    return run, lambda: run(params, buffers, inputs)
 
 
 def interleaved(functions: Mapping[str, Callable[[], object]], repetitions: int = 15) -> dict[str, float]:

@@ -12,9 +12,10 @@ from aire import convert, zoo
 from aire.data.tasks import Task
 from aire.errors import UserError
 from aire.files import write_text
-from aire.models import Classifier, ModelConfig, ssm_config
+from aire.models import Classifier, ModelConfig
+from aire.ssm import kind_of, ssm_config
 from aire.training.loop import TrainConfig, train
-from aire.weights import fill_model, get_arrays
+from aire.weights import run_as
 from experiments.provenance import provenance
 
 
@@ -22,7 +23,7 @@ def model_config(config: ConfigDict, task: Task) -> ModelConfig:
     """The model that a config describes, for the inputs and classes of a task."""
     options = config.to_dict()
     states, depth, ssm = options.pop("states"), options.pop("depth"), ssm_config(options.pop("ssm"))
-    sizes = (states * options["d_model"] if ssm.kind == "s4d" else states,) * depth
+    sizes = (kind_of(ssm).n_states(states, options["d_model"]),) * depth
     return ModelConfig(d_input=task.d_input, d_output=task.n_classes, state_sizes=sizes, ssm=ssm, **options)
 
 
@@ -40,10 +41,11 @@ def obtain_model(config: ConfigDict, task: Task, workdir: Path) -> tuple[Classif
     expected = model_config(config.model, task)
     if config.init == "scratch":
         return _train(config, expected, task, workdir)
-    path = zoo.path(config.name) if config.init == "zoo" else Path(config.init)
+    path = zoo.path(config.name) if config.init == "zoo" else Path(config.init.replace("{runs}", str(workdir.parent)))
     if path.suffix != ".safetensors":
         return convert.from_file(path, expected), f"imported from {path}"
-    model = run_as(aire.load(path), step_rescale=expected.ssm.step_rescale, dtype=expected.dtype)
+    model = aire.load(path)
+    model = run_as(model, as_configured(model.config, expected))
     _check_fit(path, model.config, expected)
     return model, f"loaded from {'the zoo' if config.init == 'zoo' else path} ({path.name})"
 
@@ -67,13 +69,12 @@ def _train(config: ConfigDict, model: ModelConfig, task: Task, workdir: Path) ->
     return trained.model, f"trained here with seed {config.seed}, best at step {trained.step} ({accuracy})"
 
 
-def run_as(model: Classifier, *, step_rescale: float = 1.0, dtype: str = "float32") -> Classifier:
-    """The model with this factor on its time steps (2 for every second sample), in this precision of the activations.
-
-    Neither is part of what was learned. They replace the model's own; the model itself is not changed.
-    """
-    ssm = dataclasses.replace(model.config.ssm, step_rescale=step_rescale)
-    return fill_model(dataclasses.replace(model.config, ssm=ssm, dtype=dtype), get_arrays(model), "the model")
+def as_configured(found: ModelConfig, expected: ModelConfig) -> ModelConfig:
+    """A model's config with the options that a run chooses: the precision of the activations, and those of the layers
+    that were not learned, such as a factor on the time steps (2 for every second sample)."""
+    options = kind_of(found.ssm).layer.RUN_OPTIONS
+    chosen = {name: getattr(expected.ssm, name) for name in options if hasattr(expected.ssm, name)}
+    return dataclasses.replace(found, ssm=dataclasses.replace(found.ssm, **chosen), dtype=expected.dtype)
 
 
 def _check_fit(path: Path, found: ModelConfig, expected: ModelConfig) -> None:

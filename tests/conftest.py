@@ -21,8 +21,8 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from aire.data import made_up
-from aire.models import Classifier, ModelConfig, ssm_config
-from aire.ssm import S4D, S5, S4DConfig, S5Config
+from aire.models import Classifier, ModelConfig
+from aire.ssm import S4D, S5, S4DConfig, S5Config, ssm_config
 from aire.training.loop import TrainConfig
 from aire.training.optimizer import make_optimizer
 from aire.training.step import init_state, make_train_step, split_model
@@ -86,11 +86,12 @@ def configured(name: str, variants: str = "") -> ConfigDict:
 
 def train_one_step(options: ModelConfig, config, batch: dict) -> float:
     """The loss of a training step on a new model; everything in one compilation."""
-    optimizer = make_optimizer(TrainConfig(**config.train.to_dict()).optimizer(epoch_steps=10))
+    optimizer_config = TrainConfig(**config.train.to_dict()).optimizer(epoch_steps=10)
 
     @jax.jit
     def step(batch):
         model = Classifier(options, rngs=nnx.Rngs(0))
+        optimizer = make_optimizer(optimizer_config, model)
         functions, *_ = split_model(model)
         return make_train_step(functions, optimizer)(init_state(model, optimizer, jax.random.key(0)), batch)
 

@@ -17,10 +17,11 @@ from aire.errors import UserError
 from aire.pruning.methods import METHODS
 from aire.training.evaluate import Evaluation, make_evaluator
 from configs import compare_methods
+from aire.pruning import Cut
 from experiments.compare import check_models
 from experiments.compare_report import mean_spread
-from experiments.evaluations import EvaluationFile, MaskedEvaluator
-from experiments.sweep import Point, largest_within, load_scores, masks, sweep
+from experiments.evaluations import CutEvaluator, EvaluationFile
+from experiments.sweep import Cuts, Point, largest_within, load_scores, sweep
 
 ROOT = Path(__file__).parent.parent
 OWN_SCORE = """
@@ -155,17 +156,17 @@ def split(n=6, seed=0):
 def evaluator(make_model):
     def make(known, seed=0, splits=None):
         model = make_model(state_sizes=(4, 4), seed=seed)
-        return MaskedEvaluator(model, splits or {"validation": split()}, make_evaluator(model, 6), known)
+        return CutEvaluator(model, splits or {"validation": split()}, make_evaluator(model, 6), known)
 
     return make
 
 
-def test_masks_evaluate_as_the_cut_model(evaluator):
-    """The sweep's masks and the final cut agree, by the cut model's own answers."""
+def test_cuts_evaluate_as_the_cut_model(evaluator):
+    """The sweep's masked models and the final cut agree, by the cut model's own answers."""
     evaluate = evaluator({})
     result, data = aire.prune(evaluate.model, 0.5, "lamp"), split()
     answers = np.argmax(nnx.jit(lambda model: model(data.x, data.lengths))(result.model), axis=-1)
-    assert evaluate(result.keep, "validation").accuracy == pytest.approx(np.mean(answers == data.y))
+    assert evaluate(result.cut, "validation").accuracy == pytest.approx(np.mean(answers == data.y))
 
 
 def test_keys_tell_models_masks_and_splits_apart(evaluator):
@@ -174,10 +175,11 @@ def test_keys_tell_models_masks_and_splits_apart(evaluator):
     swapped = {"blocks/0/ssm": other["blocks/1/ssm"], "blocks/1/ssm": everything["blocks/0/ssm"]}
     splits = {"validation": split(), "test": split(seed=1)}
     a, again, b = evaluator({}, splits=splits), evaluator({}), evaluator({}, seed=1)
-    keys = [a.key(keep, "validation") for keep in (everything, other, swapped)]
-    keys += [a.key(everything, "test"), b.key(everything, "validation")]
+    keys = [a.key(Cut(keep), "validation") for keep in (everything, other, swapped)]
+    keys += [a.key(Cut(everything), "test"), b.key(Cut(everything), "validation")]
     assert len(set(keys)) == 5
-    assert a.key(dict(reversed(everything.items())), "validation") == keys[0] == again.key(everything, "validation")
+    assert a.key(Cut(dict(reversed(everything.items()))), "validation") == keys[0]
+    assert again.key(Cut(everything), "validation") == keys[0]
 
 
 def test_keys_say_what_a_split_decodes_to_not_by_which_object(evaluator):
@@ -186,31 +188,30 @@ def test_keys_say_what_a_split_decodes_to_not_by_which_object(evaluator):
 
     def key(factor: int) -> str:
         decoded = dataclasses.replace(split(), decode=lambda x: x * np.float32(factor))
-        return evaluator({}, splits={"validation": decoded}).key(everything, "validation")
+        return evaluator({}, splits={"validation": decoded}).key(Cut(everything), "validation")
 
     assert key(1) == key(1) != key(2)
 
 
-def test_a_sweep_evaluates_each_distinct_mask_once(evaluator, monkeypatch):
+def test_a_sweep_evaluates_each_distinct_cut_once(evaluator, monkeypatch):
     config = compare_methods.get_config("smoke").prune
     known, calls = {}, []
     evaluate = evaluator(known)
     counted = evaluate._evaluate
     monkeypatch.setattr(evaluate, "_evaluate", lambda *args: calls.append(1) or counted(*args))
     runs = [("aire", 0), ("aire_uniform", 0), ("random", 0), ("random", 1)]
-    points = sweep(evaluate, runs, config)
-    distinct = {
-        tuple(np.concatenate(list(k.values())).tolist()) for r in runs for k in masks(evaluate, r, config).values()
-    }
+    cuts = Cuts(evaluate.model, split(), config)
+    points = sweep(evaluate, cuts, runs)
+    distinct = {tuple(np.concatenate(list(c.keep.values())).tolist()) for r in runs for c in cuts(r).values()}
     assert [(p.method, p.seed, p.ratio) for p in points] == [(*run, r) for run in runs for r in (0.0, 0.25, 0.5, 0.75)]
     assert len(calls) == len(known) == len(distinct) < len(points)
-    assert sweep(evaluate, runs, config) == points and len(calls) == len(known)
+    assert sweep(evaluate, cuts, runs) == points and len(calls) == len(known)
 
 
 def test_one_scope_for_all_methods(evaluator):
     config = compare_methods.get_config("smoke").prune
     config.scope = "uniform"
-    keep = masks(evaluator({}), ("aire_unnormalised", 0), config)[0.5]
+    keep = Cuts(evaluator({}).model, split(), config)(("aire_unnormalised", 0))[0.5].keep
     assert [int(mask.sum()) for mask in keep.values()] == [2, 2]
 
 

@@ -13,7 +13,6 @@ import aire
 from aire.errors import UserError
 from aire.pruning import methods, scores
 from aire.pruning.methods import METHODS, Method
-from aire.pruning.prune import score_modes
 from aire.ssm import Modes
 
 
@@ -122,7 +121,7 @@ def test_random_is_uniform_over_masks(make_model):
     modes = aire.modes(make_model(state_sizes=(2, 3)))
     counts = collections.Counter()
     for seed in range(300):
-        drawn = score_modes(modes, "random", seed=seed)
+        drawn = aire.score(modes, "random", seed=seed)
         flat = np.concatenate(list(drawn.values()))
         counts[frozenset(np.argsort(flat)[2:].tolist())] += 1
     observed = [counts[frozenset(kept)] for kept in itertools.combinations(range(5), 3)]

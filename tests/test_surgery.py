@@ -9,7 +9,7 @@ from flax import nnx
 import aire
 from aire.errors import UserError
 from aire.models import Classifier
-from aire.pruning.prune import count_parameters
+from aire.pruning import count_parameters
 from aire.ssm import S5, S5Config
 
 VARIANTS = [

@@ -12,7 +12,7 @@ from aire.data.pipeline import Split
 from aire.errors import UserError
 from aire.training import loop
 from aire.training.metrics import NonFiniteError
-from aire.training.optimizer import RULES, OptimizerConfig, label, schedule
+from aire.training.optimizer import GROUPS, OptimizerConfig, label, parameter_roles, schedule
 from aire.training.step import split_model
 
 CONFIG = loop.TrainConfig(
@@ -52,7 +52,7 @@ def assert_identical(a, b):
 
 
 @pytest.mark.parametrize("dt_global", [False, True])
-@pytest.mark.parametrize("groups", sorted(RULES))
+@pytest.mark.parametrize("groups", sorted(GROUPS))
 def test_groups_by_hand(make_model, groups, dt_global):
     """Which optimiser each parameter gets, typed in from the reference's four settings."""
     b = {"standard": "ssm", "BandCdecay": "ssm_decay", "BfastandCdecay": "regular", "noBCdecay": "ssm"}[groups]
@@ -60,15 +60,17 @@ def test_groups_by_hand(make_model, groups, dt_global):
     expected = {"Lambda_re": "ssm", "Lambda_im": "ssm", "B_re": b, "B_im": b, "C_re": c, "C_im": c, "D": d}
     expected["log_step"] = "regular" if dt_global else "ssm"
     config = OptimizerConfig(0.1, 0.1, 0.1, groups, 1, 10, dt_global=dt_global)
-    labels = label(split_model(make_model((2,)))[1], config)
+    model = make_model((2,))
+    labels = label(split_model(model)[1], config, parameter_roles(model))
     assert labels["blocks"][0]["ssm"] == expected
     assert set(jax.tree.leaves([labels["encoder"], labels["decoder"], labels["blocks"][0]["norm"]])) == {"regular"}
 
 
 def test_groups_of_s4d_by_hand(make_model):
     """As the reference registers them: A and the time steps at the SSM rate without decay, C and D like the rest."""
-    params = split_model(make_model((8,), ssm={"kind": "s4d"}))[1]
-    labels = label(params, OptimizerConfig(0.1, 0.1, 0.1, "standard", 1, 10))
+    model = make_model((8,), ssm={"kind": "s4d"})
+    config = OptimizerConfig(0.1, 0.1, 0.1, "standard", 1, 10)
+    labels = label(split_model(model)[1], config, parameter_roles(model))
     slow = dict.fromkeys(("log_A_real", "A_imag", "log_dt"), "ssm")
     assert labels["blocks"][0]["ssm"] == slow | dict.fromkeys(("C_re", "C_im", "D"), "regular")
 

@@ -1,6 +1,6 @@
 """Weights of the reference implementations into our layers and models, from arrays in memory or from their files."""
 
-from aire.convert.files import from_file
+from aire.convert.checkpoints import from_file
 from aire.convert.s4d import s4d_layer, s4d_model
 from aire.convert.s5 import s5_layer, s5_model
 

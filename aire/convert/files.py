@@ -1,4 +1,4 @@
-"""Checkpoints of the reference implementations, read from their files. Nothing in them is executed.
+"""The file formats of the reference implementations' checkpoints. Nothing in them is executed.
 
 AIRE-Prune's code writes `checkpoints/best_state.msgpack`: `flax.serialization.to_bytes` of the whole training state.
 The code of S5 and LAST writes none; who trained with it has saved the same state by Flax's or Orbax's own means. The
@@ -6,7 +6,6 @@ example of state-spaces writes `checkpoint/ckpt.pth`: the PyTorch state dict, th
 """
 
 import contextlib
-import os
 import pickle
 import re
 import warnings
@@ -19,46 +18,24 @@ import numpy as np
 from flax import serialization
 
 from aire.convert.arrays import Arrays
-from aire.convert.s4d import fill_s4d
-from aire.convert.s5 import fill_s5
 from aire.errors import UserError
-from aire.models import Classifier, ModelConfig
 
 Tree = dict[str, Any]
 
-_KINDS = "a .msgpack or checkpoint_N file of Flax, a folder of Orbax, or a .pt or .pth file of PyTorch"
 _TRAINING = {"step", "opt_state"}  # what a training state of Flax holds beside the model
 _TORCH_TRAINING = {"acc", "epoch"}  # and what the S4D reference's example saves beside it
 _MIN_TORCH = (2, 6)  # before it, `weights_only` could be tricked into running code (CVE-2025-32434)
-
-
-def from_file(path: str | os.PathLike, config: ModelConfig) -> Classifier:
-    """A model, in evaluation mode, from a checkpoint of a reference implementation.
-
-    Args:
-        path: of S5, LAST or AIRE-Prune a `.msgpack` or `checkpoint_N` file of Flax, or a folder of Orbax: a checkpoint,
-            one step of a `CheckpointManager`, or its whole folder where there is one step; of S4D a `.pt` or `.pth`
-            file, for which PyTorch must be installed (`pip install aire[torch]`).
-        config: the model that the checkpoint is of; the file does not say.
-    Raises:
-        UserError: no such file, one of another kind, damaged, or with objects that only code can load; or arrays that
-            do not fit the config: unknown and missing names and other shapes are listed.
-    """
-    path = Path(path)
-    kind = _kind(path)
-    if config.ssm.kind != kind:
-        raise UserError(f"{path} is of {kind.upper()}'s reference, but the config's layers are {config.ssm.kind!r}")
-    if kind == "s4d":
-        return fill_s4d(config, read_torch(path), str(path))
-    return fill_s5(config, read_flax(path), str(path))
 
 
 def read_flax(path: Path) -> Tree:
     """The variables, `{"params": …, "batch_stats": …}`, in a msgpack file of Flax or a folder of Orbax.
 
     Raises:
-        UserError: a damaged file, or one that holds what is neither the model nor training state.
+        UserError: no such file, one of another format, a damaged one, or one that holds what is neither the model nor
+            training state.
     """
+    fits = path.is_dir() or path.suffix == ".msgpack" or re.fullmatch(r"checkpoint_\d+", path.name) is not None
+    check_format(path, fits, "a .msgpack or checkpoint_N file of Flax, or a folder of Orbax")
     tree = _read_orbax(path.absolute()) if path.is_dir() else _read_msgpack(path)
     return _variables(tree, path)
 
@@ -67,8 +44,10 @@ def read_torch(path: Path) -> Arrays:
     """The state dict in a file of PyTorch, by itself or, as the reference's example saves it, under "model".
 
     Raises:
-        UserError: PyTorch is missing or too old; the file is damaged, or holds anything but tensors.
+        UserError: no such file, one of another format, or one that is damaged or holds anything but tensors; PyTorch is
+            missing or too old.
     """
+    check_format(path, path.suffix in (".pt", ".pth"), "a .pt or .pth file of PyTorch")
     saved = _load_torch(path)
     state_dict = saved.get("model", saved) if isinstance(saved, Mapping) else None
     if not isinstance(state_dict, Mapping):
@@ -79,15 +58,12 @@ def read_torch(path: Path) -> Arrays:
     return {str(name): _to_numpy(name, value, path) for name, value in state_dict.items()}
 
 
-def _kind(path: Path) -> str:
-    """The kind of layer whose reference writes such files."""
+def check_format(path: Path, fits: bool, expected: str) -> None:
+    """Raises UserError unless there is something at `path` whose name fits the format that is expected."""
     if not path.exists():
-        raise UserError(f"no file or folder at {path}: expected {_KINDS}")
-    if path.is_dir() or path.suffix == ".msgpack" or re.fullmatch(r"checkpoint_\d+", path.name):
-        return "s5"
-    if path.suffix in (".pt", ".pth"):
-        return "s4d"
-    raise UserError(f"cannot import {path}: expected {_KINDS}. Pickles are not read, since they can run code")
+        raise UserError(f"no file or folder at {path}: expected {expected}")
+    if not fits:
+        raise UserError(f"cannot import {path}: expected {expected}. Pickles are not read, because they can run code")
 
 
 def _variables(tree: Any, path: Path) -> Tree:
@@ -106,7 +82,7 @@ def _variables(tree: Any, path: Path) -> Tree:
 def _read_msgpack(path: Path) -> Any:
     try:
         return serialization.msgpack_restore(path.read_bytes())
-    except Exception as error:  # of many kinds, for one cause
+    except Exception as error:  # corrupt input raises many exception types
         raise UserError(f"{path} is damaged or not a msgpack file of Flax: {_one_line(error)}") from error
 
 
@@ -135,7 +111,7 @@ def _is_item(folder: Path) -> bool:
 
 def _restore(folder: Path) -> Any:
     """A tree of NumPy arrays, whatever devices they were saved from."""
-    import orbax.checkpoint as ocp  # here, since `import aire` would take half a second longer
+    import orbax.checkpoint as ocp  # here, because `import aire` would take half a second longer
 
     try:
         with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
@@ -144,7 +120,7 @@ def _restore(folder: Path) -> Any:
             tree = handler.metadata(folder).tree
             to_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
             return handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=to_numpy))
-    except Exception as error:  # of many kinds, for one cause
+    except Exception as error:  # corrupt input raises many exception types
         raise UserError(f"{folder} is damaged or not a checkpoint of Orbax: {_one_line(error)}") from error
 
 
@@ -158,12 +134,12 @@ def _load_torch(path: Path) -> Any:
             f"{path} holds more than tensors, or is damaged; loading it could run code, so it is refused. "
             "Save the weights alone: torch.save(model.state_dict(), …)"
         ) from error
-    except Exception as error:  # of many kinds, for one cause
+    except Exception as error:  # corrupt input raises many exception types
         raise UserError(f"{path} is damaged or not a state dict of PyTorch: {_one_line(error)}") from error
 
 
 def _import_torch(path: Path) -> Any:
-    hint = f"reading {path} needs PyTorch {_MIN_TORCH[0]}.{_MIN_TORCH[1]} or newer: pip install aire[torch]"
+    hint = f"reading {path} needs PyTorch {_MIN_TORCH[0]}.{_MIN_TORCH[1]} or newer: pip install torch"
     try:
         import torch
     except ImportError as error:

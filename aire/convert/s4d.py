@@ -7,11 +7,13 @@ part last, `kernel.log_dt`, `D (H,)`, and a 1×1 convolution before a GLU: `outp
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from flax import nnx
 
 from aire.convert.arrays import Arrays, Shapes, below, check_shapes, flatten, sizes
+from aire.convert.files import read_torch
 from aire.errors import UserError
 from aire.models import Classifier, ModelConfig
 from aire.ssm import S4DConfig, S4DLayer
@@ -63,6 +65,11 @@ def s4d_model(state_dict: Mapping, *, prenorm: bool, pooling: str = "mean", drop
         **_MODEL,
     )
     return fill_s4d(config, arrays, "the given state dict")
+
+
+def from_checkpoint(path: Path, config: ModelConfig) -> Classifier:
+    """`aire.convert.from_file` for models with S4D layers."""
+    return fill_s4d(config, read_torch(path), str(path))
 
 
 def fill_s4d(config: ModelConfig, state_dict: Mapping, source: str) -> Classifier:

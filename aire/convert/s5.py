@@ -8,11 +8,13 @@ model is a Flax tree: `params/encoder/encoder`, `params/encoder/layers_I/{seq,no
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from flax import nnx
 
 from aire.convert.arrays import Arrays, Shapes, below, check_shapes, flatten, sizes
+from aire.convert.files import read_flax
 from aire.errors import UserError
 from aire.models import Classifier, ModelConfig
 from aire.ssm import S5, S5Config
@@ -108,6 +110,11 @@ def s5_model(
         retrieval=retrieval,
     )
     return fill_s5(config, arrays, "the given variables")
+
+
+def from_checkpoint(path: Path, config: ModelConfig) -> Classifier:
+    """`aire.convert.from_file` for models with S5 layers."""
+    return fill_s5(config, read_flax(path), str(path))
 
 
 def fill_s5(config: ModelConfig, variables: Mapping, source: str) -> Classifier:

@@ -1,8 +1,34 @@
-"""Scores, selection and surgery: which states a model keeps, and the smaller model."""
+"""Scores, selection, refit and surgery: which states a model keeps, and the smaller model."""
 
 from aire.pruning import methods, scores
-from aire.pruning.prune import PruneResult, prune, score
+from aire.pruning.api import find_cut, prune, score
+from aire.pruning.calibration import Calibration, calibrate
+from aire.pruning.methods import METHODS, Method
+from aire.pruning.moments import Moments
+from aire.pruning.result import Change, PruneResult, count_parameters
 from aire.pruning.selection import select
-from aire.pruning.surgery import cut, mask, modes
+from aire.pruning.surgery import Cut, Readout, apply, apply_masked, cut, mask, modes
 
-__all__ = ["PruneResult", "cut", "mask", "methods", "modes", "prune", "score", "scores", "select"]
+__all__ = [
+    "METHODS",
+    "Calibration",
+    "Change",
+    "Cut",
+    "Method",
+    "Moments",
+    "PruneResult",
+    "Readout",
+    "apply",
+    "apply_masked",
+    "calibrate",
+    "count_parameters",
+    "cut",
+    "find_cut",
+    "mask",
+    "methods",
+    "modes",
+    "prune",
+    "score",
+    "scores",
+    "select",
+]

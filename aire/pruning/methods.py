@@ -1,35 +1,54 @@
-"""Methods: the baselines of the papers by name. A method is a score, its normalisation, and the scope of the selection.
+"""Methods: named choices of score, normalisation, scope and refit. All that the command line can name is one.
 
 Every score is a method of its own name too, normalised by prefix and selected globally: one that you register with
 `scores.register` is known at once. `METHODS["mine"] = Method("my_score", "none", "uniform")` adds any other choice.
 """
 
 import dataclasses
+from collections.abc import Callable
+
+from flax import nnx
 
 from aire.errors import UserError
 from aire.pruning import scores
+from aire.pruning.calibration import Calibration
+from aire.pruning.surgery import Cut
+
+Refit = Callable[[nnx.Module, Cut, Calibration], Cut]  # from the uncut model and the cut: the cut with new readouts
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """How states are compared.
+    """How states are compared, and what happens after the cut.
 
     Attributes:
         score: a name of `scores.SCORES`.
         normalize: a name of `scores.NORMALIZATIONS`.
         scope: "global", or "uniform": the same share of every layer; as in `select`.
+        refit: a step after the cut, refit(model, cut, calibration) -> the cut with replaced readouts; None for none.
     """
 
     score: str
     normalize: str = "prefix"
     scope: str = "global"
+    refit: Refit | None = None
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether it must see inputs of the model."""
+        return self.refit is not None or "moments" in scores.get(self.score).needs
+
+    @property
+    def draws(self) -> bool:
+        """Whether it depends on a seed: of its random numbers, or of its choice of calibration inputs."""
+        return self.needs_calibration or "key" in scores.get(self.score).needs
 
 
 METHODS: dict[str, Method] = {
     "aire": Method("aire"),  # AIRE-Prune (ICLR 2026)
     "last": Method("last"),  # LAST (NeurIPS 2024); it and its paper's baselines below
     "hankel": Method("hankel"),
-    "random": Method("random", "none"),  # a share of a random number would mean nothing
+    "random": Method("random", "none"),  # the prefix normalisation is meaningless for random scores
     # LAMP (Lee et al., ICLR 2021): with weights in ascending order, score(u) = W[u]² / Σ_{v≥u} W[v]². Those at
     # or after u are those at least as large, so it is the prefix normalisation of the squared magnitudes.
     "lamp": Method("magnitude"),
@@ -41,6 +60,7 @@ METHODS: dict[str, Method] = {
     "aire_uniform": Method("aire", "prefix", "uniform"),
     "aire_released": Method("aire_released"),
     "last_released": Method("last_released"),
+    "measured": Method("measured"),  # ours: AIRE with measured in place of white-noise energies
 }
 
 
@@ -50,14 +70,21 @@ def names() -> list[str]:
     return [*METHODS, *(name for name in scores.SCORES if name not in used and name not in METHODS)]
 
 
-def get(name: str) -> Method:
+def data_free() -> list[str]:
+    """The methods that see no data: the papers', and the users' own of that kind."""
+    return [name for name in names() if not get(name).needs_calibration]
+
+
+def get(name: str | Method) -> Method:
     """The method of that name, or the score of that name, normalised by prefix and selected globally.
 
+    A `Method` is returned as it is.
+
     Raises:
-        UserError: neither a method nor a score; the names there are listed. Or a score of a user's own that has taken
-            the name of another method.
+        UserError: neither a method nor a score; the names there are listed. Or a user's score that has taken the name
+            of another method.
     """
-    method = METHODS.get(name, Method(name))
+    method = name if isinstance(name, Method) else METHODS.get(name, Method(name))
     if method.score not in scores.SCORES:
         raise UserError(f"unknown score {method.score!r}: expected one of {names()} (add one with scores.register)")
     if name in scores.SCORES and method.score != name:

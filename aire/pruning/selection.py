@@ -1,7 +1,7 @@
 """The selector: scores of all layers in, keep masks out. Pure functions on dicts of arrays."""
 
-import re
-from collections.abc import Mapping
+import fnmatch
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,31 +9,40 @@ import numpy as np
 from jax import Array
 
 from aire.errors import UserError
+from aire.ssm.paths import natural_order
 
 SCOPES = ("global", "uniform")
+
+Ratio = float | Mapping[str, float]  # of all states to cut, or by layer pattern
 
 
 def select(
     scores: Mapping[str, Array],
     *,
-    ratio: float | None = None,
+    ratio: Ratio | None = None,
     threshold: float | None = None,
     scope: str = "global",
+    leave_whole: Sequence[str] = (),
 ) -> dict[str, Array]:
     """Which states to keep.
 
     Args:
-        scores: per layer, real (n_l,); higher matters more.
+        scores: per layer path, real (n_l,); higher matters more.
         ratio: share p of states to cut, in [0, 1). Globally, exactly round((1 − p) Σ n_l) states are kept, the
-            highest-scoring of the whole network; with scope "uniform", round((1 − p) n_l) of every layer. Ties go to
-            the earlier layer, then to the lower index; layers are ordered by path, numbers in it by value.
+            highest-scoring of the whole network; with scope "uniform", round((1 − p) n_l) of every layer. `round` is
+            Python's: halves go to the even number, after binary rounding of (1 − p) n. Ties go to the earlier layer,
+            then to the lower index; layers are ordered by path, numbers in it by value.
+            Or shares by pattern of the layer path, {"blocks/0/*": 0.2, "*": 0.6}: a layer belongs to the first pattern
+            that it matches, and the layers of a pattern are selected as if they were the whole network.
         threshold: keep every state that scores at least this much, in place of a ratio.
         scope: "global" or "uniform".
+        leave_whole: patterns of layers that keep all their states; a ratio then is of the states of the others.
     Returns:
-        Per layer, bool (n_l,).
+        Per layer path, bool (n_l,).
     Raises:
-        UserError: not exactly one of ratio and threshold, a ratio outside [0, 1), a threshold above every score,
-            an unknown scope, or a score that is NaN (the layer is named).
+        UserError: not exactly one of ratio and threshold, a ratio outside [0, 1), a ratio or threshold that would keep
+            no state at all, a pattern without a layer or a layer without a pattern, an unknown scope, or a score that
+            is NaN (the layer is named).
 
     >>> keep = select({"a": jnp.array([0.9, 0.1]), "b": jnp.array([0.5, 0.4])}, ratio=0.5)
     >>> {layer: mask.tolist() for layer, mask in keep.items()}
@@ -43,14 +52,14 @@ def select(
         raise UserError("give either ratio=… or threshold=…, and not both")
     check_scope(scope)
     _check_scores(scores)
+    whole = _matching(scores, leave_whole)
+    keep = {layer: jnp.ones(scores[layer].shape, bool) for layer in whole}
+    others = {layer: s for layer, s in scores.items() if layer not in whole}
     if threshold is not None:
-        return _above(scores, threshold)
-    check_ratio(ratio)
-    if scope == "uniform":
-        return {layer: _keep_top([s], round((1 - ratio) * s.size))[0] for layer, s in scores.items()}
-    layers = sorted(scores, key=natural_order)
-    budget = round((1 - ratio) * sum(s.size for s in scores.values()))
-    keep = dict(zip(layers, _keep_top([scores[layer] for layer in layers], budget), strict=True))
+        keep |= _above(others, threshold, bool(whole))
+    else:
+        for share, group in _groups(others, ratio):
+            keep |= _highest(group, share, scope)
     return {layer: keep[layer] for layer in scores}
 
 
@@ -66,21 +75,57 @@ def check_scope(scope: str) -> None:
         raise UserError(f"scope={scope!r}: expected one of {list(SCOPES)}")
 
 
-def natural_order(path: str) -> list[tuple[int, int | str]]:
-    """Sort key in which "blocks/10" comes after "blocks/2"."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", path)]
-
-
 def _check_scores(scores: Mapping[str, Array]) -> None:
     for layer, s in scores.items():
         if not isinstance(s, jax.core.Tracer) and np.isnan(s).any():
             raise UserError(f"layer {layer!r}: {int(np.isnan(s).sum())} of {s.size} scores are NaN; check its weights")
 
 
-def _above(scores: Mapping[str, Array], threshold: float) -> dict[str, Array]:
+def _matching(scores: Mapping[str, Array], patterns: Sequence[str]) -> set[str]:
+    """The layers that match any of the patterns, each of which must match one."""
+    found = {pattern: set(fnmatch.filter(scores, pattern)) for pattern in patterns}
+    for pattern, layers in found.items():
+        if not layers:
+            raise UserError(f"no layer matches {pattern!r}: there are {sorted(scores, key=natural_order)}")
+    return set().union(*found.values())
+
+
+def _groups(scores: Mapping[str, Array], ratio: Ratio) -> list[tuple[float, dict[str, Array]]]:
+    """The ratios, each with the layers that are selected together."""
+    if not isinstance(ratio, Mapping):
+        return [(ratio, dict(scores))]
+    _matching(scores, list(ratio))
+    first = {layer: next((p for p in ratio if fnmatch.fnmatchcase(layer, p)), None) for layer in scores}
+    if unmatched := [layer for layer, pattern in first.items() if pattern is None]:
+        raise UserError(f"no ratio for layers {unmatched}: add a pattern for them, such as '*'")
+    return [(r, {layer: s for layer, s in scores.items() if first[layer] == p}) for p, r in ratio.items()]
+
+
+def _highest(scores: Mapping[str, Array], ratio: float, scope: str) -> dict[str, Array]:
+    """The states that a ratio keeps of some layers."""
+    check_ratio(ratio)
+    total = sum(s.size for s in scores.values())
+    if scope == "uniform":
+        budgets = {layer: round((1 - ratio) * s.size) for layer, s in scores.items()}
+        _check_budget(ratio, sum(budgets.values()), total)
+        return {layer: _keep_top([s], budgets[layer])[0] for layer, s in scores.items()}
+    budget = round((1 - ratio) * total)
+    _check_budget(ratio, budget, total)
+    if not scores:
+        return {}
+    layers = sorted(scores, key=natural_order)
+    return dict(zip(layers, _keep_top([scores[layer] for layer in layers], budget), strict=True))
+
+
+def _check_budget(ratio: float, budget: int, total: int) -> None:
+    if total and not budget:
+        raise UserError(f"ratio={ratio} would keep none of the {total} states: give a smaller one")
+
+
+def _above(scores: Mapping[str, Array], threshold: float, may_be_empty: bool) -> dict[str, Array]:
     keep = {layer: s >= threshold for layer, s in scores.items()}
     kept = sum(mask.sum() for mask in keep.values())
-    if not isinstance(kept, jax.core.Tracer) and kept == 0:
+    if not may_be_empty and not isinstance(kept, jax.core.Tracer) and kept == 0:
         highest = max((float(s.max()) for s in scores.values() if s.size), default=float("nan"))
         raise UserError(f"threshold={threshold} would keep no state at all: the highest score is {highest:.6g}")
     return keep

@@ -1,37 +1,69 @@
-"""From a model and keep masks to a smaller model. Layers are found by walking the module graph."""
+"""From a model and a `Cut` to the smaller model, or to one of the same size that computes the same."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Protocol, runtime_checkable
+import hashlib
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import Array
+from jax.typing import ArrayLike
 
 from aire.errors import UserError
-from aire.models import ModelConfig
-from aire.pruning.selection import natural_order
-from aire.ssm import Modes
+from aire.ssm import Modes, StateSpaceLayer, layers, map_layers
+from aire.ssm.paths import path_name
 
 
-@runtime_checkable
-class StateSpaceLayer(Protocol):
-    """What a module gives to be pruned; any class with these methods takes part."""
+class Readout(NamedTuple):
+    """A layer's output map after a cut.
 
-    n_states: int
+    Attributes:
+        C: of the states that are kept, complex (directions, outputs of a channel, kept), as in `Modes`.
+        D: real (H,).
+    """
 
-    def modes(self) -> Modes: ...
-    def cut(self, keep: Array) -> nnx.Module: ...
-    def mask(self, keep: Array) -> nnx.Module: ...
+    C: ArrayLike
+    D: ArrayLike
 
 
-def layers(model: nnx.Module) -> dict[str, StateSpaceLayer]:
-    """State space layers by path ("" where the model is itself one), in path order, numbers by value."""
-    found = {"/".join(map(str, path)): m for path, m in nnx.iter_modules(model) if isinstance(m, StateSpaceLayer)}
-    if not found:
-        raise UserError(f"{type(model).__name__} contains no state space layer: nothing to prune")
-    return {path: found[path] for path in sorted(found, key=natural_order)}
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """What a method decides about a model: which states stay, and the readouts that it replaced.
+
+    Attributes:
+        keep: per layer path, bool (n_states,).
+        readouts: per layer path; a layer that is not named keeps its own C and D.
+    """
+
+    keep: Mapping[str, ArrayLike]
+    readouts: Mapping[str, Readout] = dataclasses.field(default_factory=dict)
+
+    @property
+    def n_states(self) -> int:
+        """States that stay."""
+        return sum(int(np.sum(mask)) for mask in self.keep.values())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that the cut consists of, by name: what tells two cuts apart."""
+        named = {path: np.asarray(mask) for path, mask in self.keep.items()}
+        for path, readout in self.readouts.items():
+            named |= {f"{path} {name}": np.asarray(a) for name, a in readout._asdict().items()}
+        return named
+
+    def digest(self) -> str:
+        """SHA-256 of the masks and readouts."""
+        return digest(self.arrays())
+
+
+def digest(arrays: Mapping[str, ArrayLike]) -> str:
+    """SHA-256 of named arrays, in any order of the names, as hexadecimal digits."""
+    sha = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        sha.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        sha.update(array.data)
+    return sha.hexdigest()
 
 
 def modes(model: nnx.Module) -> dict[str, Modes]:
@@ -39,60 +71,74 @@ def modes(model: nnx.Module) -> dict[str, Modes]:
     return {path: layer.modes() for path, layer in layers(model).items()}
 
 
-def cut(model: nnx.Module, keep: Mapping[str, Array]) -> nnx.Module:
-    """A model without the states where `keep` is false: its arrays are smaller and its config says so.
+def apply(model: nnx.Module, cut: Cut) -> nnx.Module:
+    """The model after a cut. Its arrays are really smaller.
 
     The model given is not changed; arrays without a state axis are shared with it.
 
-    Args:
-        model: any module with state space layers.
-        keep: per layer path, bool (n_states,), as from `select`; every layer must be named.
     Raises:
-        UserError: unknown or missing layers, or a mask of the wrong length.
+        UserError: unknown or missing layers, or a mask or readout of the wrong shape.
     """
-    return _replace_layers(model, keep, lambda layer, mask: layer.cut(mask))
+    _check(model, cut)
+
+    def smaller(path: str, layer: StateSpaceLayer) -> StateSpaceLayer:
+        kept = layer.cut(cut.keep[path])
+        return kept.with_readout(*cut.readouts[path]) if path in cut.readouts else kept
+
+    return map_layers(model, lambda path, layer: smaller(path_name(path), layer))
 
 
-def mask(model: nnx.Module, keep: Mapping[str, Array]) -> nnx.Module:
-    """A model of the same size that computes what `cut` would: one compilation serves every mask of a sweep."""
-    return _replace_layers(model, keep, lambda layer, keep: layer.mask(keep))
+def apply_masked(model: nnx.Module, cut: Cut) -> nnx.Module:
+    """A model of the same size that computes what `apply` would: one compilation serves every cut of a sweep.
+
+    Raises:
+        UserError: as `apply`.
+    """
+    _check(model, cut)
+
+    def masked(path: str, layer: StateSpaceLayer) -> StateSpaceLayer:
+        if path not in cut.readouts:
+            return layer.mask(cut.keep[path])
+        C, D = cut.readouts[path]
+        kept = np.flatnonzero(np.asarray(cut.keep[path]))
+        return layer.with_readout(jnp.zeros_like(layer.readout()).at[..., kept].set(C), D)
+
+    return map_layers(model, lambda path, layer: masked(path_name(path), layer))
 
 
-def _replace_layers(
-    model: nnx.Module, keep: Mapping[str, Array], replace: Callable[[StateSpaceLayer, Array], nnx.Module]
-) -> nnx.Module:
+def cut(model: nnx.Module, keep: Mapping[str, ArrayLike] | Cut) -> nnx.Module:
+    """`apply`, also for masks alone: per layer path, bool (n_states,), as from `select`; every layer must be named."""
+    return apply(model, as_cut(keep))
+
+
+def mask(model: nnx.Module, keep: Mapping[str, ArrayLike] | Cut) -> nnx.Module:
+    """`apply_masked`, also for masks alone."""
+    return apply_masked(model, as_cut(keep))
+
+
+def as_cut(keep: Mapping[str, ArrayLike] | Cut) -> Cut:
+    """A `Cut`, from one or from its masks."""
+    return keep if isinstance(keep, Cut) else Cut(keep)
+
+
+def _check(model: nnx.Module, cut: Cut) -> None:
     found = layers(model)
-    _check_keep(found, keep)
-    new = {path: replace(layer, keep[path]) for path, layer in found.items()}
-    if "" in new:
-        return new[""]
-    model = nnx.clone(model)
-    for path, layer in new.items():
-        *parents, name = path.split("/")
-        parent = model
-        for part in parents:
-            parent = _child(parent, part)
-        if name.isdigit():
-            parent[int(name)] = layer
-        else:
-            setattr(parent, name, layer)
-    _update_config(model, tuple(layer.n_states for layer in new.values()))
-    return model
-
-
-def _child(module: nnx.Module, name: str) -> nnx.Module:
-    return module[int(name)] if name.isdigit() else getattr(module, name)
-
-
-def _update_config(model: nnx.Module, state_sizes: tuple[int, ...]) -> None:
-    if isinstance(getattr(model, "config", None), ModelConfig):
-        model.config = dataclasses.replace(model.config, state_sizes=state_sizes)
-
-
-def _check_keep(found: Mapping[str, StateSpaceLayer], keep: Mapping[str, Array]) -> None:
-    if found.keys() != keep.keys():
-        raise UserError(f"masks for layers {sorted(keep)}: expected one for each of {sorted(found)}")
+    if found.keys() != cut.keep.keys():
+        raise UserError(f"masks for layers {sorted(cut.keep)}: expected one for each of {sorted(found)}")
+    if unknown := cut.readouts.keys() - found.keys():
+        raise UserError(f"readouts for unknown layers {sorted(unknown)}: expected some of {sorted(found)}")
     for path, layer in found.items():
-        shape, dtype = np.shape(keep[path]), jnp.asarray(keep[path]).dtype
-        if shape != (layer.n_states,) or dtype != np.bool_:
-            raise UserError(f"mask of layer {path!r} is {dtype}{list(shape)}: expected bool[{layer.n_states}]")
+        mask, n = jnp.asarray(cut.keep[path]), layer.n_states
+        if mask.shape != (n,) or mask.dtype != np.bool_:
+            raise UserError(f"mask of layer {path!r} is {mask.dtype}{list(mask.shape)}: expected bool[{n}]")
+        if path in cut.readouts:
+            _check_readout(path, cut.readouts[path], layer, int(mask.sum()))
+
+
+def _check_readout(path: str, readout: Readout, layer: StateSpaceLayer, kept: int) -> None:
+    expected = (*layer.readout().shape[:2], kept), layer.D.shape
+    given = np.shape(readout.C), np.shape(readout.D)
+    if given != expected:
+        raise UserError(f"readout of layer {path!r} has C, D of shapes {given}: expected {expected}")
+    if not all(np.isfinite(a).all() for a in readout):
+        raise UserError(f"readout of layer {path!r} holds NaN or infinite values")

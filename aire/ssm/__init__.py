@@ -1,7 +1,27 @@
 """State space layers and their maths. Knows nothing of pruning."""
 
+from aire.ssm.base import StateSpaceLayer
+from aire.ssm.mimo import MIMO
 from aire.ssm.modes import Modes
+from aire.ssm.registry import KINDS, LayerKind, kind_of, register, ssm_config
 from aire.ssm.s4d import S4D, S4DConfig, S4DLayer
 from aire.ssm.s5 import S5, S5Config
+from aire.ssm.traversal import layers, map_layers
 
-__all__ = ["S4D", "S5", "Modes", "S4DConfig", "S4DLayer", "S5Config"]
+__all__ = [
+    "KINDS",
+    "MIMO",
+    "S4D",
+    "S5",
+    "LayerKind",
+    "Modes",
+    "S4DConfig",
+    "S4DLayer",
+    "S5Config",
+    "StateSpaceLayer",
+    "kind_of",
+    "layers",
+    "map_layers",
+    "register",
+    "ssm_config",
+]

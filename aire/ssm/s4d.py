@@ -1,7 +1,7 @@
 """The S4D layer: a bank of single-input, single-output diagonal state spaces (Gu, Goel, Gupta, Ré, NeurIPS 2022)."""
 
 import dataclasses
-from typing import Self
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,20 +9,24 @@ import numpy as np
 from flax import nnx
 from jax import Array
 from jax.nn.initializers import normal
+from jax.typing import ArrayLike
 
 from aire.errors import UserError
 from aire.ssm import hippo
+from aire.ssm.base import StateSpaceLayer, as_floats
 from aire.ssm.discretize import DISCRETIZATIONS, LOGARITHMS, check_options
-from aire.ssm.inputs import as_floats
 from aire.ssm.kernel import bank_kernel, convolve
-from aire.ssm.modes import Modes
-
-# Which axis of which array belongs to the states: the one place that cutting reads.
-STATE_AXIS = {"log_A_real": 0, "A_imag": 0, "C_re": 1, "C_im": 1, "channel": 0}
 
 
 class Channel(nnx.Variable):
     """The channel of each state of a bank, int32 (n,), ascending, below `channels`. Saved, but not trained."""
+
+    def fault(self, array: np.ndarray) -> str | None:
+        """What makes an array unfit to be this variable's value, in words, or None."""
+        if array.dtype != np.int32:
+            return f"has dtype {array.dtype}, expected int32"
+        bounded = np.concatenate([[0], array, [self.channels - 1]])
+        return None if (np.diff(bounded) >= 0).all() else f"is not ascending from 0 to {self.channels - 1}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,17 +56,18 @@ class S4DConfig:
             raise UserError(f"init={self.init!r}: expected one of {sorted(hippo.S4D_INITS)}")
 
 
-class S4D(nnx.Module):
+class S4D(StateSpaceLayer):
     """Channel by channel, y_k = 2 Re(C x_k) + D u_k with x_k = λ̄ x_{k-1} + B̄ u_k; A = −exp(log_A_real) + i A_imag.
 
-    B is 1: only the product of B and C matters to a single-input, single-output system. One of each conjugate pair is
-    stored. The n pairs of all channels stand in one flat list, sorted by the channel that each belongs to, so channels
-    may hold different numbers of them, or none. The layer may hold none at all: it is then y = D u.
+    B is 1, because only the product of B and C matters to a single-input, single-output system. One of each conjugate
+    pair is stored. The n pairs of all channels form one flat list, sorted by channel, so channels may hold different
+    numbers of them, or none. The layer may hold none at all: it is then y = D u.
 
     In two directions, two output maps C share λ̄ and B̄, and both see the current step, as in S5. (In state-spaces' S4
     the backward kernel starts one step later; its code calls that a deliberate off-by-one.)
 
-    Gradients are written down for reverse mode: take Hessian-vector products as gradients of gradients.
+    The convolution has a custom VJP: gradients are reverse mode only (no jvp, no jacfwd). Compute Hessian-vector
+    products as grad of grad.
 
     Parameters, all float32: log_A_real, A_imag (n,); C_re, C_im (R, n); log_dt, D (H,). Not trained: channel (n,).
 
@@ -73,6 +78,15 @@ class S4D(nnx.Module):
         rngs: source of the `params` key.
     """
 
+    STATE_AXIS: ClassVar = {"log_A_real": 0, "A_imag": 0, "C_re": 1, "C_im": 1, "channel": 0}
+    ROLES: ClassVar = {
+        **dict.fromkeys(("log_A_real", "A_imag"), "eigenvalue"),
+        "log_dt": "step",
+        **dict.fromkeys(("C_re", "C_im"), "output"),
+        "D": "skip",
+    }
+    RUN_OPTIONS: ClassVar = ("step_rescale",)
+
     def __init__(self, d_model: int, n_states: int, config: S4DConfig, *, rngs: nnx.Rngs):
         self.config = config
         params = init_params(rngs.params(), d_model, n_states, config)
@@ -81,8 +95,8 @@ class S4D(nnx.Module):
             setattr(self, name, nnx.Param(array))
 
     @property
-    def n_states(self) -> int:
-        return self.log_A_real.shape[0]
+    def output_scale(self) -> float:
+        return 2.0
 
     def continuous(self) -> tuple[Array, Array, Array]:
         """Λ complex (n,), B complex (n, 1) and the time steps Δ (n,)."""
@@ -95,37 +109,33 @@ class S4D(nnx.Module):
         discretize, _ = DISCRETIZATIONS[self.config.discretization]
         return discretize(*self.continuous())
 
-    def modes(self) -> Modes:
-        """The layer as a bank of discrete modes: what scores read."""
+    def margin(self) -> Array:
         Lambda, _, Delta = self.continuous()
-        Lambda_bar, B_bar = self.discrete()
         _, margin = DISCRETIZATIONS[self.config.discretization]
-        return Modes(Lambda_bar, B_bar, self._C()[:, None], margin(Lambda, Delta), self.channel[...])
+        return margin(Lambda, Delta)
 
-    def cut(self, keep: Array) -> Self:
-        """A layer with only the states where `keep`, bool (n,), is true. Its arrays are really smaller."""
-        kept = np.flatnonzero(np.asarray(keep))
-        layer = nnx.clone(self)
-        for name, axis in STATE_AXIS.items():
-            variable = getattr(self, name)
-            setattr(layer, name, variable.replace(jnp.take(variable[...], kept, axis=axis)))
-        return layer
+    def channels(self) -> Array:
+        return self.channel[...]
 
-    def mask(self, keep: Array) -> Self:
-        """A layer of the same size in which the states where `keep`, bool (n,), is false reach no output."""
-        layer = nnx.clone(self)
-        for name in ("C_re", "C_im"):
-            setattr(layer, name, nnx.Param(jnp.where(keep, getattr(self, name)[...], 0)))
-        return layer
+    def readout(self) -> Array:
+        """C, complex (R, 1, n)."""
+        return super().readout()[:, None]
+
+    def drive(self, u: Array) -> Array:
+        """B̄ u as real and imaginary part, (B, L, 2, n): every state takes the input of its channel."""
+        _, B_bar = self.discrete()
+        inputs = u.astype(B_bar.real.dtype)[..., self.channel[...]]
+        return jnp.stack([inputs * B_bar[:, 0].real, inputs * B_bar[:, 0].imag], axis=2)
 
     def kernel(self, length: int) -> Array:
         """Impulse responses without D, (R, H, L): K[r, h, l] = 2 Re Σ_{i in h} C_ri B̄_i λ̄_i^l."""
         Lambda, _, Delta = self.continuous()
         _, B_bar = self.discrete()
         log_Lambda_bar = LOGARITHMS[self.config.discretization](Lambda, Delta)
-        return bank_kernel(log_Lambda_bar, 2 * self._C() * B_bar[:, 0], self.channel[...], self.D.shape[0], length)
+        weights = 2 * self.readout()[:, 0] * B_bar[:, 0]
+        return bank_kernel(log_Lambda_bar, weights, self.channel[...], self.D.shape[0], length)
 
-    def __call__(self, u: Array) -> Array:
+    def __call__(self, u: ArrayLike) -> Array:
         """Outputs (B, L, H) for inputs u (B, L, H), from zero initial states.
 
         Inputs may be bfloat16: the outputs then are too, and the convolution is in the parameters' float32.
@@ -137,27 +147,19 @@ class S4D(nnx.Module):
         K = self.kernel(u.shape[1])
         return convolve(u.astype(K.dtype), K).astype(u.dtype) + Du
 
-    def initial_state(self, batch: int) -> Array:
-        """Zero states, complex (B, n), to begin `step` with."""
-        return jnp.zeros((batch, self.n_states), jnp.result_type(self.A_imag[...], jnp.complex64))
-
     def step(self, u: Array, x: Array) -> tuple[Array, Array]:
         """One step of the recurrence: y (B, H) and the new states (B, n) from u (B, H) and the states x (B, n).
 
         Raises:
-            UserError: if the layer is bidirectional, which needs the whole sequence.
+            UserError: if the layer is bidirectional, because it then needs the whole sequence.
         """
-        if self.config.bidirectional:
-            raise UserError("step() needs a one-directional layer: a bidirectional one needs the whole sequence")
+        self.check_one_direction()
         Lambda_bar, B_bar = self.discrete()
         channel = self.channel[...]
         x = Lambda_bar * x + B_bar[:, 0] * u[:, channel]
-        Cx = 2 * (self._C()[0] * x).real  # each state's own; summed over channels with the batch along the rows
+        Cx = 2 * (self.readout()[0, 0] * x).real  # of each state; the sum over a channel has the batch along its rows
         Cx = jax.ops.segment_sum(Cx.T, channel, self.D.size, indices_are_sorted=True).T
         return Cx + self.D[...] * u, x
-
-    def _C(self) -> Array:
-        return jax.lax.complex(self.C_re[...], self.C_im[...])
 
 
 class S4DLayer(S4D):
@@ -203,7 +205,7 @@ def init_params(key: Array, d_model: int, n_states: int, config: S4DConfig) -> d
         "C_im": C[1],
         "channel": jnp.repeat(jnp.arange(d_model, dtype=jnp.int32), pairs),
     }
-    sliced = {name: jax.lax.slice_in_dim(a, 0, n_states, axis=STATE_AXIS[name]) for name, a in base.items()}
+    sliced = {name: jax.lax.slice_in_dim(a, 0, n_states, axis=S4D.STATE_AXIS[name]) for name, a in base.items()}
     return sliced | {
         "log_dt": hippo.log_steps(step_key, d_model, config.dt_min, config.dt_max),
         "D": normal(stddev=1.0)(D_key, (d_model,), jnp.float32),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Self
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,9 @@ from jax.nn.initializers import lecun_normal, normal
 from aire.errors import UserError
 from aire.ssm import hippo
 from aire.ssm.discretize import DISCRETIZATIONS, check_options
-from aire.ssm.inputs import as_floats
-from aire.ssm.modes import Modes
-from aire.ssm.scan import diagonal_scan
+from aire.ssm.mimo import MIMO
 
 C_INITS = ("lecun_normal", "trunc_standard_normal", "complex_normal")
-
-# Which axis of which array belongs to the states: the one place that cutting and importing read.
-STATE_AXIS = {"Lambda_re": 0, "Lambda_im": 0, "log_step": 0, "B_re": 0, "B_im": 0, "C_re": 2, "C_im": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +54,10 @@ class S5Config:
             raise UserError(f"blocks={self.blocks}: expected at least 1")
 
 
-class S5(nnx.Module):
+class S5(MIMO):
     """y_k = Re(C x_k) + D u_k with x_k = λ̄ x_{k-1} + B̄ u_k (twice the real part under conjugate symmetry).
 
     Parameters, all float32: Lambda_re, Lambda_im, log_step (P,); B_re, B_im (P, H); C_re, C_im (R, H, P); D (H,).
-    A layer may hold zero states: it is then y = D u.
-
-    Gradients are written down for reverse mode: take Hessian-vector products as gradients of gradients.
 
     Args:
         d_model: features H.
@@ -74,97 +66,44 @@ class S5(nnx.Module):
         rngs: source of the `params` key.
     """
 
+    STATE_AXIS: ClassVar = {"Lambda_re": 0, "Lambda_im": 0, "log_step": 0, "B_re": 0, "B_im": 0, "C_re": 2, "C_im": 2}
+    ROLES: ClassVar = {
+        **dict.fromkeys(("Lambda_re", "Lambda_im"), "eigenvalue"),
+        "log_step": "step",
+        **dict.fromkeys(("B_re", "B_im"), "input"),
+        **dict.fromkeys(("C_re", "C_im"), "output"),
+        "D": "skip",
+    }
+    RUN_OPTIONS: ClassVar = ("step_rescale",)
+
     def __init__(self, d_model: int, n_states: int, config: S5Config, *, rngs: nnx.Rngs):
         self.config = config
         for name, array in init_params(rngs.params(), d_model, n_states, config).items():
             setattr(self, name, nnx.Param(array))
 
     @property
-    def n_states(self) -> int:
-        return self.Lambda_re.shape[0]
+    def output_scale(self) -> float:
+        return 2.0 if self.config.conj_sym else 1.0
 
     def continuous(self) -> tuple[Array, Array, Array]:
         """Λ complex (P,), B complex (P, H) and the time steps Δ (P,)."""
-        real = jnp.minimum(self.Lambda_re[...], -1e-4) if self.config.clip_eigs else self.Lambda_re[...]
-        Lambda = jax.lax.complex(real, self.Lambda_im[...])
-        B = jax.lax.complex(self.B_re[...], self.B_im[...])
-        return Lambda, B, self.config.step_rescale * jnp.exp(self.log_step[...])
+        Lambda, Delta = self._poles()
+        return Lambda, jax.lax.complex(self.B_re[...], self.B_im[...]), Delta
 
-    def discrete(self) -> tuple[Array, Array]:
-        """λ̄ complex (P,) and B̄ complex (P, H)."""
+    def gain(self) -> tuple[Array, Array]:
+        Lambda, Delta = self._poles()
         discretize, _ = DISCRETIZATIONS[self.config.discretization]
-        return discretize(*self.continuous())
-
-    def _gain(self) -> tuple[Array, Array]:
-        """λ̄ and B̄ / B, both complex (P,): what a step needs, which would spend its time on forming B̄."""
-        discretize, _ = DISCRETIZATIONS[self.config.discretization]
-        Lambda, _, Delta = self.continuous()
         Lambda_bar, gain = discretize(Lambda, jnp.ones_like(Lambda)[:, None], Delta)
         return Lambda_bar, gain[:, 0]
 
-    def modes(self) -> Modes:
-        """The layer as a bank of discrete modes: what scores read."""
-        Lambda, _, Delta = self.continuous()
-        Lambda_bar, B_bar = self.discrete()
+    def margin(self) -> Array:
         _, margin = DISCRETIZATIONS[self.config.discretization]
-        C = jax.lax.complex(self.C_re[...], self.C_im[...])
-        return Modes(Lambda_bar, B_bar, C, margin(Lambda, Delta), jnp.zeros(self.n_states, jnp.int32))
+        return margin(*self._poles())
 
-    def cut(self, keep: Array) -> Self:
-        """A layer with only the states where `keep`, bool (P,), is true. Its arrays are really smaller."""
-        kept = np.flatnonzero(np.asarray(keep))
-        layer = nnx.clone(self)
-        for name, axis in STATE_AXIS.items():
-            setattr(layer, name, nnx.Param(jnp.take(getattr(self, name)[...], kept, axis=axis)))
-        return layer
-
-    def mask(self, keep: Array) -> Self:
-        """A layer of the same size in which the states where `keep`, bool (P,), is false reach no output."""
-        layer = nnx.clone(self)
-        for name in ("C_re", "C_im"):
-            setattr(layer, name, nnx.Param(jnp.where(keep, getattr(self, name)[...], 0)))
-        return layer
-
-    def _output_scale(self) -> float:
-        return 2.0 if self.config.conj_sym else 1.0
-
-    def __call__(self, u: Array) -> Array:
-        """Outputs (B, L, H) for inputs u (B, L, H), from zero initial states.
-
-        Inputs may be bfloat16: the outputs then are too, and the recurrence still runs in the parameters' float32.
-        """
-        u = as_floats(u, self.D.dtype)
-        B, L, H = u.shape
-        rows = u.reshape(-1, H)  # real matmuls on [Re | Im] side by side, on two axes: one in, one out
-        y = self.D[...].astype(u.dtype) * rows
-        if self.n_states:
-            Lambda_bar, B_bar = self.discrete()
-            W = jnp.concatenate([B_bar.real, B_bar.imag]).astype(u.dtype)
-            v = jnp.matmul(rows, W.T, preferred_element_type=B_bar.real.dtype).reshape(B, L, 2, -1)
-            x = diagonal_scan(Lambda_bar, v, reverse=self._directions()).astype(u.dtype)
-            C = self._output_scale() * jnp.stack([self.C_re[...], -self.C_im[...]], axis=1)  # (R, 2, H, P)
-            y += x.reshape(B * L, -1) @ C.swapaxes(2, 3).reshape(-1, H).astype(u.dtype)
-        return y.reshape(u.shape)
-
-    def _directions(self) -> tuple[bool, ...]:
-        return (False, True) if self.config.bidirectional else (False,)
-
-    def initial_state(self, batch: int) -> Array:
-        """Zero states, complex (B, P), to begin `step` with."""
-        return jnp.zeros((batch, self.n_states), jnp.result_type(self.Lambda_re[...], jnp.complex64))
-
-    def step(self, u: Array, x: Array) -> tuple[Array, Array]:
-        """One step of the recurrence: y (B, H) and the new states (B, P) from u (B, H) and the states x (B, P).
-
-        Raises:
-            UserError: if the layer is bidirectional, which needs the whole sequence.
-        """
-        if self.config.bidirectional:
-            raise UserError("step() needs a one-directional layer: a bidirectional one needs the whole sequence")
-        Lambda_bar, gain = self._gain()
-        x = Lambda_bar * x + gain * jax.lax.complex(u @ self.B_re[...].T, u @ self.B_im[...].T)
-        Cx = x.real @ self.C_re[0].T - x.imag @ self.C_im[0].T
-        return self._output_scale() * Cx + self.D[...] * u, x
+    def _poles(self) -> tuple[Array, Array]:
+        """Λ complex (P,) and Δ (P,)."""
+        real = jnp.minimum(self.Lambda_re[...], -1e-4) if self.config.clip_eigs else self.Lambda_re[...]
+        return jax.lax.complex(real, self.Lambda_im[...]), self.config.step_rescale * jnp.exp(self.log_step[...])
 
 
 def init_params(key: Array, d_model: int, n_states: int, config: S5Config) -> dict[str, Array]:
@@ -185,7 +124,7 @@ def init_params(key: Array, d_model: int, n_states: int, config: S5Config) -> di
         "C_re": C.real,
         "C_im": C.imag,
     }
-    sliced = {name: jax.lax.slice_in_dim(a, 0, n_states, axis=STATE_AXIS[name]) for name, a in base.items()}
+    sliced = {name: jax.lax.slice_in_dim(a, 0, n_states, axis=S5.STATE_AXIS[name]) for name, a in base.items()}
     return sliced | {"D": normal(stddev=1.0)(D_key, (d_model,), jnp.float32)}
 
 

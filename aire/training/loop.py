@@ -96,9 +96,9 @@ def train(
     """
     epoch_steps = steps_per_epoch(data["train"], config.batch_size)
     total, every = config.epochs * epoch_steps, config.evaluate_every or epoch_steps
-    optimizer = make_optimizer(config.optimizer(epoch_steps))
     model = nnx.clone(model)
     model.train()
+    optimizer = make_optimizer(config.optimizer(epoch_steps), model)
     functions, *_ = split_model(model)
     train_step, eval_step = make_train_step(functions, optimizer), make_eval_step(functions)
     stream = Batches(data["train"], batch_size=config.batch_size, seed=seed)

@@ -4,26 +4,29 @@ S4D's reference has the same groups: "standard" trains its eigenvalues and time 
 """
 
 import dataclasses
-import re
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 
 from aire.errors import UserError
+from aire.ssm import StateSpaceLayer, map_layers
 
-# Group of each parameter, by the first rule whose pattern matches the whole path. "ssm" is Adam at the SSM rate,
-# "ssm_decay" AdamW at the SSM rate, "regular" AdamW at the base rate. The reference also lists `norm` among the SSM
-# names, but it matches leaf names only, and norms' leaves are called scale and bias: they are trained as "regular".
-_LAMBDA = (r".*/(Lambda_re|Lambda_im|log_A_real|A_imag)", "ssm")
-_REST = (r".*", "regular")
-RULES = {
-    "standard": [_LAMBDA, (r".*/ssm/B_(re|im)", "ssm"), _REST],
-    "BandCdecay": [_LAMBDA, (r".*/ssm/B_(re|im)", "ssm_decay"), _REST],
-    "BfastandCdecay": [_LAMBDA, _REST],
-    "noBCdecay": [_LAMBDA, (r".*/ssm/(B_re|B_im|C_re|C_im|D)", "ssm"), _REST],
+# Group of each role of a state space layer's parameters (`StateSpaceLayer.ROLES`); all else is "regular". "ssm" is Adam
+# at the SSM rate, "ssm_decay" AdamW at the SSM rate, "regular" AdamW at the base rate. The reference also lists `norm`
+# among the SSM names, but it matches leaf names only, and norms' leaves are called scale and bias: they train as
+# "regular".
+_POLES = {"eigenvalue": "ssm", "step": "ssm"}
+GROUPS: dict[str, dict[str, str]] = {
+    "standard": {**_POLES, "input": "ssm"},
+    "BandCdecay": {**_POLES, "input": "ssm_decay"},
+    "BfastandCdecay": _POLES,
+    "noBCdecay": {**_POLES, "input": "ssm", "output": "ssm", "skip": "ssm"},
 }
-_LOG_STEP = {False: (r".*/log_(step|dt)", "ssm"), True: (r".*/log_(step|dt)", "regular")}
+
+Roles = Mapping[tuple[str, ...], str]  # of parameters, by path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +51,8 @@ class OptimizerConfig:
     lr_min: float = 1e-6
 
     def __post_init__(self):
-        if self.groups not in RULES:
-            raise UserError(f"groups={self.groups!r}: expected one of {sorted(RULES)}")
+        if self.groups not in GROUPS:
+            raise UserError(f"groups={self.groups!r}: expected one of {sorted(GROUPS)}")
         if not 0 <= self.warmup_steps < self.total_steps:
             raise UserError(
                 f"warmup_steps={self.warmup_steps}: expected from 0 to below total_steps={self.total_steps}"
@@ -73,23 +76,35 @@ def schedule(base: float, config: OptimizerConfig) -> optax.Schedule:
     return rate
 
 
-def label(params: dict, config: OptimizerConfig) -> dict:
+def parameter_roles(model: nnx.Module) -> dict[tuple[str, ...], str]:
+    """The role of every parameter of a model's state space layers, by path."""
+    roles: dict[tuple[str, ...], str] = {}
+
+    def add(path: tuple, layer: StateSpaceLayer) -> StateSpaceLayer:
+        roles.update({(*map(str, path), name): role for name, role in layer.ROLES.items()})
+        return layer
+
+    map_layers(model, add)
+    return roles
+
+
+def label(params: dict, config: OptimizerConfig, roles: Roles) -> dict:
     """The group of every parameter, in the tree's shape."""
-    rules = [_LOG_STEP[config.dt_global], *RULES[config.groups]]
+    groups = GROUPS[config.groups] | ({"step": "regular"} if config.dt_global else {})
 
     def group(path: tuple, _) -> str:
-        name = "/" + "/".join(str(key.key) for key in path)
-        return next(group for pattern, group in rules if re.fullmatch(pattern, name))
+        return groups.get(roles.get(tuple(str(key.key) for key in path), ""), "regular")
 
     return jax.tree_util.tree_map_with_path(group, params)
 
 
-def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Adam and AdamW by group (S5 reference, `create_train_state`)."""
+def make_optimizer(config: OptimizerConfig, model: nnx.Module) -> optax.GradientTransformation:
+    """Adam and AdamW by group (S5 reference, `create_train_state`) for the parameters of a model."""
+    roles = parameter_roles(model)
     lr, ssm_lr = schedule(config.lr, config), schedule(config.ssm_lr, config)
     groups = {
         "ssm": optax.adam(ssm_lr),
         "ssm_decay": optax.adamw(ssm_lr, weight_decay=config.weight_decay),
         "regular": optax.adamw(lr, weight_decay=config.weight_decay),
     }
-    return optax.multi_transform(groups, lambda params: label(params, config))
+    return optax.multi_transform(groups, lambda params: label(params, config, roles))

@@ -3,7 +3,9 @@ and the log of its training."""
 
 from pathlib import Path
 
+from aire import serialization
 from aire.errors import UserError
+from aire.models import Classifier
 
 _FOLDER = Path(__file__).parent
 
@@ -17,3 +19,8 @@ def path(name: str) -> Path:
     if name not in names():
         raise UserError(f"no model {name!r} in the zoo, which has {names()}; train it with --config.init=scratch")
     return _FOLDER / f"{name}.safetensors"
+
+
+def load(name: str) -> Classifier:
+    """A model, in evaluation mode; raises UserError with the names there are."""
+    return serialization.load(path(name))

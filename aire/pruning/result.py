@@ -1,0 +1,122 @@
+"""What pruning gives back: the smaller model, what was cut, and a report of every layer."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.typing import ArrayLike
+
+from aire.pruning import scores
+from aire.pruning.surgery import Cut, apply
+from aire.report import tables
+from aire.ssm import Modes, layers
+
+
+class Change(NamedTuple):
+    """A number before and after the cut."""
+
+    before: int
+    after: int
+
+    @classmethod
+    def total(cls, changes: Iterable["Change"]) -> "Change":
+        before, after = zip(*changes, strict=True)
+        return cls(sum(before), sum(after))
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerReport:
+    """One layer before and after a cut.
+
+    Attributes:
+        path: of the layer in the model.
+        states: stored states.
+        energy_kept: share of the layer's AIRE energy in the states that stay.
+        parameters: trainable numbers of the layer itself.
+    """
+
+    path: str
+    states: Change
+    energy_kept: float
+    parameters: Change
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneResult:
+    """What `prune` gives back.
+
+    Attributes:
+        model: the smaller model.
+        cut: what was cut, with the readouts that a refit replaced.
+        scores: per layer path, the normalised scores that the selection compared.
+        layers: one report per layer.
+        parameters: of the model.
+    """
+
+    model: nnx.Module
+    cut: Cut
+    scores: Mapping[str, Array]
+    layers: list[LayerReport]
+    parameters: Change
+
+    @property
+    def keep(self) -> Mapping[str, ArrayLike]:
+        """Per layer path, bool (n_states,)."""
+        return self.cut.keep
+
+    @property
+    def states(self) -> Change:
+        """Stored states of the model."""
+        return Change.total(layer.states for layer in self.layers)
+
+    def summary(self) -> str:
+        """A table: per layer the states before and after, the share of energy kept, and the parameters; totals."""
+        rows = [("layer", "states", "cut", "energy kept", "parameters")]
+        for r in self.layers:
+            rows.append((r.path or "(model)", *_states(r.states), f"{r.energy_kept:.2%}", _arrow(r.parameters)))
+        in_layers = Change.total(layer.parameters for layer in self.layers)
+        rows.append(("all layers", *_states(self.states), "", _arrow(in_layers)))
+        rows.append(("whole model", "", "", "", _arrow(self.parameters)))
+        return tables.text(rows)
+
+
+def _arrow(change: Change) -> str:
+    return f"{change.before:,} → {change.after:,}"
+
+
+def _states(change: Change) -> tuple[str, str]:
+    share = f"{1 - change.after / change.before:.1%}" if change.before else "0.0%"
+    return f"{change.before} → {change.after}", share
+
+
+def result_of(
+    model: nnx.Module, modes: Mapping[str, Modes], state_scores: Mapping[str, Array], cut: Cut
+) -> PruneResult:
+    """Apply a cut and report it."""
+    smaller = apply(model, cut)
+    before, after = layers(model), layers(smaller)
+    reports = [
+        LayerReport(
+            path,
+            Change(layer.n_states, after[path].n_states),
+            _energy_kept(modes[path], cut.keep[path]),
+            Change(count_parameters(layer), count_parameters(after[path])),
+        )
+        for path, layer in before.items()
+    ]
+    return PruneResult(smaller, cut, state_scores, reports, Change(count_parameters(model), count_parameters(smaller)))
+
+
+def _energy_kept(modes: Modes, keep: ArrayLike) -> float:
+    energies = np.where(np.asarray(modes.margin) > 0, scores.get("aire")(modes), 0)
+    total = energies.sum()
+    return float(energies[np.asarray(keep)].sum() / total) if total else 1.0
+
+
+def count_parameters(module: nnx.Module) -> int:
+    """Trainable real numbers of a module."""
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))

@@ -1,0 +1,89 @@
+"""The kinds of state space layer: all that the rest of the code asks about a kind is in its entry here."""
+
+import dataclasses
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+from aire.errors import UserError
+from aire.ssm.base import StateSpaceLayer
+from aire.ssm.s4d import S4D, S4DConfig
+from aire.ssm.s5 import S5, S5Config
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerKind:
+    """One kind of layer.
+
+    Attributes:
+        config: its options, a frozen dataclass whose field `kind` has the kind's name as default.
+        layer: its class. Called as layer(d_model, n_states, config, rngs=rngs). The class says which arrays belong to
+            states and what each parameter is to the optimiser.
+        norm_epsilon: of the layer norm in its block; the default of its reference's framework.
+        per_channel: whether a config's `states` are those of each channel instead of the whole layer.
+        block: the module around it, as "package.module:Class", called as Block(model_config, n_states, rngs=rngs).
+        importer: the function that reads its reference's checkpoints, as "package.module:function", called as
+            function(path, model_config); None where there is none. Both are imported when used, because they import
+            this package.
+    """
+
+    config: type
+    layer: type[StateSpaceLayer]
+    norm_epsilon: float = 1e-6
+    per_channel: bool = False
+    block: str = "aire.models:Block"
+    importer: str | None = None
+
+    def n_states(self, states: int, d_model: int) -> int:
+        """Stored states of a layer, from a config's `states` and `d_model`."""
+        return states * d_model if self.per_channel else states
+
+    def describe_states(self, states: int) -> str:
+        """A config's `states` in words."""
+        return f"{states} states per channel" if self.per_channel else f"{states} states"
+
+    def make_block(self, config: Any, n_states: int, **options: Any) -> Any:
+        """The block with a layer of this kind."""
+        return pkgutil.resolve_name(self.block)(config, n_states, **options)
+
+
+KINDS: dict[str, LayerKind] = {
+    "s5": LayerKind(S5Config, S5, norm_epsilon=1e-6, importer="aire.convert.s5:from_checkpoint"),
+    "s4d": LayerKind(S4DConfig, S4D, norm_epsilon=1e-5, per_channel=True, importer="aire.convert.s4d:from_checkpoint"),
+}
+
+
+def register(kind: LayerKind) -> None:
+    """Add a kind of layer under the name that its config has as `kind`. A second one of that name replaces the first.
+
+    Raises:
+        UserError: the config has no such field, or the layer is no `StateSpaceLayer`.
+    """
+    name = next((f.default for f in dataclasses.fields(kind.config) if f.name == "kind"), None)
+    if not isinstance(name, str):
+        raise UserError(f"{kind.config.__name__} has no field `kind` with the kind's name as default")
+    if not issubclass(kind.layer, StateSpaceLayer):
+        raise UserError(f"{kind.layer.__name__} is no aire.ssm.StateSpaceLayer")
+    KINDS[name] = kind
+
+
+def kind_of(config: Any) -> LayerKind:
+    """The entry of a layer's options. Raises UserError with the names there are."""
+    return _get(getattr(config, "kind", None))
+
+
+def ssm_config(fields: Mapping[str, Any]) -> Any:
+    """A layer's options from a mapping that names their kind; without a kind they are of S5.
+
+    Raises:
+        UserError: an unknown kind, or what the kind's options raise.
+    """
+    options = dict(fields)
+    kind = _get(options.pop("kind", "s5"))  # files from before there was S4D name none
+    return kind.config(**options)
+
+
+def _get(name: Any) -> LayerKind:
+    if name not in KINDS:
+        raise UserError(f"ssm.kind={name!r}: expected one of {sorted(KINDS)}")
+    return KINDS[name]
