@@ -86,6 +86,11 @@ def test_batch_holds_the_rows_of_its_examples():
         assert batch[name].shape[0] == 4
 
 
+def test_batches_have_no_end_to_iterate_to():
+    with pytest.raises(TypeError, match=r"Batches has no end: index it by step, batches\[step\]"):
+        next(iter(Batches(make_split(20), batch_size=4, seed=0)))
+
+
 def test_two_documents_stand_one_after_the_other_along_the_batch():
     x = np.arange(24, dtype=np.uint8).reshape(4, 2, 3)
     lengths = np.array([[1, 2], [3, 1], [2, 2], [1, 3]], np.int32)

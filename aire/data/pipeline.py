@@ -134,6 +134,10 @@ class Batches:
         order = _order(len(self.split), self.seed, epoch)[place * self.batch_size : (place + 1) * self.batch_size]
         return self.split.take(order[self.process_index :: self.process_count])
 
+    def __iter__(self) -> Iterator[Batch]:
+        # Without this, Python would call `__getitem__` until an IndexError, which never comes.
+        raise TypeError("Batches has no end: index it by step, batches[step]")
+
 
 # A whole epoch's order at once: Grain's shuffle, an index at a time, cost 4 % of a small model's step on one core.
 @functools.lru_cache(maxsize=2)
