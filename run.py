@@ -96,7 +96,8 @@ def keep_compiled(workdir: Path) -> None:
 
 def main() -> None:
     if "--help" in sys.argv or "-h" in sys.argv:
-        sys.exit(f"{__doc__}\nConfigs: {', '.join(config_names())}")
+        print(f"{__doc__}\nConfigs: {', '.join(config_names())}")
+        return
     try:
         run(sys.argv)
     except (UserError, flags.Error) as error:

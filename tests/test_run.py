@@ -209,8 +209,11 @@ def test_compiled_programs_are_kept_in_the_work_folder_unless_the_user_says_wher
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_help_names_the_configs(data, tmp_path):
-    assert "lra_listops_prune" in run("--help", data=data, workdir=tmp_path).stderr
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_names_the_configs(flag, data, tmp_path):
+    result = run(flag, data=data, workdir=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "lra_listops_prune" in result.stdout and "--config=NAME" in result.stdout
 
 
 ALONE = tuple(name for name in SECTIONS if not name.startswith("reference"))  # those need clones of the references
