@@ -93,7 +93,7 @@ def announce(config: ConfigDict, methods: Sequence[str], workdir: Path, data_dir
     """Say what will be done before anything slow starts."""
     m, p = config.model, config.prune
     origins = {"zoo": "the trained one of the zoo", "scratch": f"trained here, {config.train.epochs} epochs"}
-    origin = origins.get(config.init, config.init)
+    origin = origins.get(config.init, config.init.replace("{runs}", str(workdir.parent)))
     states = f"{m.states} states" + " per channel" * (m.ssm.kind == "s4d")
     print(
         f"{config.name}: prune a trained model, choose on validation, test once\n"

@@ -40,7 +40,7 @@ def obtain_model(config: ConfigDict, task: Task, workdir: Path) -> tuple[Classif
     expected = model_config(config.model, task)
     if config.init == "scratch":
         return _train(config, expected, task, workdir)
-    path = zoo.path(config.name) if config.init == "zoo" else Path(config.init)
+    path = zoo.path(config.name) if config.init == "zoo" else Path(config.init.replace("{runs}", str(workdir.parent)))
     if path.suffix != ".safetensors":
         return convert.from_file(path, expected), f"imported from {path}"
     model = run_as(aire.load(path), step_rescale=expected.ssm.step_rescale, dtype=expected.dtype)
