@@ -1,5 +1,6 @@
 """What the papers' tables lack: the commands, in order; failures; jobs. Real runs where they take seconds."""
 
+import dataclasses
 import fcntl
 import json
 import subprocess
@@ -153,6 +154,12 @@ def test_the_command_holds_the_lock_whatever_becomes_of_the_one_that_started_it(
 def test_an_unwritable_folder_is_a_failure_like_others(tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot write" in missing_runs.run_job((stub(tmp_path / "file" / "run", WRITES),))
+
+
+def test_a_command_that_cannot_start_is_not_a_full_disk(tmp_path):
+    job = (dataclasses.replace(stub(tmp_path / "run", WRITES), command=(str(tmp_path / "nowhere"),)),)
+    reason = f"cannot run {tmp_path / 'nowhere'}: No such file or directory"
+    assert missing_runs.run_job(job) == reason
 
 
 def test_a_cluster_needs_submitit(tmp_path, monkeypatch):
