@@ -154,7 +154,7 @@ def submit(jobs: Sequence[Job], config: ConfigDict, logs: Path) -> list[str]:
     try:
         import submitit
     except ImportError as error:
-        raise UserError(f"cluster={config.cluster!r} needs submitit: pip install aire[cluster]") from error
+        raise UserError(f"cluster={config.cluster!r} needs submitit: pip install submitit") from error
     asked = {key: value for key, value in config.jobs.items() if value}
     try:
         executor = submitit.AutoExecutor(folder=logs, cluster=config.cluster)

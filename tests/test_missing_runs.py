@@ -164,7 +164,7 @@ def test_a_command_that_cannot_start_is_not_a_full_disk(tmp_path):
 
 def test_a_cluster_needs_submitit(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(UserError, match=r"cluster='local' needs submitit: pip install aire\[cluster\]"):
+    with pytest.raises(UserError, match=r"cluster='local' needs submitit: pip install submitit"):
         missing_runs.run(config(cluster="local"), tmp_path, tmp_path)
 
 
