@@ -2,6 +2,8 @@
 
     python run.py --config=NAME[:variant,variant] [--config.key=value …] [--workdir=FOLDER] [--data_dir=FOLDER]
 
+Installed, the command `aire` does the same from any folder.
+
 NAME is a file in configs/. Results go to --workdir (default: the run's name under $AIRE_WORKDIR or ./runs), prepared
 datasets to --data_dir (default: $AIRE_DATA_DIR or ./data).
 """
@@ -9,7 +11,11 @@ datasets to --data_dir (default: $AIRE_DATA_DIR or ./data).
 import os
 import sys
 
-if __name__ == "__main__" and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+if (
+    (__name__ == "__main__" or os.path.basename(sys.argv[0]) == "aire")  # the installed command imports this file
+    and sys.platform == "linux"
+    and "GLIBC_TUNABLES" not in os.environ
+):
     # XLA takes a step's temporary memory anew each time, which costs a fraction in huge pages (section "pages" of
     # --config=speed measures it). Glibc reads this once, when a process starts, so it starts again.
     os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
@@ -96,7 +102,8 @@ def keep_compiled(workdir: Path) -> None:
 
 def main() -> None:
     if "--help" in sys.argv or "-h" in sys.argv:
-        sys.exit(f"{__doc__}\nConfigs: {', '.join(config_names())}")
+        print(f"{__doc__}\nConfigs: {', '.join(config_names())}")
+        return
     try:
         run(sys.argv)
     except (UserError, flags.Error) as error:

@@ -48,7 +48,21 @@ batch_norm.defvjp(_batch_norm_fwd, _batch_norm_bwd)
 
 
 class BatchNorm(nnx.BatchNorm):
-    """Flax's batch norm over all axes but the last, by `batch_norm` in training."""
+    """Flax's batch norm over all axes but the last, by `batch_norm` in training.
+
+    It takes only those of Flax's options that `batch_norm` honours.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        momentum: float = 0.99,
+        epsilon: float = 1e-5,
+        dtype: jax.typing.DTypeLike | None = None,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(num_features, momentum=momentum, epsilon=epsilon, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         if self.use_running_average:

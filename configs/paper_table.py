@@ -6,7 +6,7 @@
     python run.py --config=paper_table --config.run=missing        first trains and prunes what is missing
     … --config.size=small --config.seeds="(0,1,2)" --config.layers="('s5',)" --config.tasks="('lra_listops',)"
     … --config.folders.lra_retrieval=FOLDER                        a task's files, where they are not fetched
-    … --config.cluster=slurm --config.jobs.slurm_partition=NAME    each task as one job: `pip install aire[cluster]`
+    … --config.cluster=slurm --config.jobs.slurm_partition=NAME    each task as one job: `pip install submitit`
 
 Runs of both kinds count: NAME_prune and compare_methods. What a run is of is read from the config saved in it.
 

@@ -12,7 +12,8 @@ here. The paper has no row for S4D; its settings here are those of the S4 refere
     python run.py --config=speech_commands_prune:smoke     for tests
 
 `8khz` takes every second sample, doubles the time steps (step_rescale = 2), and loads what the same command without it
-trained, runs/NAME/model.safetensors; from elsewhere: `--config.init=FILE`, such as a model that was pruned at 16 kHz.
+trained: NAME/model.safetensors beside its own work folder, so in $AIRE_WORKDIR or ./runs unless --workdir says
+otherwise. From elsewhere: `--config.init=FILE`, such as a model that was pruned at 16 kHz.
 
 Without a network: speech_commands_v0.02.tar.gz by other means, packed or unpacked, and `--config.data.folder=FOLDER`.
 """
@@ -73,7 +74,7 @@ def smoke(config: ConfigDict) -> None:
 
 def half_rate(config: ConfigDict) -> None:
     """Every second sample for the model trained on all of them."""
-    config.init = f"runs/{config.name}/model.safetensors"
+    config.init = f"{{runs}}/{config.name}/model.safetensors"  # {runs}: the folder that holds the run's own work folder
     config.name += "_8khz"
     config.data.sample_every *= 2
     config.model.ssm.step_rescale *= 2

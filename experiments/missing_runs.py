@@ -117,8 +117,10 @@ def run_job(job: Job) -> str:
     """Run what is not finished yet; returns the last line of the first error, "" where all went well."""
     for run in job:
         try:
-            # A second process may be at it: another such command, or what a killed one left running.
-            with writing(run.folder), locked(run.folder, f"runs {run.folder.name}") as lock:
+            with contextlib.ExitStack() as held:
+                # A second process may be at it: another such command, or what a killed one left running.
+                with writing(run.folder):
+                    lock = held.enter_context(locked(run.folder, f"runs {run.folder.name}"))
                 reason = "" if is_finished(run, saved_runs.find(run.folder)[0]) else execute(run.command, lock)
         except UserError as error:
             reason = str(error)
@@ -132,7 +134,11 @@ def execute(command: Sequence[str], lock: IO[str]) -> str:
     print(f"\n{shlex.join(command)}", flush=True)
     last = "it says nothing"
     options = {"stderr": subprocess.PIPE, "text": True, "errors": "replace", "pass_fds": [lock.fileno()]}
-    with subprocess.Popen(command, cwd=_ROOT, **options) as process:
+    try:
+        process = subprocess.Popen(command, cwd=_ROOT, **options)
+    except OSError as error:
+        return f"cannot run {command[0]}: {error.strerror}"
+    with process:
         for line in process.stderr:
             print(line, end="", file=sys.stderr, flush=True)
             last = line.strip() or last
@@ -148,7 +154,7 @@ def submit(jobs: Sequence[Job], config: ConfigDict, logs: Path) -> list[str]:
     try:
         import submitit
     except ImportError as error:
-        raise UserError(f"cluster={config.cluster!r} needs submitit: pip install aire[cluster]") from error
+        raise UserError(f"cluster={config.cluster!r} needs submitit: pip install submitit") from error
     asked = {key: value for key, value in config.jobs.items() if value}
     try:
         executor = submitit.AutoExecutor(folder=logs, cluster=config.cluster)

@@ -35,13 +35,14 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The commit, marked where tracked files were changed since; "unknown" outside a Git checkout."""
+    """The commit, marked where tracked files were changed since; "unknown" where this file is not in Git."""
     folder = Path(__file__).parent
 
     def git(*args: str) -> str:
         return subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy may lie in another repository
         return git("rev-parse", "HEAD") + (" (with changes)" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

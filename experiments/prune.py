@@ -96,10 +96,10 @@ def announce(config: ConfigDict, methods: Sequence[str], workdir: Path, data_dir
     """Say what will be done before anything slow starts."""
     m, p = config.model, config.prune
     origins = {"zoo": "the trained one of the zoo", "scratch": f"trained here, {config.train.epochs} epochs"}
-    origin = origins.get(config.init, config.init)
+    origin = origins.get(config.init, config.init.replace("{runs}", str(workdir.parent)))
     states = kind_of(m.ssm).describe_states(m.states)
-    calibrated = [method for method in methods if get_method(method).needs_calibration]
-    calibration = f"\n  inputs  {p.calibration.examples} training examples, without labels, for {', '.join(calibrated)}"
+    calibrated = ", ".join(method for method in methods if get_method(method).needs_calibration)
+    calibration = f"\n  inputs  {p.calibration.examples} training examples, without labels, for {calibrated}"
     print(
         f"{config.name}: prune a trained model, choose on validation, test once\n"
         f"  data    {config.data.task}, prepared once in {data_dir}\n"

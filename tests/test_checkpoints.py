@@ -113,6 +113,17 @@ def test_best_without_scores_is_newest(tmp_path):
         assert store.restore_best(make_state(0))[0] == 2
 
 
+def test_the_filter_of_orbaxs_tracebacks_goes_with_the_last_store(tmp_path):
+    absl = logging.getLogger("absl")
+    before = list(absl.filters)
+    first, second = (Checkpoints(tmp_path / name, fingerprint=SETTINGS) for name in "ab")
+    assert len(absl.filters) > len(before)
+    first.close()
+    assert len(absl.filters) > len(before)  # the second still needs it
+    second.close()
+    assert absl.filters == before
+
+
 def test_step_saved_twice_is_refused(tmp_path):
     with Checkpoints(tmp_path, fingerprint=SETTINGS) as store:
         store.save(1, make_state(1), {})

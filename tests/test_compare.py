@@ -14,10 +14,10 @@ from flax import nnx
 import aire
 from aire.data.pipeline import Split
 from aire.errors import UserError
+from aire.pruning import Cut
 from aire.pruning.methods import METHODS
 from aire.training.evaluate import Evaluation, make_evaluator
 from configs import compare_methods
-from aire.pruning import Cut
 from experiments.compare import check_models
 from experiments.compare_report import mean_spread
 from experiments.evaluations import CutEvaluator, EvaluationFile

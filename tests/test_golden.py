@@ -102,7 +102,7 @@ def test_training_agrees(case):
 
     model = import_model(case, "init/", prenorm=True)
     model.train()
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, model)
     state = init_state(model, optimizer, jax.random.key(0))
     train_step = make_train_step(split_model(model)[0], optimizer)
     losses = []

@@ -1,5 +1,6 @@
 """What the papers' tables lack: the commands, in order; failures; jobs. Real runs where they take seconds."""
 
+import dataclasses
 import fcntl
 import json
 import subprocess
@@ -155,9 +156,15 @@ def test_an_unwritable_folder_is_a_failure_like_others(tmp_path):
     assert "cannot write" in missing_runs.run_job((stub(tmp_path / "file" / "run", WRITES),))
 
 
+def test_a_command_that_cannot_start_is_not_a_full_disk(tmp_path):
+    job = (dataclasses.replace(stub(tmp_path / "run", WRITES), command=(str(tmp_path / "nowhere"),)),)
+    reason = f"cannot run {tmp_path / 'nowhere'}: No such file or directory"
+    assert missing_runs.run_job(job) == reason
+
+
 def test_a_cluster_needs_submitit(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(UserError, match=r"cluster='local' needs submitit: pip install aire\[cluster\]"):
+    with pytest.raises(UserError, match=r"cluster='local' needs submitit: pip install submitit"):
         missing_runs.run(config(cluster="local"), tmp_path, tmp_path)
 
 

@@ -10,8 +10,8 @@ import pytest
 from flax import nnx
 
 from aire.errors import UserError
-from aire.models import ACTIVATIONS, Block, ModelConfig, pool, ssm_config
-from aire.ssm import S4DConfig, S4DLayer, S5Config
+from aire.models import ACTIVATIONS, Block, ModelConfig, pool
+from aire.ssm import S4DConfig, S4DLayer, S5Config, ssm_config
 from aire.weights import fill_model, get_arrays
 
 TOKENS = np.random.default_rng(0).integers(0, 20, (4, 12))

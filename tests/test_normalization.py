@@ -51,7 +51,26 @@ def test_running_statistics_and_their_use():
     for name in ("mean", "var"):
         np.testing.assert_allclose(getattr(ours, name)[...], getattr(flax, name)[...], rtol=1e-6)
     ours.eval(), flax.eval()
-    np.testing.assert_allclose(ours(x), flax(x), rtol=1e-6)
+    np.testing.assert_allclose(ours(x), flax(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"use_scale": False}, {"use_bias": False}, {"axis_name": "batch"}, {"axis": 0}, {"use_running_average": True}],
+)
+def test_options_that_it_does_not_support_are_refused(options):
+    with pytest.raises(TypeError, match=next(iter(options))):
+        BatchNorm(5, rngs=nnx.Rngs(0), **options)
+
+
+def test_a_mask_is_refused():
+    with pytest.raises(TypeError, match="mask"):
+        made(BatchNorm, "float32")(jnp.ones((8, 5)), mask=jnp.ones((8, 1), bool))
+
+
+def test_its_defaults_are_flaxs():
+    ours, flax = (kind(5, rngs=nnx.Rngs(0)) for kind in (BatchNorm, nnx.BatchNorm))
+    assert (ours.momentum, ours.epsilon, ours.dtype) == (flax.momentum, flax.epsilon, flax.dtype)
 
 
 def test_a_constant_feature_has_no_gradient():

@@ -18,7 +18,8 @@ from aire.data.contours import DESIGNS, Picture, draw
 from aire.data.pathfinder import Generated, Release, load, read_list
 from aire.data.pipeline import Batches
 from aire.errors import UserError
-from aire.models import Classifier, ModelConfig, ssm_config
+from aire.models import Classifier, ModelConfig
+from aire.ssm import ssm_config
 from aire.training.optimizer import OptimizerConfig, make_optimizer
 from aire.training.step import init_state, make_train_step, split_model
 
@@ -205,7 +206,7 @@ def training_step(batch: dict) -> float:
     """The loss of a small S5 model, that of its first step."""
     config = ModelConfig(1, 4, 2, (4,), ssm_config({"kind": "s5", "blocks": 1, "bidirectional": True}))
     model = Classifier(config, rngs=nnx.Rngs(0))
-    optimizer = make_optimizer(OptimizerConfig(0.01, 0.01, 0.01, "standard", 0, 1))
+    optimizer = make_optimizer(OptimizerConfig(0.01, 0.01, 0.01, "standard", 0, 1), model)
     state = init_state(model, optimizer, jax.random.key(0))
     _, metrics = make_train_step(split_model(model)[0], optimizer)(state, batch)
     return float(metrics["loss"])

@@ -82,7 +82,7 @@ def train_one_step(config, folder, data_dir, batch_size):
     model.train()
     functions, params, _ = split_model(model)
     before = jax.tree.map(np.array, params)
-    optimizer = make_optimizer(TrainConfig(**config.train.to_dict()).optimizer(10))
+    optimizer = make_optimizer(TrainConfig(**config.train.to_dict()).optimizer(10), model)
     batch = Batches(task.splits["train"], batch_size=batch_size, seed=0)[0]
     state, metrics = make_train_step(functions, optimizer)(init_state(model, optimizer, jax.random.key(0)), batch)
     return task, before, state["params"], metrics

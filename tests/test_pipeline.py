@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from aire.data.pipeline import Batches, Split, evaluation_batches, pad, steps_per_epoch
 from aire.errors import UserError
+from aire.models import Classifier, ModelConfig
+from aire.ssm import S5Config
 
 
 def make_split(n: int) -> Split:
@@ -35,6 +38,39 @@ def test_pad_names_the_first_sequence_that_is_too_long():
         pad(sequences, [0] * 4, 4, name="test")
 
 
+@pytest.mark.parametrize(
+    ("largest", "dtype"), [(255, np.uint8), (256, np.uint16), (65_535, np.uint16), (65_536, np.uint32)]
+)
+def test_pad_takes_the_smallest_dtype_that_holds_the_tokens(largest, dtype):
+    split = pad([np.array([1, largest]), np.array([2])], [0, 0], 3, name="train")
+    np.testing.assert_array_equal(split.x, np.array([[1, largest, 0], [2, 0, 0]], dtype), strict=True)
+    assert split.holds_tokens
+
+
+def test_pad_of_sequences_without_tokens():
+    split = pad([np.array([], np.int64)] * 2, [0, 1], 3, name="train")
+    np.testing.assert_array_equal(split.x, np.zeros((2, 3), np.uint8), strict=True)
+
+
+def test_pad_names_the_example_of_a_negative_token():
+    sequences = [np.array([1, 2]), np.array([], int), np.array([3]), np.array([4, -1]), np.array([-2])]
+    with pytest.raises(UserError, match="split 'test', example 3: token -1 is negative; expected 0 or more"):
+        pad(sequences, [0] * 5, 4, name="test")
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.int32])
+def test_a_model_takes_tokens_above_255(dtype):
+    """The logits are those of the one-hot vectors written out."""
+    config = ModelConfig(300, 4, 2, (4,), S5Config(blocks=1))
+    model = Classifier(config, rngs=nnx.Rngs(0))
+    model.eval()
+    tokens = np.array([[1, 299, 256]], dtype)
+    split = Split(tokens, np.array([3], np.int32), np.zeros(1, np.int32))
+    batch = split.take(np.array([0]))
+    expected = model(np.eye(300, dtype=np.float32)[tokens], batch["lengths"])
+    np.testing.assert_allclose(model(batch["x"], batch["lengths"]), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_split_needs_as_many_labels_as_inputs():
     with pytest.raises(UserError, match="2 inputs, 2 lengths and 3 labels"):
         Split(np.zeros((2, 4), np.uint8), np.zeros(2, np.int32), np.zeros(3, np.int32))
@@ -48,6 +84,11 @@ def test_batch_holds_the_rows_of_its_examples():
     for name in batch:
         np.testing.assert_array_equal(batch[name], getattr(split, name)[rows], strict=True)
         assert batch[name].shape[0] == 4
+
+
+def test_batches_have_no_end_to_iterate_to():
+    with pytest.raises(TypeError, match=r"Batches has no end: index it by step, batches\[step\]"):
+        next(iter(Batches(make_split(20), batch_size=4, seed=0)))
 
 
 def test_two_documents_stand_one_after_the_other_along_the_batch():

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from listops_data import TINY, sequences, vary
+from tensorflow_datasets.core.utils import tqdm_utils
 
 from aire.data.listops import load
 from aire.errors import UserError
@@ -25,6 +27,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     (dataset,) = folder.glob("list_ops/*")
     files = {str(path.relative_to(dataset)): path for path in dataset.rglob("*") if path.is_file()}
     return {name: path.read_bytes() for name, path in files.items() if name != "lock"}
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_bars_of_tfds_stay_as_the_user_had_them(shown, tmp_path):
+    tfds.display_progress_bar(shown)
+    try:
+        load(tmp_path, TINY, length=32)
+        assert tqdm_utils._active == shown
+    finally:
+        tfds.enable_progress_bar()
 
 
 def test_killed_while_preparing(tmp_path):

@@ -1,16 +1,56 @@
 """The project's files agree with each other."""
 
+import importlib
 import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
-def test_requirements_and_project_file_agree():
-    lines = (re.sub(r"\s*#.*", "", line) for line in (ROOT / "requirements.txt").read_text().splitlines())
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert sorted(filter(None, lines)) == sorted(project["dependencies"] + project["optional-dependencies"]["dev"])
+@pytest.fixture(scope="module")
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def requirements(text: str) -> list[str]:
+    """The sorted lines of a part of requirements.txt, without comments."""
+    lines = (re.sub(r"\s*#.*", "", line) for line in text.splitlines())
+    return sorted(filter(None, lines))
+
+
+def test_requirements_and_project_file_agree(project):
+    needed, development = (ROOT / "requirements.txt").read_text().split("# Development\n")
+    assert requirements(needed) == sorted(project["project"]["dependencies"])
+    assert requirements(development) == sorted(project["project"]["optional-dependencies"]["dev"])
+
+
+def test_the_distributions_name_is_not_somebody_elses(project):
+    """`aire` on PyPI is another package."""
+    assert project["project"]["name"] == "aire-prune"
+
+
+def test_the_installed_command_is_there_with_all_that_it_imports(project):
+    module, function = project["project"]["scripts"]["aire"].split(":")
+    assert callable(getattr(importlib.import_module(module), function))
+    setuptools = project["tool"]["setuptools"]
+    assert setuptools["py-modules"] == [module]
+    assert setuptools["packages"]["find"]["include"] == ["aire*", "configs*", "experiments*"]
+    for package in ("aire", "configs", "experiments"):
+        folders = {path.parent for path in (ROOT / package).rglob("*.py")}
+        assert all((folder / "__init__.py").exists() for folder in folders)  # else it is left out
+
+
+def test_files_that_are_not_code_are_installed_too(project):
+    data = project["tool"]["setuptools"]["package-data"]
+    for package in ("aire", "configs", "experiments"):
+        for path in (ROOT / package).rglob("*"):
+            if path.is_file() and path.suffix not in (".py", ".pyc") and "results" not in path.parts:
+                patterns = data.get(".".join(path.parent.relative_to(ROOT).parts), [])
+                assert any(path.match(pattern) for pattern in patterns), path
+    assert (ROOT / "aire" / "py.typed").exists()
 
 
 def test_the_readme_names_every_config():

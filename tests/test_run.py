@@ -209,8 +209,22 @@ def test_compiled_programs_are_kept_in_the_work_folder_unless_the_user_says_wher
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_help_names_the_configs(data, tmp_path):
-    assert "lra_listops_prune" in run("--help", data=data, workdir=tmp_path).stderr
+@pytest.mark.skipif(sys.platform != "linux", reason="only there are huge pages asked for")
+@pytest.mark.parametrize(("name", "pages"), [("aire", "glibc.malloc.hugetlb=1"), ("theirs", "None")])
+def test_the_installed_command_asks_for_huge_pages_as_run_does_and_an_import_does_not(name, pages, tmp_path):
+    script = tmp_path / name
+    script.write_text("import os, run; print(os.environ.get('GLIBC_TUNABLES'))")
+    environment = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
+    environment["PYTHONPATH"] = str(ROOT)
+    result = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=100)
+    assert result.stdout == f"{pages}\n", result.stderr
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_names_the_configs(flag, data, tmp_path):
+    result = run(flag, data=data, workdir=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "lra_listops_prune" in result.stdout and "--config=NAME" in result.stdout
 
 
 ALONE = tuple(name for name in SECTIONS if not name.startswith("reference"))  # those need clones of the references

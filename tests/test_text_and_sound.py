@@ -77,8 +77,18 @@ def test_at_another_rate_two_steps_are_one(name):
 
 def test_the_variant_8khz_loads_what_the_rest_of_the_command_trained():
     config = configured("speech_commands", "8khz,s4d")
-    assert config.init == "runs/speech_commands_s4d/model.safetensors" and config.name == "speech_commands_s4d_8khz"
+    assert config.init == "{runs}/speech_commands_s4d/model.safetensors" and config.name == "speech_commands_s4d_8khz"
     assert (config.data.sample_every, config.model.ssm.step_rescale) == (2, 2.0)
+
+
+def test_the_variant_8khz_finds_the_model_beside_its_own_work_folder(folders, data_dir, tmp_path):
+    """Wherever that is: the error names the place, and so does what is announced."""
+    command = [sys.executable, "run.py", "--config=speech_commands_prune:smoke,8khz", f"--data_dir={data_dir}"]
+    command += [f"--config.data.folder={folders['speech_commands']}", f"--workdir={tmp_path / 'half'}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    model = tmp_path / "speech_commands_smoke" / "model.safetensors"
+    assert f"error: no model file at {model}" in result.stderr
+    assert f"features: {model}\n" in result.stdout
 
 
 # Preparing -----------------------------------------------------------------------------------------------------------

@@ -61,8 +61,11 @@ class Split:
 def pad(sequences: Sequence[np.ndarray], labels: Sequence[int], length: int, *, name: str) -> Split:
     """A split from token sequences (L_i,) of different lengths, padded with 0 to `length`.
 
+    Its tokens have the smallest unsigned dtype that holds the largest of them.
+
     Raises:
-        UserError: a sequence is longer than `length`; `name` is the split's name in the message.
+        UserError: a sequence is longer than `length`, or a token is negative; `name` is the split's name in the
+            message.
     """
     lengths = np.fromiter(map(len, sequences), np.int32, len(sequences))
     if len(lengths) and lengths.max() > length:
@@ -71,9 +74,13 @@ def pad(sequences: Sequence[np.ndarray], labels: Sequence[int], length: int, *, 
             f"split {name!r}, example {first}: {lengths[first]} tokens are more than the length {length}; "
             f"the longest of the split has {lengths.max()}: set the length to at least that, or shorten the sequences"
         )
-    x = np.zeros((len(sequences), length), np.uint8)
-    if len(sequences):
-        x[np.arange(length) < lengths[:, None]] = np.concatenate(sequences)  # the mask is read row by row
+    tokens = np.concatenate(sequences) if lengths.any() else np.zeros(0, np.uint8)
+    if tokens.min(initial=0) < 0:
+        place = int(np.argmax(tokens < 0))
+        example = int(np.searchsorted(np.cumsum(lengths), place, side="right"))
+        raise UserError(f"split {name!r}, example {example}: token {tokens[place]} is negative; expected 0 or more")
+    x = np.zeros((len(sequences), length), np.min_scalar_type(int(tokens.max(initial=0))))
+    x[np.arange(length) < lengths[:, None]] = tokens  # the mask is read row by row
     return Split(x, lengths, np.asarray(labels, np.int32))
 
 
@@ -126,6 +133,10 @@ class Batches:
         epoch, place = divmod(step, steps_per_epoch(self.split, self.batch_size))
         order = _order(len(self.split), self.seed, epoch)[place * self.batch_size : (place + 1) * self.batch_size]
         return self.split.take(order[self.process_index :: self.process_count])
+
+    def __iter__(self) -> Iterator[Batch]:
+        # Without this, Python would call `__getitem__` until an IndexError, which never comes.
+        raise TypeError("Batches has no end: index it by step, batches[step]")
 
 
 # A whole epoch's order at once: Grain's shuffle, an index at a time, cost 4 % of a small model's step on one core.

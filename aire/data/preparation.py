@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 import tensorflow_datasets as tfds
 from absl import logging
 from google.protobuf.json_format import ParseError
+from tensorflow_datasets.core.utils import tqdm_utils
 
 from aire.errors import UserError
 from aire.files import locked, reading, writing
@@ -147,11 +148,11 @@ def _damaged(folder: Path, error: Exception) -> UserError:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without TFDS's bars, which show paths, and its warning that a builder's configuration is our own."""
-    verbosity = logging.get_verbosity()
+    verbosity, bars = logging.get_verbosity(), tqdm_utils._active
     tfds.disable_progress_bar()
     logging.set_verbosity(logging.ERROR)
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
-        tfds.enable_progress_bar()
+        tfds.display_progress_bar(bars)

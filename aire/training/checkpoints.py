@@ -64,11 +64,12 @@ class Checkpoints:
             shutil.rmtree(self._unfinished, ignore_errors=True)
         _check_fingerprint(self.folder, fingerprint)
         self._scores: Scores = {s: _read_meta(self.folder / str(s))["score"] for s in self._steps() if self._is_good(s)}
-        logging.getLogger("absl").addFilter(_no_orbax_traceback)
         # Folders made asynchronously would keep Orbax's threads waiting for minutes where one cannot be made.
         options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
         self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler(), async_options=options)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._filter = _NoOrbaxTracebacks()
+        logging.getLogger("absl").addFilter(self._filter)
 
     def save(self, step: int, state: PyTree, meta: dict[str, Any], *, score: float | None = None) -> None:
         """Save in the background; on return `state` has been copied and may be donated or changed.
@@ -128,6 +129,7 @@ class Checkpoints:
         finally:
             self._worker.shutdown()
             self._orbax.close()
+            logging.getLogger("absl").removeFilter(self._filter)
 
     def __enter__(self) -> Self:
         return self
@@ -312,6 +314,8 @@ def _differences(stored: dict[str, str], given: dict[str, str], most: int = 8) -
     return "; ".join(words + [f"and {len(keys) - most} more"] * (len(keys) > most))
 
 
-def _no_orbax_traceback(record: logging.LogRecord) -> bool:
-    """A filter: Orbax logs every error of its threads with a traceback, though it also raises it, and we report it."""
-    return not (record.exc_info and "orbax" in record.pathname)
+class _NoOrbaxTracebacks(logging.Filter):
+    """Orbax logs every error of its threads with a traceback, though it also raises it, and we report it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and "orbax" in record.pathname)
