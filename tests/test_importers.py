@@ -264,7 +264,10 @@ def damaged_orbax(folder):
         (write_file("a.msgpack", b""), "is damaged or not a msgpack file of Flax: "),
         (write_file("a.msgpack", pickle.dumps(Bomb())), "is damaged or not a msgpack file of Flax: "),
         (write_file("checkpoint_3", pickle.dumps(Bomb())), "is damaged or not a msgpack file of Flax: "),
-        (write_file("a.pkl", pickle.dumps(Bomb())), "a.pkl: expected .* Pickles are not read, because they can run code"),
+        (
+            write_file("a.pkl", pickle.dumps(Bomb())),
+            "a.pkl: expected .* Pickles are not read, because they can run code",
+        ),
         (write_object_array, "model.npy: expected a .msgpack or checkpoint_N file of Flax, or a folder of Orbax"),
         (lambda folder: folder / "nowhere.msgpack", "no file or folder at .*nowhere.msgpack: expected a .msgpack"),
         (lambda folder: folder, r"is not a checkpoint of Orbax: expected one item, or params; found \[\]"),
@@ -308,7 +311,7 @@ def test_a_state_dict_of_another_architecture_is_refused(state_dict, message):
 
 def test_pytorch_files_want_an_s4d_config_and_pytorch(tmp_path, monkeypatch):
     (tmp_path / "model.pth").write_bytes(b"")
-    with pytest.raises(UserError, match="cannot import .*: expected a .msgpack or checkpoint_N file of Flax"):
+    with pytest.raises(UserError, match=r"cannot import .*: expected a .msgpack or checkpoint_N file of Flax"):
         convert.from_file(tmp_path / "model.pth", STATE_CONFIG)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match=r"needs PyTorch 2\.6 or newer: pip install torch"):
