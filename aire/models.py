@@ -194,9 +194,9 @@ class Classifier(nnx.Module):
         if options.retrieval:
             x, lengths = stack_documents(x, lengths)
         self._check(x, lengths)
-        x = self.encoder(jax.nn.one_hot(x.astype(jnp.int32), options.d_input) if x.ndim == 2 else x).astype(
-            options.dtype
-        )
+        if x.ndim == 2:  # int32, because `one_hot` counts in the dtype of the tokens: uint8 ends at 255
+            x = jax.nn.one_hot(x.astype(jnp.int32), options.d_input)
+        x = self.encoder(x).astype(options.dtype)
         for block in self.blocks:
             x = block(x, rngs)
         return self.decoder(pool(x.astype(jnp.float32), lengths, options.pooling))
