@@ -40,11 +40,17 @@ def two_stages(first: Callable[..., PyTree], second: Callable[..., Array]) -> Ca
 
 
 def after(value: Array, tree: PyTree) -> PyTree:
-    """The same arrays, but what is computed from them has to wait until `value` is there.
+    """Identity on `tree` that adds a data dependency on `value` (a scheduling barrier).
 
-    On a CPU it is added to them, times a zero that XLA cannot see through; elsewhere a barrier does it.
+    On a CPU it adds a zero that XLA cannot fold, because XLA drops barriers there before it schedules; on other
+    platforms it is a barrier.
     """
-    if jax.default_backend() != "cpu":
+
+    def add_zero(value: Array, tree: PyTree) -> PyTree:
+        zero = jnp.fmin(jnp.abs(value[(0,) * value.ndim]), 0)  # also of NaN and infinity
+        return jax.tree.map(lambda a: a + zero.astype(a.dtype), tree)
+
+    def barrier(value: Array, tree: PyTree) -> PyTree:
         return jax.lax.optimization_barrier((value, tree))[1]
-    zero = jnp.fmin(jnp.abs(value[(0,) * value.ndim]), 0)  # also of NaN and infinity
-    return jax.tree.map(lambda a: a + zero.astype(a.dtype), tree)
+
+    return jax.lax.platform_dependent(value, tree, cpu=add_zero, default=barrier)

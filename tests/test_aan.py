@@ -50,8 +50,8 @@ def test_the_release_itself_is_a_folder_too(tmp_path, below):
 
 def test_two_documents_to_a_batch(tmp_path):
     batch = load(tmp_path, Release(write(tmp_path)), length=9)["train"].take(np.array([1, 0]))
-    assert batch["lengths"].tolist() == [5, 7, 9, 6] and batch["y"].tolist() == [0, 1]
-    assert batch["x"].shape == (4, 9)
+    assert batch["lengths"].tolist() == [[5, 9], [7, 6]] and batch["y"].tolist() == [0, 1]
+    assert batch["x"].shape == (2, 2, 9)
 
 
 def test_changed_files_are_read_anew(tmp_path):

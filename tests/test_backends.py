@@ -1,4 +1,4 @@
-"""What is chosen by backend changes no result: whole models as an accelerator would run them, here on the CPU."""
+"""What is chosen by platform: no result depends on it, and it is that of the platform compiled for."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aire.ssm.scan import default_form
+from aire.ssm import S5, S5Config, scan
 
 LENGTH = 37  # fills no whole number of chunks
 
@@ -14,7 +14,7 @@ LENGTH = 37  # fills no whole number of chunks
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("kind", ["s5", "s4d"])
-def test_a_model_and_its_gradients_are_those_of_the_cpu(kind, bidirectional, dtype, make_model, monkeypatch):
+def test_a_model_and_its_gradients_do_not_depend_on_the_form(kind, bidirectional, dtype, make_model, monkeypatch):
     ssm = {"kind": kind, "bidirectional": bidirectional}
     model = make_model((6, 3), d_model=6, ssm=ssm, activation="full_glu", dtype=dtype)
     model.train()
@@ -25,11 +25,18 @@ def test_a_model_and_its_gradients_are_those_of_the_cpu(kind, bidirectional, dty
         return logits.var(), logits
 
     results = {}
-    for form, backend in (("sequential", "cpu"), ("chunked", "gpu")):
-        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
-        assert default_form() == form
+    for form in ("sequential", "chunked"):
+        monkeypatch.setitem(scan.PLATFORM_FORMS, "cpu", form)
         results[form] = nnx.jit(nnx.grad(lambda m: loss(m), has_aux=True))(nnx.clone(model))
     # Between two orders of float32 sums; in bfloat16 between neighbours, which then go through two layers.
     tolerance = 1e-4 if dtype == "float32" else 0.05
     for a, b in zip(*map(jax.tree.leaves, results.values()), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(float(jnp.abs(a).max()), 1e-3))
+
+
+def test_a_program_traced_on_a_cpu_for_a_gpu_has_the_form_of_the_gpu():
+    """The chunked form scans inside chunks, then over chunks; the sequential form has one loop."""
+    graphdef, state = nnx.split(S5(4, 3, S5Config(), rngs=nnx.Rngs(0)))
+    traced = jax.jit(lambda state, u: nnx.merge(graphdef, state)(u)).trace(state, jnp.ones((2, 64, 4)))
+    loops = {p: traced.lower(lowering_platforms=(p,)).as_text().count("stablehlo.while") for p in ("cpu", "cuda")}
+    assert loops == {"cpu": 1, "cuda": 2}

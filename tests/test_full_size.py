@@ -45,9 +45,9 @@ def test_a_training_step(name, layer):
     config = configured(name, layer)
     options = full_model(config, name)
     rng, L = np.random.default_rng(0), REFERENCE[name][2]
-    n = 4 if options.retrieval else 2
+    n = (2, 2) if options.retrieval else (2,)
     if options.d_input == 1:
-        x, lengths = rng.normal(size=(n, L, 1)).astype(np.float32), np.full(n, L, np.int32)
+        x, lengths = rng.normal(size=(*n, L, 1)).astype(np.float32), np.full(n, L, np.int32)
     else:
-        x, lengths = rng.integers(0, options.d_input, (n, L), np.uint8), rng.integers(1, L, n).astype(np.int32)
+        x, lengths = rng.integers(0, options.d_input, (*n, L), np.uint8), rng.integers(1, L, n).astype(np.int32)
     train_one_step(options, config, {"x": x, "lengths": lengths, "y": np.array([0, 1], np.int32)})

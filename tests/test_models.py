@@ -71,10 +71,12 @@ def test_batch_norm_averages_over_batch_and_time_with_the_momentum_given(make_mo
     np.testing.assert_allclose(norm.var[...], 0.95 + 0.05 * encoded.var(axis=(0, 1)), rtol=1e-4)
 
 
-def test_two_documents_come_one_after_the_other_along_the_batch(make_model):
+def test_two_documents_as_pairs_or_stacked(make_model):
     model = make_model(retrieval=True, batchnorm=False)
     logits = model(TOKENS, LENGTHS)
     assert logits.shape == (2, 10)
+    pairs = (np.stack([a[:2], a[2:]], axis=1) for a in (TOKENS, LENGTHS))
+    np.testing.assert_array_equal(model(*pairs), logits)
     single = model(TOKENS[[1, 3]], LENGTHS[[1, 3]])  # the second pair alone
     np.testing.assert_allclose(logits[1], single[0], rtol=1e-4, atol=1e-5)
     swapped = model(TOKENS[[2, 3, 0, 1]], LENGTHS[[2, 3, 0, 1]])

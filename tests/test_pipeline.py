@@ -91,12 +91,12 @@ def test_batches_have_no_end_to_iterate_to():
         next(iter(Batches(make_split(20), batch_size=4, seed=0)))
 
 
-def test_two_documents_stand_one_after_the_other_along_the_batch():
+def test_two_documents_are_one_row_of_a_batch():
     x = np.arange(24, dtype=np.uint8).reshape(4, 2, 3)
     lengths = np.array([[1, 2], [3, 1], [2, 2], [1, 3]], np.int32)
     batch = Split(x, lengths, np.arange(4, dtype=np.int32)).take(np.array([2, 0]))
-    np.testing.assert_array_equal(batch["x"], np.stack([x[2, 0], x[0, 0], x[2, 1], x[0, 1]]), strict=True)
-    assert batch["lengths"].tolist() == [2, 1, 2, 2]
+    np.testing.assert_array_equal(batch["x"], np.stack([x[2], x[0]]), strict=True)
+    assert batch["lengths"].tolist() == [[2, 2], [1, 2]]
     assert batch["y"].tolist() == [2, 0]
 
 
@@ -174,6 +174,18 @@ def test_processes_share_each_batch(process_count):
     np.testing.assert_array_equal(np.sort(np.concatenate(shares, axis=1)), np.sort(alone))
     for epoch in np.split(np.concatenate(shares, axis=1)[:10], 2):
         assert len(set(epoch.flat)) == epoch.size
+
+
+def test_processes_do_not_mix_the_documents_of_pairs():
+    """Each global batch, put together from the processes' rows, holds the pairs that one process would give."""
+    x = np.arange(32, dtype=np.uint8).reshape(8, 2, 2)
+    split = Split(x, np.full((8, 2), 2, np.int32), np.arange(8, dtype=np.int32))
+    alone = Batches(split, batch_size=4, seed=0)[0]
+    parts = [Batches(split, batch_size=4, seed=0, process_index=i, process_count=2)[0] for i in range(2)]
+    together = {name: np.concatenate([part[name] for part in parts]) for name in alone}
+    for y, documents in zip(together["y"], together["x"], strict=True):
+        np.testing.assert_array_equal(documents, x[y])
+    assert sorted(together["y"]) == sorted(alone["y"])
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """From a split in memory to batches: deterministic, shuffled per epoch, sharded by process, resumable at any step.
 
 Axes: n examples of a split, B batch, L length. A batch is a dict of NumPy arrays: `x` (B, L) tokens or (B, L, d_in)
-float32, `lengths` (B,) int32, `y` (B,) int32, and for evaluation `weight` (B,) float32. Examples of two documents make
-`x` and `lengths` 2B long: the first documents of all pairs, then the second ones.
+float32, `lengths` (B,) int32, `y` (B,) int32, and for evaluation `weight` (B,) float32. Of examples of two documents,
+`x` is (B, 2, L) and `lengths` (B, 2): every array of a batch has one row per example, so a batch can be divided among
+processes and devices anywhere.
 """
 
 import dataclasses
@@ -47,10 +48,8 @@ class Split:
 
     def take(self, indices: np.ndarray) -> Batch:
         """The examples with these indices, as a batch."""
-        x, lengths = self.x[indices], self.lengths[indices]
-        if self.lengths.ndim == 2:
-            x, lengths = (np.concatenate([a[:, 0], a[:, 1]]) for a in (x, lengths))
-        return {"x": self.decode(x) if self.decode else x, "lengths": lengths, "y": self.y[indices]}
+        x = self.x[indices]
+        return {"x": self.decode(x) if self.decode else x, "lengths": self.lengths[indices], "y": self.y[indices]}
 
     @property
     def holds_tokens(self) -> bool:

@@ -13,15 +13,14 @@ from jax import Array, lax
 
 from aire.errors import UserError
 
-
-def default_form() -> str:
-    """The form of the scan for the backend in use: the one place that chooses.
-
-    On a CPU, one vectorised step after another is faster than the chunked form, which does 1.5–2 times the arithmetic
-    (section "scan" of `--config=speed` measures both). An accelerator has lanes to spare and pays per sequential step,
-    so there L steps become a small multiple of √L: expected to be faster, not measured yet.
-    """
-    return "sequential" if jax.default_backend() == "cpu" else "chunked"
+# The form of the scan on each platform: the one place that chooses. It is read when a program is compiled for a
+# platform, so a program that is traced on a CPU and lowered for a GPU runs the GPU's form.
+#
+# On a CPU, one vectorised step after another is faster than the chunked form, which does 1.5–2 times the arithmetic
+# (section "scan" of `--config=speed` measures both). An accelerator has lanes to spare and pays per sequential step, so
+# there L steps become a small multiple of √L: expected to be faster, not measured yet.
+PLATFORM_FORMS = {"cpu": "sequential"}
+OTHER_PLATFORMS = "chunked"
 
 
 def diagonal_scan(
@@ -31,17 +30,16 @@ def diagonal_scan(
 
     Args:
         Lambda_bar: discrete eigenvalues, complex (P,).
-        v: inputs (B, L, 2, P), real and imaginary part; taken to the precision of λ̄, for a recurrence in fewer digits
-            loses its memory.
+        v: inputs (B, L, 2, P), real and imaginary part. Cast to the precision of λ̄: in bfloat16 the recurrence would
+            forget.
         reverse: of each direction, whether it runs from the last step to the first.
-        form: "sequential" or "chunked"; by default what `default_form` says.
+        form: "sequential" or "chunked"; None: the platform's own, by `PLATFORM_FORMS`.
     Returns:
         States (B, L, R, 2, P), real and imaginary part.
     Raises:
         UserError: an unknown form.
     """
-    form = form or default_form()
-    if form not in _FORMS:
+    if form is not None and form not in _FORMS:
         raise UserError(f"unknown form of the scan {form!r}: expected one of {sorted(_FORMS)}")
     lam = jnp.stack([Lambda_bar.real, Lambda_bar.imag])
     B, L, _, P = v.shape
@@ -60,17 +58,23 @@ def conj(a: Array) -> Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _scan(lam: Array, v: Array, reverse: tuple[bool, ...], form: str) -> Array:
+def _scan(lam: Array, v: Array, reverse: tuple[bool, ...], form: str | None) -> Array:
     """λ̄ (2, P) and each direction's own inputs (B, L, R, 2, P) to states of their shape."""
-    return _FORMS[form](lam, v, reverse)
+    if form is not None:
+        return _FORMS[form](lam, v, reverse)
+    forms = {name: functools.partial(fn, reverse=reverse) for name, fn in _FORMS.items()}
+    by_platform = {platform: forms[name] for platform, name in PLATFORM_FORMS.items()}
+    return lax.platform_dependent(lam, v, **by_platform, default=forms[OTHER_PLATFORMS])
 
 
-def _scan_fwd(lam: Array, v: Array, reverse: tuple[bool, ...], form: str) -> tuple[Array, tuple[Array, Array]]:
+def _scan_fwd(lam: Array, v: Array, reverse: tuple[bool, ...], form: str | None) -> tuple[Array, tuple[Array, Array]]:
     x = _scan(lam, v, reverse, form)
     return x, (lam, x)
 
 
-def _scan_bwd(reverse: tuple[bool, ...], form: str, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+def _scan_bwd(
+    reverse: tuple[bool, ...], form: str | None, residuals: tuple[Array, Array], g: Array
+) -> tuple[Array, Array]:
     """The adjoint of the recurrence is the recurrence with conj(λ̄), run the other way: s_k = λ̄* s_{k+1} + g_k."""
     lam, x = residuals
     s = _scan(conj(lam), g, tuple(not r for r in reverse), form)
@@ -85,15 +89,15 @@ _scan.defvjp(_scan_fwd, _scan_bwd)
 
 
 def _sum_over_steps(a: Array) -> Array:
-    """Sum over the first two axes of (B, L, 2, P), in runs of 32 steps first: XLA then forms the products once and
-    adds them up, where it otherwise holds their factors as whole arrays and takes 2 to 4 times as long."""
+    """Sum over the first two axes of (B, L, 2, P), in runs of 32 steps first. XLA then fuses the products into the
+    sum; without the runs it stores their factors and takes 2 to 4 times as long."""
     B, L, *rest = a.shape
     whole = L // 32 * 32
     return a[:, :whole].reshape(B, whole // 32, 32, *rest).sum(axis=2).sum(axis=(0, 1)) + a[:, whole:].sum(axis=(0, 1))
 
 
 def _sequential(lam: Array, v: Array, reverse: tuple[bool, ...]) -> Array:
-    """Step by step, in place: where v_k was, x_k comes to stand, and the next step reads it there."""
+    """Sequential scan. Overwrites v_k with x_k, so the loop needs no second buffer."""
     B, L, _, _, P = v.shape
 
     def step(r: int, backward: bool, k: int, x: Array) -> Array:
