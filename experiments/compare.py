@@ -57,7 +57,7 @@ class Comparison:
 
 def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     """Run the comparison that a config describes; see configs/compare_methods.py."""
-    names = prepare(config.prune)
+    names = prepare(config)
     check_models(config)
     runs = [(name, draw) for name in names for draw in range(draws(name, config))]
     announce(config, names, workdir, data_dir)

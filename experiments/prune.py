@@ -57,7 +57,7 @@ class Outcome:
 
 def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     """Run the job that a config describes; see configs/lra_listops_prune.py."""
-    methods = prepare(config.prune)
+    methods = prepare(config)
     announce(config, methods, workdir, data_dir)
     source, clock = provenance(), Clock()
     task = load_task(config.data.to_dict(), data_dir)

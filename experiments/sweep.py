@@ -20,6 +20,7 @@ from aire.progress import Progress
 from aire.pruning import Calibration, Cut, PruneResult, find_cut, methods
 from aire.pruning.result import result_of
 from aire.pruning.selection import check_ratio, check_scope
+from aire.ssm import kind_of
 from aire.training.evaluate import Evaluation
 from experiments.evaluations import CutEvaluator
 
@@ -37,12 +38,13 @@ class Point:
     validation: Evaluation
 
 
-def prepare(config: ConfigDict) -> list[str]:
-    """Load the user's own scores and check a config's `prune`; returns the names of the methods to sweep.
+def prepare(run: ConfigDict) -> list[str]:
+    """Load the user's own scores and check a run's `prune`; returns the names of the methods to sweep.
 
     Raises:
         UserError: mistakes that should not wait until after the training.
     """
+    config = run.prune
     if config.scores_file:
         load_scores(config.scores_file)
     names = list(config.methods) or methods.data_free()
@@ -56,7 +58,17 @@ def prepare(config: ConfigDict) -> list[str]:
         raise UserError(f"prune.calibration.examples={config.calibration.examples}: expected at least 1")
     if 0.0 not in config.ratios:
         raise UserError("prune.ratios must contain 0.0, the uncut model, so that something is always within tolerance")
+    states = kind_of(run.model.ssm).n_states(run.model.states, run.model.d_model)
+    for name in names:
+        _check_some_are_kept(name, max(config.ratios), scope(name, config), states, run.model.depth)
     return names
+
+
+def _check_some_are_kept(method: str, ratio: float, scope: str, states: int, depth: int) -> None:
+    n = states if scope == "uniform" else states * depth
+    if not round((1 - ratio) * n):
+        of = f"{n} states of a layer" if scope == "uniform" else f"{n} states"
+        raise UserError(f"prune.ratios: {ratio} would keep none of the {of}, with method {method!r}; leave it out")
 
 
 def load_scores(path: str) -> None:
