@@ -15,7 +15,7 @@ import aire
 from aire.data.pipeline import Split
 from aire.errors import UserError
 from aire.pruning import Cut
-from aire.pruning.methods import METHODS
+from aire.pruning.methods import data_free
 from aire.training.evaluate import Evaluation, make_evaluator
 from configs import compare_methods
 from experiments.compare import check_models
@@ -24,6 +24,7 @@ from experiments.evaluations import CutEvaluator, EvaluationFile
 from experiments.sweep import Cuts, Point, largest_within, load_scores, sweep
 
 ROOT = Path(__file__).parent.parent
+DATA_FREE = data_free()
 OWN_SCORE = """
 import aire
 
@@ -62,7 +63,7 @@ def rows(workdir):
 def test_every_method_is_compared_and_the_users_own(compared):
     workdir, printed = compared
     points = rows(workdir)
-    assert {p["method"] for p in points} == {*METHODS, "slowness"}
+    assert {p["method"] for p in points} == {*DATA_FREE, "slowness"}
     assert len([p for p in points if p["method"] == "aire"]) == 4
     assert len([p for p in points if p["method"] == "random"]) == 4 * 5  # draws
     for method in ("slowness", "lamp"):
@@ -76,7 +77,7 @@ def test_the_chosen_ratios_are_the_largest_within_a_point(compared):
     workdir, _ = compared
     points, results = rows(workdir), json.loads((workdir / "results.json").read_text())
     full = results["models"]["seed_0"]["validation"]["accuracy"]
-    assert len(results["chosen"]) == len(METHODS) - 1 + 5 + 1
+    assert len(results["chosen"]) == len(DATA_FREE) - 1 + 5 + 1
     for c in results["chosen"]:
         own = [p for p in points if (p["method"], int(p["draw"])) == (c["method"], c["draw"])]
         within = [float(p["ratio"]) for p in own if float(p["validation_accuracy"]) >= full - 0.01 - 1e-9]
@@ -89,13 +90,13 @@ def test_a_stopped_comparison_evaluates_only_what_is_missing(compared, data):
     workdir, printed = compared
     before, path = rows(workdir), workdir / "evaluations.jsonl"
     lines = path.read_text().splitlines(keepends=True)
-    distinct = int(printed.split(" distinct masks")[0].split()[-1])
+    distinct = int(printed.split(" of them distinct")[0].split()[-1])
     path.write_text("".join(lines[: distinct - 5]) + lines[distinct - 5][:20])
     (workdir / "results.csv").unlink()
     scores_file = f"--config.prune.scores_file={workdir.parent / 'own.py'}"
     result = run("--config=compare_methods:smoke", scores_file, data=data, workdir=workdir)
     assert result.returncode == 0, result.stderr
-    assert f"{distinct} distinct masks, {distinct - 5} of them known" in result.stdout
+    assert f"{distinct} of them distinct, {distinct - 5} known" in result.stdout
     assert sorted(path.read_text().splitlines(keepends=True)) == sorted(lines)
     assert rows(workdir) == before
 

@@ -40,9 +40,9 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished(data, tmp_path_factory):
-    """A finished smoke run: (its folder, what it printed)."""
+    """A finished smoke run of all methods, those that see data too: (its folder, what it printed)."""
     workdir = tmp_path_factory.mktemp("runs") / "finished"
-    result = run(SMOKE, data=data, workdir=workdir)
+    result = run(SMOKE, f"--config.prune.methods={tuple(METHODS)}", data=data, workdir=workdir)
     assert result.returncode == 0, result.stderr
     return workdir, result.stdout
 
@@ -60,6 +60,7 @@ def test_the_whole_job_leaves_everything(finished):
     assert list(dict.fromkeys(row["method"] for row in rows)) == list(METHODS)
     assert [float(row["ratio"]) for row in rows[:4]] == [0.0, 0.25, 0.5, 0.75]
     assert [int(row["states"]) for row in rows[:4]] == [16, 12, 8, 4]
+    assert "256 training examples, without labels, for measured" in printed
     assert "bag of tokens" in printed and "whole model" in printed and "states" in printed
 
 
