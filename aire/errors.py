@@ -1,4 +1,7 @@
-"""The one exception that means "the user can fix this"."""
+"""The one exception that means "the user can fix this", and a part of its messages."""
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class UserError(ValueError):
@@ -6,3 +9,11 @@ class UserError(ValueError):
 
     `run.py` prints the message as one line and exits with a non-zero code; from Python it is an ordinary ValueError.
     """
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], most: int = 8) -> str:
+    """The keys whose values differ, as "x is 1 there, 2 here; y is absent there, 3 here"; "" if all agree."""
+    (a, b) = ({key: repr(value) for key, value in values.items()} for values in (there, here))
+    keys = [key for key in sorted(a | b) if a.get(key) != b.get(key)]
+    words = [f"{key} is {a.get(key, 'absent')} there, {b.get(key, 'absent')} here" for key in keys[:most]]
+    return "; ".join(words + [f"and {len(keys) - most} more"] * (len(keys) > most))
