@@ -31,6 +31,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from aire.errors import UserError
+from aire.files import locked
 
 _CONFIGS = Path(__file__).parent / "configs"
 
@@ -87,7 +88,9 @@ def run(argv: list[str]) -> None:
     workdir = Path(_WORKDIR.value or Path(os.environ.get("AIRE_WORKDIR", "runs")) / config.name)
     data_dir = Path(_DATA_DIR.value or os.environ.get("AIRE_DATA_DIR", "data"))
     keep_compiled(workdir)
-    importlib.import_module(f"experiments.{config.experiment}").run(config, workdir, data_dir)
+    experiment = importlib.import_module(f"experiments.{config.experiment}")
+    with locked(workdir, f"runs in {workdir}"):
+        experiment.run(config, workdir, data_dir)
 
 
 def keep_compiled(workdir: Path) -> None:

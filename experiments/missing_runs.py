@@ -7,13 +7,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 from ml_collections import ConfigDict
 
 from aire import zoo
 from aire.errors import UserError
-from aire.files import locked, writing
+from aire.files import locked
 from experiments import paper, saved_runs
 from experiments.saved_runs import PrunedModel, identity
 
@@ -117,11 +116,10 @@ def run_job(job: Job) -> str:
     """Run what is not finished yet; returns the last line of the first error, "" where all went well."""
     for run in job:
         try:
-            with contextlib.ExitStack() as held:
-                # A second process may be at it: another such command, or what a killed one left running.
-                with writing(run.folder):
-                    lock = held.enter_context(locked(run.folder, f"runs {run.folder.name}"))
-                reason = "" if is_finished(run, saved_runs.find(run.folder)[0]) else execute(run.command, lock)
+            # Another process may be at it, which holds the lock: run.py takes it for as long as it runs.
+            with locked(run.folder, f"runs in {run.folder}"):
+                finished = is_finished(run, saved_runs.find(run.folder)[0])
+            reason = "" if finished else execute(run.command)
         except UserError as error:
             reason = str(error)
         if reason:
@@ -129,11 +127,11 @@ def run_job(job: Job) -> str:
     return ""
 
 
-def execute(command: Sequence[str], lock: IO[str]) -> str:
-    """Run a command, which holds the lock too, and show what it prints; returns its last words if it fails."""
+def execute(command: Sequence[str]) -> str:
+    """Run a command and show what it prints; returns its last words if it fails."""
     print(f"\n{shlex.join(command)}", flush=True)
     last = "it says nothing"
-    options = {"stderr": subprocess.PIPE, "text": True, "errors": "replace", "pass_fds": [lock.fileno()]}
+    options = {"stderr": subprocess.PIPE, "text": True, "errors": "replace"}
     try:
         process = subprocess.Popen(command, cwd=_ROOT, **options)
     except OSError as error:

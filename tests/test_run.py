@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import write_idx
+from filelock import FileLock
 
 import aire
 from aire.data.made_up import pictures
@@ -195,6 +196,15 @@ def test_an_unwritable_work_folder_is_named(data, tmp_path):
     result = run(SMOKE, data=data, workdir=tmp_path / "file" / "run")
     assert result.returncode != 0 and result.stderr.count("\n") == 1
     assert f"cannot write {tmp_path / 'file'}" in result.stderr
+
+
+def test_a_second_process_waits_for_its_turn_in_a_work_folder(data, tmp_path):
+    mistaken = command(SMOKE, "--config.prune.scope=local", data=data, workdir=tmp_path)
+    with subprocess.Popen(mistaken, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        with FileLock(tmp_path / "lock"):
+            assert process.stdout.readline() == f"waiting for another process that runs in {tmp_path}\n"
+            assert process.poll() is None
+        assert process.wait() == 1
 
 
 @pytest.mark.parametrize("folder,variables", [("work/compiled", {}), ("mine", {"JAX_COMPILATION_CACHE_DIR": "mine"})])
