@@ -13,10 +13,10 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from aire.data import pathfinder
 from aire.data.contours import DESIGNS, Picture, draw
 from aire.data.pathfinder import Generated, Release, load, read_list
 from aire.data.pipeline import Batches
+from aire.data.splits import torch_permutation
 from aire.errors import UserError
 from aire.models import Classifier, ModelConfig
 from aire.ssm import ssm_config
@@ -214,7 +214,7 @@ def training_step(batch: dict) -> float:
 
 def test_the_order_of_pytorch():
     """The first and last of 200,000, the release's number, as PyTorch 2.13 gives them."""
-    order = pathfinder._torch_permutation(200_000)
+    order = torch_permutation(200_000, seed=42).tolist()
     assert order[:5] == [37542, 143173, 127710, 58234, 152906]
     assert order[160_000:160_003] == [122036, 135593, 30913] and order[-3:] == [198416, 132078, 156497]
     assert sorted(order) == list(range(200_000))

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from aire.data import preparation
 from aire.data.pipeline import Split
-from aire.data.preparation import SPLITS, PreparedOnce, Source
+from aire.data.preparation import PreparedOnce, Source
 from aire.errors import UserError
 
 N_CLASSES = 10  # of all of them
@@ -118,9 +118,7 @@ def load(
     sequences: Sequences,
     *,
     convert: Callable[[np.ndarray], np.ndarray] | None = None,
-    train_examples: int = 0,
-    validation_examples: int = 0,
-    test_examples: int = 0,
+    **examples: int,
 ) -> dict[str, Split]:
     """The splits "train", "validation" and "test", in memory as bytes; prepared in `data_dir` if need be.
 
@@ -129,19 +127,13 @@ def load(
         source: the pictures.
         sequences: makes a batch the model's input.
         convert: what becomes of the pictures before that, once.
-        train_examples, validation_examples, test_examples: at most this many, the first ones; 0: all.
+        **examples: train_examples, validation_examples, test_examples: at most this many, the first ones; 0: all.
     Raises:
         UserError: a negative number of examples; the files cannot be had; `data_dir` cannot be written; what was
             prepared there is damaged.
     """
-    limits = dict(zip(SPLITS, (train_examples, validation_examples, test_examples), strict=True))
-    for name, limit in limits.items():
-        if limit < 0:
-            raise UserError(f"{dataset.TITLE}: {name}_examples={limit}: expected at least 0, which means all")
-    prepared = preparation.load(dataset, data_dir, source)
     splits = {}
-    for name, examples in prepared.items():
-        chosen = examples[: limits[name] or None]
+    for name, chosen in preparation.load(dataset, data_dir, source, **examples).items():
         images = np.stack([example["image"] for example in chosen])
         labels = np.array([example["label"] for example in chosen], np.int32)
         lengths = np.full(len(labels), (sequences.side // sequences.pool) ** 2, np.int32)
