@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from aire import zoo
@@ -202,18 +203,9 @@ def entries(models: Sequence[PrunedModel], config: ConfigDict) -> list[Entry]:
 
 def changes(model: PrunedModel, settings: Mapping) -> list[str]:
     """Settings that a run had otherwise than a config, in words."""
-    saved, own = (dict(_flat(s, "")) for s in (model.config, settings))
-    keys = sorted(saved.keys() & own.keys() - _FREE)
+    saved, own = (flatten_dict(dict(s), sep=".") for s in (model.config, settings))
+    keys = sorted(key for key in saved.keys() & own.keys() - _FREE if "." in key)  # of data, model, train and prune
     changed = [f"{key}={saved[key]} (not {own[key]})" for key in keys if saved[key] != own[key]]
     if settings["init"] not in ("scratch", "zoo") and model.identity.startswith("seed "):
         changed.append("trained on this data itself")
     return changed
-
-
-def _flat(settings: Mapping, prefix: str) -> Iterator[tuple[str, object]]:
-    """Settings of data, model, training and pruning, by dotted names."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif prefix:
-            yield f"{prefix}{key}", value

@@ -5,12 +5,13 @@ import json
 from pathlib import Path
 
 from flax import nnx
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 import aire
 from aire import convert, zoo
 from aire.data.tasks import Task
-from aire.errors import UserError
+from aire.errors import UserError, differences
 from aire.files import write_text
 from aire.models import Classifier, ModelConfig
 from aire.ssm import kind_of, ssm_config
@@ -79,11 +80,6 @@ def as_configured(found: ModelConfig, expected: ModelConfig) -> ModelConfig:
 
 def _check_fit(path: Path, found: ModelConfig, expected: ModelConfig) -> None:
     """A model may have fewer states, having been cut, but nothing else that the config says otherwise."""
-    a, b = (dataclasses.asdict(c) for c in (found, expected))
-    differences = [f"{key} is {a[key]} there, {b[key]} here" for key in a if key != "state_sizes" and a[key] != b[key]]
-    if len(found.state_sizes) != len(expected.state_sizes):
-        differences.append(f"it has {len(found.state_sizes)} layers, the config {len(expected.state_sizes)}")
-    if differences:
-        raise UserError(
-            f"{path} does not fit the config: {'; '.join(differences)}; change the config, or use --config.init=scratch"
-        )
+    a, b = (dataclasses.asdict(c) | {"layers": len(c.state_sizes), "state_sizes": None} for c in (found, expected))
+    if words := differences(*(flatten_dict(c, sep=".") for c in (a, b))):
+        raise UserError(f"{path} does not fit the config: {words}; change the config, or use --config.init=scratch")

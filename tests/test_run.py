@@ -183,7 +183,7 @@ def test_a_config_that_does_not_fit_is_refused_and_nothing_is_lost(finished, dat
     before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
     for args, message in [
         (["--config.model.d_model=8"], "model.d_model is 16 there, 8 here"),
-        ([f"--config.init={workdir / 'model.safetensors'}", "--config.model.depth=3"], "has 2 layers, the config 3"),
+        ([f"--config.init={workdir / 'model.safetensors'}", "--config.model.depth=3"], "layers is 2 there, 3 here"),
     ]:
         result = run(SMOKE, *args, data=data, workdir=workdir)
         assert result.returncode != 0 and result.stderr.count("\n") == 1

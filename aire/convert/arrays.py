@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from aire.errors import UserError
 from aire.weights import check_arrays
@@ -12,13 +13,9 @@ Arrays = dict[str, np.ndarray]  # by path, "a/b/c"
 Shapes = dict[str, tuple[int, ...]]
 
 
-def flatten(tree: Mapping, prefix: str = "") -> Arrays:
+def flatten(tree: Mapping) -> Arrays:
     """Nested or flat mapping to one level with "/" between names."""
-    flat = {}
-    for name, value in tree.items():
-        path = f"{prefix}{name}"
-        flat |= flatten(value, f"{path}/") if isinstance(value, Mapping) else {path: np.asarray(value)}
-    return flat
+    return {path: np.asarray(array) for path, array in flatten_dict(dict(tree), sep="/").items()}
 
 
 def below(arrays: Arrays, prefix: str) -> Arrays:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 from flax import nnx
+from flax.traverse_util import flatten_dict
 
 from aire.convert.arrays import Arrays, Shapes, below, check_shapes, flatten, sizes
 from aire.convert.files import read_torch
-from aire.errors import UserError
+from aire.errors import UserError, differences
 from aire.models import Classifier, ModelConfig
 from aire.ssm import S4DConfig, S4DLayer
 from aire.weights import fill_model, set_arrays
@@ -108,11 +109,10 @@ def _depth(arrays: Arrays) -> int:
 
 
 def _check_options(config: ModelConfig, source: str) -> None:
-    fixed = [(name, value, getattr(config, name)) for name, value in _MODEL.items()]
-    fixed += [(f"ssm.{name}", value, getattr(config.ssm, name)) for name, value in _SSM.items()]
-    differences = [f"{name} is {there!r} there, {here!r} here" for name, there, here in fixed if there != here]
-    if differences:
-        raise UserError(f"{source}, a model of the S4D reference, does not fit the config: {'; '.join(differences)}")
+    here = {name: getattr(config, name) for name in _MODEL}
+    here["ssm"] = {name: getattr(config.ssm, name) for name in _SSM}
+    if words := differences(*(flatten_dict(options, sep=".") for options in (_MODEL | {"ssm": _SSM}, here))):
+        raise UserError(f"{source}, a model of the S4D reference, does not fit the config: {words}")
 
 
 def _model_shapes(config: ModelConfig) -> Shapes:
