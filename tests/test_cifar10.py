@@ -18,6 +18,7 @@ from aire.data.cifar10 import Files, load, parse_pickle, to_grey
 from aire.data.made_up import binary_batch, cifar_batches
 from aire.data.splits import held_out
 from aire.errors import UserError
+from aire.files import sha256
 
 BATCHES = cifar_batches()
 
@@ -217,7 +218,7 @@ def test_download(tmp_path, monkeypatch):
     published = archives.Archive(
         "CIFAR-10",
         path.as_uri(),
-        archives.sha256(path),
+        sha256(path),
         path.stat().st_size,
         cifar10.BINARY.root,
         cifar10.BINARY.pattern,

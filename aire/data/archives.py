@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from time import perf_counter
 
 from aire.errors import UserError
-from aire.files import locked, reading, sync, writing
+from aire.files import locked, reading, sha256, sync, writing
 from aire.progress import Progress
 
 MEGABYTE = 1_000_000
@@ -168,11 +168,16 @@ class Files:
         return re.fullmatch(self.archive.pattern, name) is not None
 
 
+def is_gzip(content: bytes) -> bool:
+    """Whether a file is packed: its name does not tell, because browsers unpack and keep the name."""
+    return content.startswith(b"\x1f\x8b")
+
+
 @contextmanager
 def _unzipped(path: Path) -> Iterator:
-    """A file for reading, through gzip where its content begins as gzip's: browsers unpack and keep the name."""
+    """A file for reading, through gzip where it is packed."""
     with open(path, "rb") as file:
-        if file.peek(2)[:2] == b"\x1f\x8b":
+        if is_gzip(file.peek(2)):
             with gzip.open(file) as unzipped:
                 yield unzipped
             return
@@ -245,12 +250,6 @@ def _chunks(archive: Archive) -> Iterator[bytes]:
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise UserError(f"cannot download {archive.url} ({reason}); {archive.how_to_get}") from error
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file, hexadecimal. Raises UserError where it cannot be read."""
-    with reading(path), open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def megabytes(size: int) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from aire.data import pictures
-from aire.data.archives import Archive, download
+from aire.data.archives import Archive, download, is_gzip
 from aire.data.pictures import LEAST, Labelled
 from aire.errors import UserError
 from aire.files import reading
@@ -63,12 +63,12 @@ class IdxFile:
 
 
 def unpack(data: bytes, where: str) -> IdxFile:
-    """The file that `data`, packed by gzip or not, holds: told by its content, for browsers unpack and keep the name.
+    """The file that `data`, packed by gzip or not, holds.
 
     Raises:
         UserError: damaged gzip data.
     """
-    if not data.startswith(b"\x1f\x8b"):
+    if not is_gzip(data):
         return IdxFile(where, data)
     try:
         return IdxFile(where, gzip.decompress(data))
