@@ -7,11 +7,15 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.path.dirname(__file__), "..", ".pytest_cache", "jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
+import contextlib
 import gzip
 import importlib
 import io
 import tarfile
+import threading
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import jax
@@ -43,6 +47,26 @@ def golden(file: str) -> dict[str, dict[str, np.ndarray]]:
 def below(case: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """The arrays of a case under a prefix, without it."""
     return {name.removeprefix(prefix): array for name, array in case.items() if name.startswith(prefix)}
+
+
+@pytest.fixture
+def serve():
+    """Publishes a folder on this machine: `serve(folder)` is its address."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with contextlib.ExitStack() as stack:
+
+        def start(folder: Path) -> str:
+            server = ThreadingHTTPServer(("localhost", 0), partial(Handler, directory=folder))
+            stack.callback(server.server_close)
+            threading.Thread(target=server.serve_forever, args=[0.01]).start()
+            stack.callback(server.shutdown)
+            return f"http://localhost:{server.server_port}"
+
+        yield start
 
 
 def pack_tree(path: Path, tree: made_up.Tree) -> Path:

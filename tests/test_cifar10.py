@@ -212,12 +212,12 @@ def test_no_such_files(tmp_path, given):
     assert not list(tmp_path.glob("data/cifar10/*/1.0.0"))
 
 
-def test_download(tmp_path, monkeypatch):
+def test_download(tmp_path, monkeypatch, serve):
     folder = write_cifar(tmp_path / "public", BATCHES)
     path = folder / "cifar-10-binary.tar.gz"
     published = archives.Archive(
         "CIFAR-10",
-        path.as_uri(),
+        f"{serve(folder)}/{path.name}",
         sha256(path),
         path.stat().st_size,
         cifar10.BINARY.root,
