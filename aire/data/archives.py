@@ -224,7 +224,7 @@ def _fetch(archive: Archive, url: str, temporary: str, _: object) -> None:
     os.remove(temporary)  # made for this user alone, but other users may share the folder
     total = -(-archive.size // MEGABYTE)
     with (
-        _Received(temporary, "wb") as file,
+        _Received(io.FileIO(temporary, "wb")) as file,
         Progress(f"downloading {archive.name}", total, unit="megabyte") as progress,
     ):
         file.most, file.progress, file.start = archive.size, progress, perf_counter()
@@ -232,7 +232,7 @@ def _fetch(archive: Archive, url: str, temporary: str, _: object) -> None:
         pooch.HTTPDownloader(chunk_size=MEGABYTE, **options)(url, file, None)
 
 
-class _Received(io.FileIO):
+class _Received(io.BufferedWriter):
     """A file that shows how its download goes, and does not grow beyond `most` bytes."""
 
     def write(self, chunk: bytes) -> int:
