@@ -113,6 +113,32 @@ def s4d_model() -> ConfigDict:
     )
 
 
+def lru_model() -> ConfigDict:
+    """Options of `aire.models.ModelConfig` with an LRU layer, as in CompreSSM's experiments, but in two directions."""
+    return ConfigDict(
+        {
+            "d_model": 128,
+            "depth": 6,
+            "states": 256,  # stored per layer: all P, because there are no conjugate pairs
+            "activation": "full_glu",
+            "prenorm": True,
+            "batchnorm": True,
+            "bn_momentum": 0.99,
+            "dropout": 0.0,
+            "pooling": "mean",
+            "retrieval": False,
+            "dtype": "float32",  # of the activations: or "bfloat16"
+            "ssm": {
+                "kind": "lru",
+                "r_min": 0.9,
+                "r_max": 0.999,
+                "max_phase": 6.28,
+                "bidirectional": True,
+            },
+        }
+    )
+
+
 def training() -> ConfigDict:
     """Options of `aire.training.loop.TrainConfig`."""
     return ConfigDict(

@@ -13,6 +13,7 @@ from aire.training.step import init_state, make_train_step, split_model
 LAYERS, MODELS, TRAININGS = golden("s5_layers.npz"), golden("s5_models.npz"), golden("s5_training.npz")
 S4D_LAYERS = golden("s4d_layers.npz")
 S4D_MODELS = golden("s4d_model.npz")
+LRU_LAYERS, LRU_MODELS = golden("lru_layers.npz"), golden("lru_models.npz")
 
 
 def assert_close(actual, expected, tolerance):
@@ -57,6 +58,21 @@ def test_s4d_layer_agrees(case):
     assert_close(layer.kernel(u.shape[1])[0], case["kernel"], 1e-5)
 
 
+@pytest.mark.parametrize("case", LRU_LAYERS.values(), ids=LRU_LAYERS.keys())
+def test_lru_layer_agrees(case):
+    layer = convert.lru_layer(below(case, "param/"))
+    modes = layer.modes()
+    np.testing.assert_allclose(modes.Lambda_bar, case["Lambda_bar"], rtol=1e-6)
+    np.testing.assert_allclose(modes.B_bar, case["B_bar"], rtol=1e-6)
+    assert_close(layer(case["u"][None])[0], case["y"], 1e-6)
+
+
+@pytest.mark.parametrize("case", LRU_LAYERS.values(), ids=LRU_LAYERS.keys())
+def test_lru_layer_agrees_with_a_loop_in_float64(case, x64):
+    params, u = ({name: a.astype(np.float64) for name, a in below(case, p).items()} for p in ("param/", "u"))
+    assert_close(convert.lru_layer(params)(u[""][None])[0], case["y_float64"], 1e-12)
+
+
 def import_model(case, prefix, **options):
     return convert.s5_model(
         below(case, prefix),
@@ -83,6 +99,14 @@ def test_s5_model_agrees(case):
 def test_s4d_model_agrees(case):
     model = convert.s4d_model(below(case, "state_dict/"), prenorm=bool(case["prenorm"]))
     assert_close(model(case["x"]), case["logits"], 1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name, case in LRU_MODELS.items() if "logits" in case])
+def test_lru_model_agrees(name):
+    case = LRU_MODELS[name]
+    model = convert.lru_model(below(case, "var/"))
+    x = case["x"][..., 0] if name == "embed" else case["x"]
+    assert_close(model(x), case["logits"], 1e-6)
 
 
 @pytest.mark.parametrize("case", TRAININGS.values(), ids=TRAININGS.keys())

@@ -19,16 +19,17 @@ from test_serialization import nest
 from aire import convert
 from aire.errors import UserError
 from aire.models import ModelConfig
-from aire.ssm import S4DConfig, S5Config
+from aire.ssm import LRUConfig, S4DConfig, S5Config
 from aire.weights import get_arrays
 from configs.lra_listops_prune import get_config
 from experiments.train import obtain_model
 
-MODELS, S4D_MODELS = golden("s5_models.npz"), golden("s4d_model.npz")
+MODELS, S4D_MODELS, LRU_MODELS = golden("s5_models.npz"), golden("s4d_model.npz"), golden("lru_models.npz")
 BN = MODELS["pool_bn"]
 STATE = GOLDEN / "aire_prune_state.msgpack"
 STATE_CONFIG = ModelConfig(5, 4, 3, (4, 4), S5Config(bidirectional=True), activation="half_glu2")
 S4D_CONFIG = ModelConfig(3, 4, 5, (16, 16), S4DConfig(), activation="glu", batchnorm=False)
+LRU_CONFIG = ModelConfig(3, 6, 5, (8, 8), LRUConfig(), activation="full_glu", bn_momentum=0.99)
 
 
 def s5_config(case):
@@ -193,6 +194,7 @@ def with_ssm(**options):
         (with_ssm(bidirectional=False), r"C holds 2 direction\(s\), but bidirectional=False"),
         (with_ssm(conj_sym=False), "all eigenvalues lie on one side of the real axis, .* but conj_sym=False"),
         (S4D_CONFIG, "cannot import .*: expected a .pt or .pth file of PyTorch"),
+        (LRU_CONFIG, "cannot import .*: expected a .npz file of NumPy"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(config, message):
@@ -395,3 +397,101 @@ def test_a_truncated_pytorch_file_is_named(zipped, torch, tmp_path):
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(UserError, match=r"ckpt.pth is damaged or not a state dict of PyTorch: "):
         convert.from_file(path, S4D_CONFIG)
+
+
+LINEAR, EMBED = (below(LRU_MODELS[name], "var/") for name in ("linear_enc", "embed"))
+
+
+def write_npz(folder, arrays):
+    np.savez(folder / "model.npz", **arrays)
+    return folder / "model.npz"
+
+
+def test_a_file_of_arrays_gives_compressms_logits(tmp_path):
+    case = LRU_MODELS["linear_enc"]
+    model = convert.from_file(write_npz(tmp_path, LINEAR), LRU_CONFIG)
+    assert model.config == LRU_CONFIG == convert.lru_model(nest(LINEAR)).config
+    assert np.abs(model(case["x"]) - case["logits"]).max() <= 1e-6 * np.abs(case["logits"]).max()
+
+
+@pytest.mark.parametrize(
+    "variables,message",
+    [
+        (LINEAR | {"blocks/1/lru/E": LINEAR["blocks/1/lru/D"]}, "unknown blocks/1/lru/E"),
+        (
+            {k: v for k, v in LINEAR.items() if "1/norm" not in k},
+            "missing blocks/1/norm/ema_first_time; missing blocks/1/norm/ema_mean; missing blocks/1/norm/ema_var",
+        ),
+        (
+            LINEAR | {"blocks/0/glu/w2/weight": np.ones((6, 5), np.float32)},
+            r"blocks/0/glu/w2/weight has shape \(6, 5\), expected \(6, 6\)",
+        ),
+        (
+            LINEAR | {"blocks/0/norm/ema_first_time": np.array([False])},
+            r"ema_first_time has shape \(1,\), expected \(\)",
+        ),
+        (LINEAR | {"blocks/1/norm/ema_first_time": np.array(True)}, "the batch norm of blocks/1 has seen no batch"),
+        (
+            LINEAR | {"linear_layer/weight": np.ones(5, np.float32)},
+            r"linear_layer/weight has shape \(5,\), expected \(d_output, H\)",
+        ),
+        (
+            {k: v for k, v in LINEAR.items() if k != "linear_encoder/bias"},
+            r"linear_encoder/weight has shape \(6, 3\), expected \(6, 6\)",
+        ),
+        (
+            EMBED | {"linear_encoder/bias": np.ones(4, np.float32)},
+            r"linear_encoder/weight has shape \(11, 4\), expected \(4, 4\)",
+        ),
+        (below(LRU_MODELS["embed_dual"], "var/"), "dual_head is CompreSSM's head for two documents"),
+        ({"weight": np.ones(2)}, r"missing array 'linear_layer/weight'; given: \['weight'\]"),
+    ],
+)
+def test_compressms_arrays_of_another_architecture_are_refused(variables, message):
+    with pytest.raises(UserError, match=message):
+        convert.lru_model(variables)
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"ssm": LRUConfig(bidirectional=True)}, "ssm.bidirectional is False there, True here"),
+        ({"retrieval": True, "activation": "glu"}, "'full_glu' there, 'glu' here; retrieval is False there, True here"),
+        ({"state_sizes": (8, 6)}, r"blocks/1/lru/B_im has shape \(8, 6\), expected \(6, 6\)"),
+        ({"state_sizes": (8,)}, "unknown blocks/1/glu/w1/bias"),
+    ],
+)
+def test_an_lru_config_that_does_not_fit_is_refused(change, message, tmp_path):
+    path = write_npz(tmp_path, LINEAR)
+    with pytest.raises(UserError, match=message) as caught:
+        convert.from_file(path, dataclasses.replace(LRU_CONFIG, **change))
+    assert str(path) in str(caught.value)
+
+
+def truncated_npz(folder):
+    path = write_npz(folder, LINEAR)
+    path.write_bytes(path.read_bytes()[:-2000])
+    return path
+
+
+def one_array(folder):
+    with open(folder / "model.npz", "wb") as file:
+        np.save(file, np.ones(3))
+    return folder / "model.npz"
+
+
+@pytest.mark.parametrize(
+    "write,message",
+    [
+        (truncated_npz, "is damaged or not a .npz file of arrays of numbers: BadZipFile"),
+        (one_array, "is damaged or not a .npz file of arrays of numbers: "),
+        (lambda folder: write_npz(folder, {"a": np.array(Bomb(), object)}), "Object arrays cannot be loaded"),
+        (lambda folder: folder / "model.npz", r"no file or folder at .*model.npz: expected a .npz file of NumPy"),
+    ],
+)
+def test_a_wrong_file_of_arrays_is_named_and_nothing_runs(write, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path)
+    with pytest.raises(UserError, match=message) as caught:
+        convert.from_file(path, LRU_CONFIG)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value) and not Path("exploded").exists()

@@ -146,6 +146,14 @@ def test_other_methods_do_not_read_the_seed(make_model):
         assert all(np.array_equal(a[path], b[path]) for path in a)
 
 
+def test_a_scope_and_a_normalisation_that_contradict_each_other_are_refused(make_model):
+    model = make_model()
+    with pytest.raises(UserError, match="scope='channel' means normalize='channel', but normalize='none' was given"):
+        aire.prune(model, 0.5, scope="channel", normalize="none")
+    same = [aire.prune(model, 0.5, **options).keep for options in ({"scope": "channel"}, {"normalize": "channel"})]
+    assert all(np.array_equal(same[0][path], same[1][path]) for path in same[0])
+
+
 def test_channel_normalisation_by_hand():
     """Channel 0: energies 4, 1, 3 share 4/4, 1/8, 3/7. Channel 2, a billion times weaker: 2/2, 1/3. Channel 5: 1."""
     E = jnp.array([4.0, 1.0, 3.0, 2e-9, 1e-9, 7.0])

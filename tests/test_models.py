@@ -11,7 +11,7 @@ from flax import nnx
 
 from aire.errors import UserError
 from aire.models import ACTIVATIONS, Block, ModelConfig, pool
-from aire.ssm import S4DConfig, S4DLayer, S5Config, ssm_config
+from aire.ssm import LRUConfig, S4DConfig, S4DLayer, S5Config, ssm_config
 from aire.weights import fill_model, get_arrays
 
 TOKENS = np.random.default_rng(0).integers(0, 20, (4, 12))
@@ -90,7 +90,7 @@ def test_padding_after_the_length_does_not_change_what_is_pooled_from_a_causal_m
     np.testing.assert_allclose(model(changed, LENGTHS), model(TOKENS, LENGTHS), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("ssm", [S5Config(blocks=2), S4DConfig(init="inv")])
+@pytest.mark.parametrize("ssm", [S5Config(blocks=2), S4DConfig(init="inv"), LRUConfig(r_min=0.1)])
 def test_config_survives_json(ssm):
     config = ModelConfig(20, 8, 10, [3, 0, 2], ssm, activation="gelu", dropout=0.1)
     fields = json.loads(json.dumps(dataclasses.asdict(config)))
@@ -101,7 +101,7 @@ def test_config_survives_json(ssm):
 def test_a_config_without_a_kind_is_of_s5():
     """Files from before there was another kind."""
     assert ssm_config({"blocks": 2}) == S5Config(blocks=2)
-    with pytest.raises(UserError, match=r"ssm.kind='s6': expected one of \['s4d', 's5'\]"):
+    with pytest.raises(UserError, match=r"ssm.kind='s6': expected one of \['lru', 's4d', 's5'\]"):
         ssm_config({"kind": "s6"})
 
 
@@ -149,7 +149,7 @@ def test_wrong_inputs_are_named(make_model, x, lengths, message):
         make_model(pooling="masked_mean")(x, lengths)
 
 
-@pytest.mark.parametrize("ssm", [{}, {"kind": "s4d"}])
+@pytest.mark.parametrize("ssm", [{}, {"kind": "s4d"}, {"kind": "lru"}])
 def test_bfloat16_activations(make_model, ssm):
     """The same parameters in both precisions: logits close but not equal, in float32; gradients in float32 too."""
     full = make_model(d_model=16, state_sizes=(32,), ssm=ssm, activation="full_glu")

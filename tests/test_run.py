@@ -96,17 +96,18 @@ def check_pruned_model(workdir, results, data):
 
 @pytest.mark.xdist_group("run")
 @pytest.mark.slow
-def test_the_whole_job_with_s4d(data, tmp_path):
-    """Variants in any order: the kind of model comes before its size."""
+@pytest.mark.parametrize("kind,per_layer", [("s4d", 16 * 8), ("lru", 8)])
+def test_the_whole_job_with_another_layer(kind, per_layer, data, tmp_path):
+    """Variants in any order: the kind of model comes before its size. S4D counts its states in each of 16 channels."""
     more = ["--config.prune.methods=('aire',)", "--config.prune.ratios=(0.0, 0.5)"]
-    result = run("--config=lra_listops_prune:smoke,s4d", *more, data=data, workdir=tmp_path)
+    result = run(f"--config=lra_listops_prune:smoke,{kind}", *more, data=data, workdir=tmp_path)
     assert result.returncode == 0, result.stderr
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["config"]["name"] == "lra_listops_s4d_smoke"
+    assert results["config"]["name"] == f"lra_listops_{kind}_smoke"
     rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
-    assert [int(row["states"]) for row in rows] == [256, 128]  # 2 layers, 16 channels, 8 states each
+    assert [int(row["states"]) for row in rows] == [2 * per_layer, per_layer]
     whole, pruned = (aire.load(tmp_path / f"{name}.safetensors").config for name in ("model", "pruned"))
-    assert whole.ssm.kind == pruned.ssm.kind == "s4d" and whole.state_sizes == (128, 128)
+    assert whole.ssm.kind == pruned.ssm.kind == kind and whole.state_sizes == (per_layer, per_layer)
 
 
 @pytest.mark.xdist_group("run")
@@ -150,7 +151,10 @@ def test_pixels_go_the_same_way(data, tmp_path):
     [
         ([], "give one --config=NAME; there are: compare_methods, fashion_mnist_prune, lra_"),
         (["--config=lra_listop_prune"], "unknown config 'lra_listop_prune' (did you mean 'lra_listops_prune'?)"),
-        (["--config=lra_listops_prune:tiny"], "unknown variant 'tiny': expected one of ['s4d', 'small', 'smoke']"),
+        (
+            ["--config=lra_listops_prune:tiny"],
+            "unknown variant 'tiny': expected one of ['lru', 's4d', 'small', 'smoke']",
+        ),
         ([SMOKE, "--config.train.epoch=3"], "the config has no 'train.epoch' (did you mean 'epochs'?)"),
         ([SMOKE, "--config.train.epochs=many"], "flag --config.train.epochs=many"),
         ([SMOKE, "--workdirs=x"], "Unknown command line flag 'workdirs'"),

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
+from flax import nnx
 
 import aire
 from aire.errors import UserError
 from aire.pruning import scores
-from aire.ssm import Modes
+from aire.ssm import KINDS, Modes
 
 ALL = sorted(name for name, score in scores.SCORES.items() if not score.needs)
 
@@ -32,6 +33,17 @@ def test_aire_equals_the_sum_of_a_long_impulse_response(directions, x64):
     for i, energy in enumerate(scores.SCORES["aire"](m)):
         response = [np.abs(np.outer(c[:, i], B[i]).ravel()[:, None] * lam[i] ** k) ** 2 for c in C]
         np.testing.assert_allclose(energy, np.sum(response), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "kind,options", [("s5", {"dt_min": 0.05}), ("s4d", {"dt_min": 0.05}), ("lru", {"r_max": 0.98})]
+)
+def test_aire_of_a_layer_is_what_its_states_do_to_an_impulse(kind, options):
+    """Σ_k ‖C_i x_k‖² for the state i, summed over an impulse in each feature, by the layer's own recurrence."""
+    layer = KINDS[kind].layer(3, 6, KINDS[kind].config(**options), rngs=nnx.Rngs(0))
+    x = layer.states(jnp.zeros((3, 1000, 3)).at[:, 0].set(jnp.eye(3)))[:, :, 0]
+    energy = jnp.sum(jnp.abs(x) ** 2, axis=(0, 1)) * jnp.sum(jnp.abs(layer.modes().C) ** 2, axis=(0, 1))
+    np.testing.assert_allclose(scores.SCORES["aire"](layer.modes()), energy, rtol=1e-3)
 
 
 def test_aire_equals_the_h2_norm_from_the_lyapunov_equation(x64):

@@ -60,6 +60,14 @@ def test_wrong_channels_are_named(make_model, tmp_path, channel, message):
         aire.load(path)
 
 
+def test_an_lru_model_survives_the_file(make_model, tmp_path):
+    model = aire.prune(make_model((6, 0, 4), ssm={"kind": "lru", "r_min": 0.2}), 0.5).model
+    aire.save(model, tmp_path / "model.safetensors")
+    loaded = aire.load(tmp_path / "model.safetensors")
+    assert loaded.config == model.config and loaded.config.ssm.kind == "lru"
+    np.testing.assert_array_equal(loaded(TOKENS), model(TOKENS))
+
+
 def damage(path, kind):
     data = path.read_bytes()
     if kind == "truncated":
@@ -171,6 +179,27 @@ BANK = below(golden("s4d_layers.npz")["small"], "state_dict/")
 def test_importing_a_wrong_bank_is_refused(state_dict, message):
     with pytest.raises(UserError, match=message):
         convert.s4d_layer(state_dict)
+
+
+LRU = below(golden("lru_layers.npz")["perturbed_N_lt_H"], "param/")
+
+
+@pytest.mark.parametrize(
+    "params,message",
+    [
+        ({k: v for k, v in LRU.items() if k not in ("D", "gamma_log")}, "missing D; missing gamma_log"),
+        ({k: v for k, v in LRU.items() if k != "B_re"}, "missing array 'B_re'"),
+        (LRU | {"E": LRU["D"]}, "unknown E"),
+        (LRU | {"nu_log": LRU["nu_log"][:2]}, r"nu_log has shape \(2,\), expected \(3,\)"),
+        (LRU | {"C_im": LRU["C_im"].T}, r"C_im has shape \(3, 7\), expected \(7, 3\)"),
+        (LRU | {"B_re": LRU["D"]}, r"B_re has shape \(7,\), expected \(N, H\)"),
+        (LRU | {"theta_log": np.full(3, -np.inf, np.float32)}, "theta_log holds 3 NaN or infinite values"),
+        (LAYER, "missing array 'B_re'"),
+    ],
+)
+def test_importing_a_wrong_lru_is_refused(params, message):
+    with pytest.raises(UserError, match=message):
+        convert.lru_layer(params)
 
 
 def test_nested_and_flat_state_dicts_give_one_bank():

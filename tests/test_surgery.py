@@ -19,6 +19,8 @@ VARIANTS = [
     {"bidirectional": False, "conj_sym": False, "discretization": "bilinear"},
     {"kind": "s4d"},
     {"kind": "s4d", "bidirectional": False, "discretization": "bilinear"},
+    {"kind": "lru"},
+    {"kind": "lru", "bidirectional": False},
 ]
 TOKENS = np.random.default_rng(0).integers(0, 20, (2, 30))
 
@@ -90,7 +92,7 @@ def test_a_layer_without_states_costs_nothing_for_the_ssm(make_layer):
     assert "dot_general" not in text and "while" not in text
 
 
-@pytest.mark.parametrize("ssm", [{}, {"kind": "s4d"}])
+@pytest.mark.parametrize("ssm", [{}, {"kind": "s4d"}, {"kind": "lru"}])
 def test_one_compilation_serves_every_mask(make_model, ssm):
     from aire.training.step import make_eval_step, split_model
 

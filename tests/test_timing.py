@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -78,3 +79,12 @@ def test_a_figure_shows_what_the_table_says(tmp_path, monkeypatch):
     assert drawn == {
         "of full": {"states kept (%): operations": {"a": operations}, "states kept (%): forward": {"a": forward}}
     }
+
+
+def test_a_forward_pass_is_timed_on_plain_arrays(make_model):
+    """Not through `nnx.jit`, whose dispatch takes longer than a small model."""
+    model = make_model()
+    batch = {"x": np.arange(40).reshape(2, 20) % 20, "lengths": np.array([20, 7], np.int32)}
+    run, call = timing.forward(model, batch)
+    assert isinstance(run.function, jax.stages.Compiled)
+    np.testing.assert_allclose(call(), model(batch["x"], batch["lengths"]), rtol=1e-5, atol=1e-6)

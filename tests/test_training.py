@@ -75,6 +75,15 @@ def test_groups_of_s4d_by_hand(make_model):
     assert labels["blocks"][0]["ssm"] == slow | dict.fromkeys(("C_re", "C_im", "D"), "regular")
 
 
+def test_groups_of_lru_by_hand(make_model):
+    """As the references name them: λ, γ and B at the SSM rate without decay, C and D like the rest."""
+    model = make_model((2,), ssm={"kind": "lru"})
+    config = OptimizerConfig(0.1, 0.1, 0.1, "standard", 1, 10)
+    labels = label(split_model(model)[1], config, parameter_roles(model))
+    slow = dict.fromkeys(("nu_log", "theta_log", "gamma_log", "B_re", "B_im"), "ssm")
+    assert labels["blocks"][0]["ssm"] == slow | dict.fromkeys(("C_re", "C_im", "D"), "regular")
+
+
 def test_schedule_without_warmup_by_hand():
     config = OptimizerConfig(1.0, 1.0, 0.0, "standard", 0, 4, lr_min=0.0)
     np.testing.assert_allclose([schedule(1.0, config)(t) for t in range(4)], [1, 1, 0.853553, 0.5], rtol=1e-5)

@@ -1,12 +1,16 @@
-"""Trees of arrays with the references' names."""
+"""Trees of arrays with the references' names, and what importers check of them and of a config."""
 
+import re
 from collections.abc import Mapping
+from operator import attrgetter
+from typing import Any
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
 from aire.errors import UserError
+from aire.models import ModelConfig
 from aire.weights import check_arrays
 
 Arrays = dict[str, np.ndarray]  # by path, "a/b/c"
@@ -37,6 +41,27 @@ def sizes(arrays: Arrays, name: str, axes: str) -> tuple[int, ...]:
     if len(shape) != len(axes.split(",")):
         raise UserError(f"{name} has shape {shape}, expected ({axes})")
     return shape
+
+
+def depth(arrays: Arrays, pattern: str) -> int:
+    """Layers that the paths name: one more than the largest number in the group of `pattern` at their beginning."""
+    found = [re.match(pattern, path) for path in arrays]
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
+
+
+def check_options(config: ModelConfig, fixed: Mapping[str, Any], reference: str, source: str) -> None:
+    """Raises UserError, listing all differences, where a config has other options than a reference's models always do.
+
+    Args:
+        config: of the model to import.
+        fixed: the reference's options by name, those of its layers as "ssm.NAME".
+        reference: its name, for the message.
+        source: where the arrays come from, for the message.
+    """
+    pairs = [(name, there, attrgetter(name)(config)) for name, there in fixed.items()]
+    differences = [f"{name} is {there!r} there, {here!r} here" for name, there, here in pairs if there != here]
+    if differences:
+        raise UserError(f"{source}, a model of {reference}, does not fit the config: {'; '.join(differences)}")
 
 
 def check_shapes(arrays: Arrays, shapes: Shapes, source: str) -> None:

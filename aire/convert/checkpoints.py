@@ -13,9 +13,8 @@ def from_file(path: str | os.PathLike, config: ModelConfig) -> Classifier:
     """A model, in evaluation mode, from a checkpoint of a reference implementation.
 
     Args:
-        path: of S5, LAST or AIRE-Prune a `.msgpack` or `checkpoint_N` file of Flax, or a folder of Orbax: a checkpoint,
-            one step of a `CheckpointManager`, or its whole folder where there is one step; of S4D a `.pt` or `.pth`
-            file, for which PyTorch must be installed (`pip install torch`).
+        path: a file or folder in the format of the reference of its kind of layer; `from_checkpoint` of that kind's
+            module in `aire.convert` says which those are.
         config: the model that the checkpoint is of; the file does not say. Its kind of layer decides how the file is
             read.
     Raises:

@@ -5,17 +5,14 @@ part last, `kernel.log_dt`, `D (H,)`, and a 1×1 convolution before a GLU: `outp
 `output_linear.0.bias (2H,)`. A model's holds `encoder`, `s4_layers.I`, `norms.I` (layer norm) and `decoder`.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from flax import nnx
-from flax.traverse_util import flatten_dict
 
-from aire.convert.arrays import Arrays, Shapes, below, check_shapes, flatten, sizes
+from aire.convert.arrays import Arrays, Shapes, below, check_options, check_shapes, depth, flatten, sizes
 from aire.convert.files import read_torch
-from aire.errors import UserError, differences
 from aire.models import Classifier, ModelConfig
 from aire.ssm import S4DConfig, S4DLayer
 from aire.weights import fill_model, set_arrays
@@ -23,6 +20,7 @@ from aire.weights import fill_model, set_arrays
 # What the reference's model always is. Not all of it shows in the arrays.
 _MODEL = {"activation": "glu", "batchnorm": False, "retrieval": False}
 _SSM = {"bidirectional": False, "discretization": "zoh"}
+_FIXED = _MODEL | {f"ssm.{name}": value for name, value in _SSM.items()}
 
 
 def s4d_layer(state_dict: Mapping) -> S4DLayer:
@@ -53,7 +51,8 @@ def s4d_model(state_dict: Mapping, *, prenorm: bool, pooling: str = "mean", drop
     """
     arrays = _dotted(state_dict)
     d_model, d_input = sizes(arrays, "encoder.weight", "H, d_input")
-    state_sizes = [np.prod(sizes(arrays, f"s4_layers.{i}.kernel.log_A_real", "H, N/2")) for i in range(_depth(arrays))]
+    layers = range(depth(arrays, r"s4_layers\.(\d+)\."))
+    state_sizes = [np.prod(sizes(arrays, f"s4_layers.{i}.kernel.log_A_real", "H, N/2")) for i in layers]
     config = ModelConfig(
         d_input=d_input,
         d_model=d_model,
@@ -69,7 +68,10 @@ def s4d_model(state_dict: Mapping, *, prenorm: bool, pooling: str = "mean", drop
 
 
 def from_checkpoint(path: Path, config: ModelConfig) -> Classifier:
-    """`aire.convert.from_file` for models with S4D layers."""
+    """`aire.convert.from_file` for models with S4D layers.
+
+    Reads `.pt` and `.pth` files of PyTorch, which must be installed (`pip install torch`).
+    """
     return fill_s4d(config, read_torch(path), str(path))
 
 
@@ -84,7 +86,7 @@ def fill_s4d(config: ModelConfig, state_dict: Mapping, source: str) -> Classifie
         UserError: names and shapes that disagree with the config, or options that the reference does not have; all are
             listed.
     """
-    _check_options(config, source)
+    check_options(config, _FIXED, "the S4D reference", source)
     arrays = _dotted(state_dict)
     check_shapes(arrays, _model_shapes(config), source)
     ours = _linear(arrays, "encoder") | _linear(arrays, "decoder")
@@ -101,18 +103,6 @@ def fill_s4d(config: ModelConfig, state_dict: Mapping, source: str) -> Classifie
 
 def _dotted(state_dict: Mapping) -> Arrays:
     return {name.replace("/", "."): array for name, array in flatten(state_dict).items()}
-
-
-def _depth(arrays: Arrays) -> int:
-    found = [re.match(r"s4_layers\.(\d+)\.", name) for name in arrays]
-    return 1 + max((int(match[1]) for match in found if match), default=-1)
-
-
-def _check_options(config: ModelConfig, source: str) -> None:
-    here = {name: getattr(config, name) for name in _MODEL}
-    here["ssm"] = {name: getattr(config.ssm, name) for name in _SSM}
-    if words := differences(*(flatten_dict(options, sep=".") for options in (_MODEL | {"ssm": _SSM}, here))):
-        raise UserError(f"{source}, a model of the S4D reference, does not fit the config: {words}")
 
 
 def _model_shapes(config: ModelConfig) -> Shapes:

@@ -6,14 +6,13 @@ model is a Flax tree: `params/encoder/encoder`, `params/encoder/layers_I/{seq,no
 `batch_stats/encoder/layers_I/norm` where it has batch norm.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from flax import nnx
 
-from aire.convert.arrays import Arrays, Shapes, below, check_shapes, flatten, sizes
+from aire.convert.arrays import Arrays, Shapes, below, check_shapes, depth, flatten, sizes
 from aire.convert.files import read_flax
 from aire.errors import UserError
 from aire.models import Classifier, ModelConfig
@@ -86,7 +85,8 @@ def s5_model(
     arrays = _with_collections(flatten(variables))
     d_input, d_model = sizes(arrays, "params/encoder/encoder/kernel", "d_input, H")
     (d_output,) = sizes(arrays, "params/decoder/layer2/bias" if retrieval else "params/decoder/bias", "d_output")
-    state_sizes = [sizes(arrays, _LAYER.format(i) + "Lambda_re", "P")[0] for i in range(_depth(arrays))]
+    layers = range(depth(arrays, _LAYER.format(r"(\d+)")))
+    state_sizes = [sizes(arrays, _LAYER.format(i) + "Lambda_re", "P")[0] for i in layers]
     if bidirectional is None:
         bidirectional = _is_bidirectional(below(arrays, _LAYER.format(0)))
     config = ModelConfig(
@@ -113,7 +113,11 @@ def s5_model(
 
 
 def from_checkpoint(path: Path, config: ModelConfig) -> Classifier:
-    """`aire.convert.from_file` for models with S5 layers."""
+    """`aire.convert.from_file` for models with S5 layers.
+
+    Reads `.msgpack` and `checkpoint_N` files of Flax, and folders of Orbax: a checkpoint, one step of a
+    `CheckpointManager`, or its whole folder where there is one step.
+    """
     return fill_s5(config, read_flax(path), str(path))
 
 
@@ -146,11 +150,6 @@ def _with_collections(arrays: Arrays) -> Arrays:
     if any(path.startswith("params/") for path in arrays):
         return arrays
     return {path if path.startswith("batch_stats/") else f"params/{path}": array for path, array in arrays.items()}
-
-
-def _depth(arrays: Arrays) -> int:
-    found = [re.match(_LAYER.format(r"(\d+)"), path) for path in arrays]
-    return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
 def _reference_name(path: str) -> str:

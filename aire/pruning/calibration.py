@@ -116,6 +116,9 @@ class Recording(nnx.Module):
         self._record(u, y)
         return y
 
+    def __getattr__(self, name: str) -> Any:  # what a model asks of its layer beside calling it
+        return getattr(object.__getattribute__(self, "layer"), name)
+
 
 def _record(layer: StateSpaceLayer, place: np.ndarray, mask_rows: Any, sums: dict[str, Array], u: Array, y: Array):
     mask = mask_rows(u.shape[:2])

@@ -46,8 +46,8 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "aire": Method("aire"),  # AIRE-Prune (ICLR 2026)
-    "last": Method("last"),  # LAST (NeurIPS 2024); it and its paper's baselines below
-    "hankel": Method("hankel"),
+    "last": Method("last"),  # LAST (NeurIPS 2024); its paper's baselines below
+    "hankel": Method("hankel"),  # ours
     "random": Method("random", "none"),  # the prefix normalisation is meaningless for random scores
     # LAMP (Lee et al., ICLR 2021): with weights in ascending order, score(u) = W[u]² / Σ_{v≥u} W[v]². Those at
     # or after u are those at least as large, so it is the prefix normalisation of the squared magnitudes.

@@ -180,8 +180,9 @@ def hankel(modes: Modes) -> Array:
     """Hankel singular value of the mode alone, σ_i = ‖B̄_i‖ ‖C_i‖ / (1 − |λ̄_i|²).
 
     Its Gramians are the scalars ‖B̄_i‖² / (1 − |λ̄_i|²) and ‖C_i‖² / (1 − |λ̄_i|²); the singular value is the root of
-    their product (Glover, 1984). Balanced truncation would order by it, if modes did not overlap. It is not squared,
-    because the error bound of balanced truncation, 2 Σ σ_i over what is cut, adds the values themselves.
+    their product (Glover, 1984). Balanced truncation would order by it, if modes did not overlap. A baseline of ours,
+    which neither paper has. It is not squared, because the error bound of balanced truncation, 2 Σ σ_i over what is
+    cut, adds the values themselves: a share in their sum is a share in that bound.
     """
     return jnp.sqrt(_input_energy(modes) * _output_energy(modes)) / modes.margin
 

@@ -48,7 +48,9 @@ class Cut:
         """All that the cut consists of, by name: what tells two cuts apart."""
         named = {path: np.asarray(mask) for path, mask in self.keep.items()}
         for path, readout in self.readouts.items():
-            named |= {f"{path} {name}": np.asarray(a) for name, a in readout._asdict().items()}
+            named |= {
+                f"{path}~{name}": np.asarray(a) for name, a in readout._asdict().items()
+            }  # no path has "~C" in it
         return named
 
     def digest(self) -> str:
@@ -101,7 +103,8 @@ def apply_masked(model: nnx.Module, cut: Cut) -> nnx.Module:
             return layer.mask(cut.keep[path])
         C, D = cut.readouts[path]
         kept = np.flatnonzero(np.asarray(cut.keep[path]))
-        return layer.with_readout(jnp.zeros_like(layer.readout()).at[..., kept].set(C), D)
+        own = layer.readout()
+        return layer.with_readout(jnp.zeros_like(own).at[..., kept].set(jnp.asarray(C).astype(own.dtype)), D)
 
     return map_layers(model, lambda path, layer: masked(path_name(path), layer))
 

@@ -1,6 +1,7 @@
 """State space layers and their maths. Knows nothing of pruning."""
 
 from aire.ssm.base import StateSpaceLayer
+from aire.ssm.lru import LRU, LRUConfig
 from aire.ssm.mimo import MIMO
 from aire.ssm.modes import Modes
 from aire.ssm.registry import KINDS, LayerKind, kind_of, register, ssm_config
@@ -10,9 +11,11 @@ from aire.ssm.traversal import layers, map_layers
 
 __all__ = [
     "KINDS",
+    "LRU",
     "MIMO",
     "S4D",
     "S5",
+    "LRUConfig",
     "LayerKind",
     "Modes",
     "S4DConfig",

@@ -32,7 +32,7 @@ class StateSpaceLayer(nnx.Module):
         ROLES: what each trained array is: "eigenvalue", "step", "input", "output" or "skip". The optimiser groups
             parameters by it.
         RUN_OPTIONS: the fields of `config` that belong to a run, not to what was learned.
-        config: the layer's options, a frozen dataclass with a field `kind`.
+        config: the layer's options, a frozen dataclass with a field `kind`, and `bidirectional` if it can be.
     """
 
     STATE_AXIS: ClassVar[Mapping[str, int]]
@@ -49,8 +49,8 @@ class StateSpaceLayer(nnx.Module):
 
     @property
     def reverse(self) -> tuple[bool, ...]:
-        """Of each scan direction, whether it runs from the last step to the first."""
-        return (False, True) if self.config.bidirectional else (False,)
+        """Of each scan direction, whether it runs from the last step to the first; one where `config` says nothing."""
+        return (False, True) if getattr(self.config, "bidirectional", False) else (False,)
 
     @property
     def output_scale(self) -> float:

@@ -66,7 +66,9 @@ class Modes:
         if channel.dtype.kind not in "iu" or (np.diff(channel.astype(np.int64)) < 0).any():
             raise UserError("channel: expected integers in ascending order; sort the modes by their channel")
         radius = np.abs(lam.astype(np.complex128))
-        dtype = np.result_type(*arrays.values(), np.complex64)
+        dtype = jax.dtypes.canonicalize_dtype(
+            np.result_type(*arrays.values(), np.complex64)
+        )  # float64 where JAX has it
         margin = ((1 - radius) * (1 + radius)).astype(np.finfo(dtype).dtype)
         lam, B, C = (jnp.asarray(a, dtype) for a in (lam, B, C))
         return cls(lam, B, C, jnp.asarray(margin), jnp.asarray(channel, np.int32))

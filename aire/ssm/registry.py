@@ -7,6 +7,7 @@ from typing import Any
 
 from aire.errors import UserError
 from aire.ssm.base import StateSpaceLayer
+from aire.ssm.lru import LRU, LRUConfig
 from aire.ssm.s4d import S4D, S4DConfig
 from aire.ssm.s5 import S5, S5Config
 
@@ -50,6 +51,7 @@ class LayerKind:
 KINDS: dict[str, LayerKind] = {
     "s5": LayerKind(S5Config, S5, norm_epsilon=1e-6, importer="aire.convert.s5:from_checkpoint"),
     "s4d": LayerKind(S4DConfig, S4D, norm_epsilon=1e-5, per_channel=True, importer="aire.convert.s4d:from_checkpoint"),
+    "lru": LayerKind(LRUConfig, LRU, norm_epsilon=1e-6, importer="aire.convert.lru:from_checkpoint"),
 }
 
 
@@ -57,13 +59,15 @@ def register(kind: LayerKind) -> None:
     """Add a kind of layer under the name that its config has as `kind`. A second one of that name replaces the first.
 
     Raises:
-        UserError: the config has no such field, or the layer is no `StateSpaceLayer`.
+        UserError: the config is no frozen dataclass or has no such field, or the layer is no `StateSpaceLayer`.
     """
+    if not (isinstance(kind.config, type) and dataclasses.is_dataclass(kind.config) and _is_frozen(kind.config)):
+        raise UserError(f"{kind.config!r} is no frozen dataclass: decorate it with @dataclasses.dataclass(frozen=True)")
     name = next((f.default for f in dataclasses.fields(kind.config) if f.name == "kind"), None)
     if not isinstance(name, str):
         raise UserError(f"{kind.config.__name__} has no field `kind` with the kind's name as default")
-    if not issubclass(kind.layer, StateSpaceLayer):
-        raise UserError(f"{kind.layer.__name__} is no aire.ssm.StateSpaceLayer")
+    if not (isinstance(kind.layer, type) and issubclass(kind.layer, StateSpaceLayer)):
+        raise UserError(f"{kind.layer!r} is no aire.ssm.StateSpaceLayer")
     KINDS[name] = kind
 
 
@@ -81,6 +85,10 @@ def ssm_config(fields: Mapping[str, Any]) -> Any:
     options = dict(fields)
     kind = _get(options.pop("kind", "s5"))  # files from before there was S4D name none
     return kind.config(**options)
+
+
+def _is_frozen(config: type) -> bool:
+    return config.__dataclass_params__.frozen
 
 
 def _get(name: Any) -> LayerKind:

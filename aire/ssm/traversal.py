@@ -66,7 +66,14 @@ def _children(node: Any) -> list[tuple[Any, Any]]:
     if isinstance(node, nnx.List | list | tuple):
         return list(enumerate(node))
     items = node.items() if isinstance(node, dict) else vars(node).items()
-    return sorted(((k, v) for k, v in items if not str(k).startswith("_pytree__")), key=lambda item: str(item[0]))
+    return sorted(
+        ((k, v) for k, v in items if not str(k).startswith("_pytree__")), key=lambda item: _key_order(item[0])
+    )
+
+
+def _key_order(key: Any) -> tuple[bool, Any]:
+    """Flax's order, numbers by value, so that a layer's first path is the one that Flax has for its parameters."""
+    return not isinstance(key, int), key if isinstance(key, int) else str(key)
 
 
 def _with_children(node: Any, new: dict[Any, Any]) -> Any:

@@ -1,0 +1,105 @@
+"""The LRU layer: a diagonal linear recurrence trained in discrete time (Orvieto et al., ICML 2023)."""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.nn.initializers import normal
+
+from aire.errors import UserError
+from aire.ssm.mimo import MIMO
+
+
+@dataclasses.dataclass(frozen=True)
+class LRUConfig:
+    """Options of an LRU layer, beside its sizes.
+
+    Attributes:
+        kind: "lru"; tells the kinds of layers apart in files.
+        r_min, r_max: radii of the ring in which the eigenvalues start.
+        max_phase: their largest initial phase (6.28 in the references' code).
+        bidirectional: scan in both directions, each with its own C.
+    """
+
+    kind: str = dataclasses.field(default="lru", init=False)
+    r_min: float = 0.0
+    r_max: float = 1.0
+    max_phase: float = 2 * math.pi
+    bidirectional: bool = False
+
+    def __post_init__(self):
+        if not 0 <= self.r_min < self.r_max <= 1:
+            raise UserError(f"r_min={self.r_min}, r_max={self.r_max}: expected 0 <= r_min < r_max <= 1")
+        if not 0 < self.max_phase < math.inf:
+            raise UserError(f"max_phase={self.max_phase}: expected a positive angle")
+
+
+class LRU(MIMO):
+    """y_k = Re(C x_k) + D u_k with x_k = λ x_{k-1} + γ B u_k, λ = exp(−exp(ν_log) + i exp(θ_log)), γ = exp(γ_log).
+
+    |λ| < 1 whatever the parameters, so every state is stable. There are no conjugate pairs: all states are stored. γ
+    starts at √(1 − |λ|²), which makes the states' variance under white noise that of B u, and is then trained freely.
+
+    Parameters, all float32: nu_log, theta_log, gamma_log (P,); B_re, B_im (P, H); C_re, C_im (R, H, P); D (H,).
+
+    Args:
+        d_model: features H.
+        n_states: stored states P.
+        config: the layer's options.
+        rngs: source of the `params` key.
+    """
+
+    STATE_AXIS: ClassVar = {"nu_log": 0, "theta_log": 0, "gamma_log": 0, "B_re": 0, "B_im": 0, "C_re": 2, "C_im": 2}
+    ROLES: ClassVar = {
+        **dict.fromkeys(("nu_log", "theta_log", "gamma_log"), "eigenvalue"),  # the references train all three alike
+        **dict.fromkeys(("B_re", "B_im"), "input"),
+        **dict.fromkeys(("C_re", "C_im"), "output"),
+        "D": "skip",
+    }
+
+    def __init__(self, d_model: int, n_states: int, config: LRUConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        for name, array in init_params(rngs.params(), d_model, n_states, config).items():
+            setattr(self, name, nnx.Param(array))
+
+    def gain(self) -> tuple[Array, Array]:
+        """λ and γ, both complex (P,)."""
+        Lambda = jnp.exp(jax.lax.complex(-jnp.exp(self.nu_log[...]), jnp.exp(self.theta_log[...])))
+        return Lambda, jnp.exp(self.gamma_log[...]).astype(Lambda.dtype)
+
+    def margin(self) -> Array:
+        return _margin(self.nu_log[...])
+
+
+def init_params(key: Array, d_model: int, n_states: int, config: LRUConfig) -> dict[str, Array]:
+    """Initial parameters of an LRU layer (LRU paper, lemma 3.2 and appendix A), float32, shapes as in `LRU`.
+
+    The eigenvalues are uniform in area on the ring between the radii.
+    """
+    radius_key, phase_key, B_key, C_key, D_key = jax.random.split(key, 5)
+    tiny, epsilon = jnp.finfo(jnp.float32).tiny, jnp.finfo(jnp.float32).epsneg
+    squared = jax.random.uniform(radius_key, (n_states,), jnp.float32, config.r_min**2, config.r_max**2)
+    squared = jnp.clip(squared, tiny, 1 - epsilon)  # the logarithms below are infinite at 0 and at 1
+    phase = jax.random.uniform(phase_key, (n_states,), jnp.float32, tiny, config.max_phase)
+    nu_log = jnp.log(-0.5 * jnp.log(squared))
+    B = normal((2 * d_model) ** -0.5)(B_key, (2, n_states, d_model), jnp.float32)
+    C = normal(max(n_states, 1) ** -0.5)(C_key, (2, 1 + config.bidirectional, d_model, n_states), jnp.float32)
+    return {
+        "nu_log": nu_log,
+        "theta_log": jnp.log(phase),
+        "gamma_log": 0.5 * jnp.log(_margin(nu_log)),
+        "B_re": B[0],
+        "B_im": B[1],
+        "C_re": C[0],
+        "C_im": C[1],
+        "D": normal(1.0)(D_key, (d_model,), jnp.float32),
+    }
+
+
+def _margin(nu_log: Array) -> Array:
+    """1 − |λ|², real (P,), from log |λ|: subtraction would lose its digits as |λ| → 1."""
+    return -jnp.expm1(-2 * jnp.exp(nu_log))

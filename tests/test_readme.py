@@ -1,0 +1,117 @@
+"""The README's snippets run, in order and in one namespace, and do what the text beside them says."""
+
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import aire
+from aire.data.tasks import TASKS, load_task
+from aire.pruning import METHODS
+from aire.pruning.scores import SCORES
+from aire.ssm import KINDS
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+REGISTRIES = (SCORES, METHODS, KINDS, TASKS)
+
+
+def snippets(section: str) -> list[str]:
+    """The Python blocks of a section."""
+    (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## )", README, flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """What the names of the snippets stand for in the end; what they registered is taken back."""
+    folder = tmp_path_factory.mktemp("readme")
+    rng = np.random.default_rng(0)
+    tokens, lengths = rng.integers(0, 15, (4, 30)), np.array([30, 21, 9, 30], np.int32)
+    batches = [{"x": rng.integers(0, 15, (8, 30)), "lengths": np.full(8, 30, np.int32)} for _ in range(2)]
+    names = {"__name__": "readme", "tokens": tokens, "lengths": lengths, "batches": batches}
+    before = [dict(registry) for registry in REGISTRIES]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # one of them saves a file
+        try:
+            for number, code in enumerate([*snippets("In Python"), *snippets("Add your own")], 1):
+                exec(compile(code, f"README.md, snippet {number}", "exec"), names)
+            yield names | {"folder": folder}
+        finally:
+            for registry, own in zip(REGISTRIES, before, strict=True):
+                registry.clear()
+                registry.update(own)
+
+
+def states(model) -> int:
+    return sum(model.config.state_sizes)
+
+
+def test_every_snippet_is_found():
+    assert len(snippets("In Python")) == 2 and len(snippets("Add your own")) == 6
+    assert README.count("```python\n") == 8  # none is left out
+
+
+def test_a_model_is_pruned_and_saved(ran):
+    full = states(ran["model"])
+    assert ran["result"].states == (full, round(0.7 * full)) and states(ran["smaller"]) == round(0.7 * full)
+    assert ran["logits"].shape == (4, 10) and "energy kept" in ran["result"].summary()
+    loaded = aire.load(ran["folder"] / "pruned.safetensors")
+    np.testing.assert_array_equal(loaded(ran["tokens"], ran["lengths"]), ran["logits"])
+
+
+def test_the_steps_by_themselves_are_the_one_call(ran):
+    for a, b in zip(jax.tree.leaves(ran["smaller"]), jax.tree.leaves(ran["result"].model), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_own_scores_choose_what_they_say(ran):
+    """The slowest states of each layer, and those that swing most: no state that goes is above one that stays."""
+    moments = aire.calibrate(ran["model"], ran["batches"])
+    for path, m in aire.modes(ran["model"]).items():
+        swing = moments[path].energy().sum(axis=0)
+        for result, values in ((ran["slowest"], np.abs(m.Lambda_bar)), (ran["swung"], swing)):
+            keep = np.asarray(result.keep[path])
+            assert keep.any() and values[keep].min() >= values[~keep].max(initial=0)
+
+
+def test_the_refit_loses_less_than_the_plain_cut(ran):
+    """Of the first layer's own output, on the inputs that it was fitted on."""
+    model, plain = ran["model"], ran["result"]
+    for path, mask in ran["refitted"].keep.items():
+        np.testing.assert_array_equal(mask, plain.keep[path])
+    x = np.concatenate([batch["x"] for batch in ran["batches"]])
+    assert model.config.prenorm
+    u = model.blocks[0].norm(model.encoder(jax.nn.one_hot(x, model.config.d_input)))
+    full, *cut = (np.asarray(m.blocks[0].ssm(u)) for m in (model, plain.model, ran["refitted"].model))
+    errors = [np.mean((y - full) ** 2) for y in cut]
+    assert errors[1] < 0.9 * errors[0]
+
+
+def test_the_own_layer_is_pruned_and_saved(ran):
+    leaky = ran["leaky"]
+    leaky.eval()
+    result = aire.prune(leaky, 0.5, "last")
+    assert result.states == (12, 6) and leaky.config.ssm == ran["LeakyConfig"]()
+    aire.save(result.model, ran["folder"] / "leaky.safetensors")
+    loaded, tokens = aire.load(ran["folder"] / "leaky.safetensors"), ran["tokens"]
+    np.testing.assert_array_equal(loaded(tokens), result.model(tokens))
+    np.testing.assert_allclose(loaded(tokens), aire.mask(leaky, result.keep)(tokens), rtol=1e-4, atol=1e-5)
+
+
+def test_the_own_task_is_found_by_name(ran):
+    task = load_task({"task": "parity", "length": 12, "examples": 20}, ran["folder"])
+    assert task.description() == "parity of random bits: 20 / 20 / 20 examples of up to 12 steps, 2 classes"
+    for split in task.splits.values():
+        np.testing.assert_array_equal(split.y, [sum(map(int, x)) % 2 for x in split.x])
+
+
+def test_plain_arrays_are_cut(ran):
+    rng = np.random.default_rng(0)
+    lam, B, C = rng.uniform(-0.9, 0.9, 16), rng.normal(size=(16, 3)), rng.normal(size=(2, 16))
+    energies = (B**2).sum(axis=1) * (C**2).sum(axis=0) / (1 - lam**2)
+    strongest = np.sort(np.argsort(energies)[8:])
+    np.testing.assert_array_equal(ran["Lambda_bar"], lam[strongest])
+    np.testing.assert_array_equal(ran["B_bar"], B[strongest])
+    np.testing.assert_array_equal(ran["C"], C[:, strongest])
