@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from aire.errors import UserError
+from aire.errors import UserError, differences
 from aire.models import ModelConfig
 from aire.weights import check_arrays
 
@@ -58,10 +58,8 @@ def check_options(config: ModelConfig, fixed: Mapping[str, Any], reference: str,
         reference: its name, for the message.
         source: where the arrays come from, for the message.
     """
-    pairs = [(name, there, attrgetter(name)(config)) for name, there in fixed.items()]
-    differences = [f"{name} is {there!r} there, {here!r} here" for name, there, here in pairs if there != here]
-    if differences:
-        raise UserError(f"{source}, a model of {reference}, does not fit the config: {'; '.join(differences)}")
+    if words := differences(fixed, {name: attrgetter(name)(config) for name in fixed}):
+        raise UserError(f"{source}, a model of {reference}, does not fit the config: {words}")
 
 
 def check_shapes(arrays: Arrays, shapes: Shapes, source: str) -> None:
