@@ -30,8 +30,8 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from aire.errors import UserError
-from aire.files import locked
+from aire.utils.errors import UserError
+from aire.utils.files import locked
 
 _CONFIGS = Path(__file__).parent / "configs"
 

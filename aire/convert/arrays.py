@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from aire.errors import UserError, differences
+from aire.io.weights import check_arrays
 from aire.models import ModelConfig
-from aire.weights import check_arrays
+from aire.utils.errors import UserError, differences
 
 Arrays = dict[str, np.ndarray]  # by path, "a/b/c"
 Shapes = dict[str, tuple[int, ...]]

@@ -23,8 +23,8 @@ import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
 from orbax.checkpoint import args
 
-from aire.errors import UserError, differences
-from aire.files import writing
+from aire.utils.errors import UserError, differences
+from aire.utils.files import writing
 
 PyTree = Any
 Restored = tuple[int, PyTree, dict[str, Any]]  # step, state, meta
