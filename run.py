@@ -30,7 +30,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from aire.errors import UserError
+from aire.utils.errors import UserError
 
 _CONFIGS = Path(__file__).parent / "configs"
 

@@ -5,9 +5,9 @@
 """
 
 from aire import convert, pruning, zoo
+from aire.io.model_file import load, save
 from aire.models import Classifier, ModelConfig
 from aire.pruning import Cut, Method, Moments, PruneResult, Readout, calibrate, cut, mask, modes, prune, score, select
-from aire.serialization import load, save
 from aire.ssm import LRU, S4D, S5, LRUConfig, Modes, S4DConfig, S5Config, map_layers
 
 __version__ = "0.1.0"

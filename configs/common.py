@@ -5,8 +5,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from aire.data.made_up import FOLDER as MADE_UP
-from aire.errors import UserError
+from aire.data.synthetic import FOLDER as MADE_UP
+from aire.utils.errors import UserError
 
 Change = Callable[[ConfigDict], None]
 
@@ -157,7 +157,7 @@ def training() -> ConfigDict:
 
 
 def pruning() -> ConfigDict:
-    """Options of the sweep in `experiments/prune.py`."""
+    """Options of the sweep in `experiments/prune/prune_job.py`."""
     return ConfigDict(
         {
             # Names of aire.pruning.methods; empty: all that see no data. The cut model of the first is saved.

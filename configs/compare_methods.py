@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from aire.errors import UserError
+from aire.utils.errors import UserError
 
 
 def get_config(variants: str = "") -> ConfigDict:

@@ -1,7 +1,7 @@
 r"""Benchmark: models beside the straightforward formulation, cut models, growth, the loop, and pruning itself.
 
     python run.py --config=speed                                     about an hour on one CPU core
-    python run.py --config=speed --config.sections="('models',)"     one section; experiments/speed.py lists them
+    python run.py --config=speed --config.sections="('models',)"     one section of experiments/speed/speed_job.py
     git clone https://github.com/lindermanlab/S5 && python run.py --config=speed --config.sections="('reference',)" \
         --config.reference=S5                                        beside the S5 reference itself, up to ten minutes
     git clone https://github.com/state-spaces/s4 && pip install torch einops && python run.py --config=speed \

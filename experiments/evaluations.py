@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from aire.data.pipeline import Split
-from aire.errors import UserError
-from aire.files import write_bytes, writing
+from aire.io.weights import get_arrays
 from aire.models import Classifier
 from aire.pruning import Cut, apply_masked
 from aire.pruning.surgery import digest
 from aire.ssm import layers
 from aire.training.evaluate import Evaluation
-from aire.weights import get_arrays
+from aire.utils.errors import UserError
+from aire.utils.files import write_bytes, writing
 
 
 class EvaluationFile(UserDict[str, Evaluation]):

@@ -14,14 +14,14 @@ from ml_collections import ConfigDict
 
 import aire
 from aire.data.pipeline import Split
-from aire.errors import UserError
 from aire.models import Classifier
-from aire.progress import Progress
 from aire.pruning import Calibration, Cut, PruneResult, find_cut, methods
 from aire.pruning.result import result_of
 from aire.pruning.selection import check_ratio, check_scope
 from aire.ssm import kind_of
 from aire.training.evaluate import Evaluation
+from aire.utils.errors import UserError
+from aire.utils.progress import Progress
 from experiments.evaluations import CutEvaluator
 
 Run = tuple[str, int]

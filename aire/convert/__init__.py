@@ -1,8 +1,8 @@
 """Weights of the reference implementations into our layers and models, from arrays in memory or from their files."""
 
-from aire.convert.checkpoints import from_file
-from aire.convert.lru import lru_layer, lru_model
-from aire.convert.s4d import s4d_layer, s4d_model
-from aire.convert.s5 import s5_layer, s5_model
+from aire.convert.dispatch import from_file
+from aire.convert.from_lru import lru_layer, lru_model
+from aire.convert.from_s4d import s4d_layer, s4d_model
+from aire.convert.from_s5 import s5_layer, s5_model
 
 __all__ = ["from_file", "lru_layer", "lru_model", "s4d_layer", "s4d_model", "s5_layer", "s5_model"]

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from aire.errors import UserError
+from aire.io.weights import check_arrays
 from aire.models import ModelConfig
-from aire.weights import check_arrays
+from aire.utils.errors import UserError
 
 Arrays = dict[str, np.ndarray]  # by path, "a/b/c"
 Shapes = dict[str, tuple[int, ...]]

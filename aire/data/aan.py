@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from aire.data import preparation
-from aire.data.characters import Vocabulary, check_length, ended
+from aire.data.formats import preparation
+from aire.data.formats.characters import Vocabulary, check_length, ended
+from aire.data.formats.preparation import SPLITS, PreparedOnce
 from aire.data.pipeline import Split, pad
-from aire.data.preparation import SPLITS, PreparedOnce
-from aire.errors import UserError
-from aire.files import reading
+from aire.utils.errors import UserError
+from aire.utils.files import reading
 
 TITLE = "AAN"
 N_CLASSES = 2

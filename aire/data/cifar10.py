@@ -1,7 +1,7 @@
 """CIFAR-10 pixel by pixel: in grey, LRA's task Image, or in colour, sequential CIFAR.
 
-60,000 pictures of 32×32 pixels in 10 classes of equal size (A. Krizhevsky 2009), read row by row, and normalised as by
-the references (S4's and S5's dataloaders/basic.py). Their validation split, 5,000 of the 50,000 pictures for training,
+60,000 pixels of 32×32 pixels in 10 classes of equal size (A. Krizhevsky 2009), read row by row, and normalised as by
+the references (S4's and S5's dataloaders/basic.py). Their validation split, 5,000 of the 50,000 pixels for training,
 chosen by PyTorch from seed 42, is reproduced exactly.
 
 A folder may hold the binary version, which is the one that is downloaded, or the Python version, which other programs
@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from aire.data import archives, pickled, pictures
-from aire.data.archives import Archive
-from aire.data.pictures import LEAST, Labelled, Pictures, Sequences
+from aire.data.formats import archives, pickled, pixels
+from aire.data.formats.archives import Archive
+from aire.data.formats.pixels import LEAST, Labelled, Pictures, Sequences
 from aire.data.pipeline import Split
 from aire.data.splits import held_out
-from aire.errors import UserError
+from aire.utils.errors import UserError
 
 SIDE = 32
 VALUES = 3 * SIDE**2  # of a picture: all of red, row by row, then green, then blue
@@ -49,12 +49,12 @@ PYTHON = Archive(  # Keras, datasets/cifar10.py; the size as its server states i
 
 
 @dataclasses.dataclass(frozen=True)
-class Files(pictures.Files):
+class Files(pixels.Files):
     """The six batches, as published or from a folder.
 
     Attributes:
         data_dir: folder of prepared datasets; the download is kept below it.
-        folder: holds either version, as its archive or unpacked; any pictures of the format are taken. Empty: the
+        folder: holds either version, as its archive or unpacked; any pixels of the format are taken. Empty: the
             published binary version.
     Raises:
         UserError: (by its methods) the files are missing, damaged or cannot be downloaded.
@@ -74,8 +74,8 @@ class Files(pictures.Files):
             raise UserError(f"{self._where}: no {', '.join(missing)} in it; {BINARY.how_to_get}")
         *train, test = (batches[name] for name in BATCHES)
         images, labels = (np.concatenate(arrays) for arrays in zip(*train, strict=True))
-        pictures.check_labels(f"{self._where}: data batches", labels, LEAST)
-        pictures.check_labels(f"{self._where}: test_batch", test[1], 1)
+        pixels.check_labels(f"{self._where}: data batches", labels, LEAST)
+        pixels.check_labels(f"{self._where}: test_batch", test[1], 1)
         return (images, labels), test
 
     def validates(self, n: int) -> np.ndarray:
@@ -96,7 +96,7 @@ def parse_binary(content: bytes, where: str) -> Labelled:
     """Pictures (n, 32, 32, 3) and labels (n,), uint8, of a batch: for each a byte for the label, then its values.
 
     Raises:
-        UserError: the bytes make no whole number of pictures.
+        UserError: the bytes make no whole number of pixels.
     """
     if len(content) % (1 + VALUES):
         raise UserError(f"{where}: {len(content):,} bytes, no multiple of {1 + VALUES:,}: damaged; {BINARY.how_to_get}")
@@ -105,7 +105,7 @@ def parse_binary(content: bytes, where: str) -> Labelled:
 
 
 def parse_pickle(content: bytes, where: str) -> Labelled:
-    """The same, of a batch of the Python version: a dict whose `data` (n, 3072) are the pictures, with `labels`.
+    """The same, of a batch of the Python version: a dict whose `data` (n, 3072) are the pixels, with `labels`.
 
     Raises:
         UserError: it is something else.
@@ -125,7 +125,7 @@ def _to_images(values: np.ndarray) -> np.ndarray:
 
 
 class Cifar10(Pictures, skip_registration=True):  # TFDS has one of this name, which needs TensorFlow
-    """Small pictures of animals and vehicles, in colour."""
+    """Small pixels of animals and vehicles, in colour."""
 
     TITLE = BINARY.title
     VERSION = tfds.core.Version("1.0.0")  # raise it whenever the same files would give other data
@@ -151,8 +151,8 @@ def load(
         folder: of the batches, see `Files`; empty: the published ones.
         grey: one feature a step, the grey value; otherwise three: red, green, blue.
         pool: side of the squares of pixels that become one step, their mean: 1 gives L = 1024, 2 gives L = 256.
-        **limits: numbers of examples, and what is raised: see `aire.data.pictures.load`.
+        **limits: numbers of examples, and what is raised: see `aire.data.formats.pixels.load`.
     """
     sequences = Sequences(SIDE, pool, GREY_MEAN, GREY_STD) if grey else Sequences(SIDE, pool, MEAN, STD)
     source = Files(data_dir, folder)
-    return pictures.load(Cifar10, data_dir, source, sequences, convert=to_grey if grey else None, **limits)
+    return pixels.load(Cifar10, data_dir, source, sequences, convert=to_grey if grey else None, **limits)

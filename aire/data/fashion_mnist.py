@@ -1,6 +1,6 @@
-"""Sequential Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747): pictures of clothes, a grey value a step.
+"""Sequential Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747): pixels of clothes, a grey value a step.
 
-The data is four idx files: 60,000 pictures and labels for training, 10,000 for testing, 28×28 grey values, 10 classes
+The data is four idx files: 60,000 pixels and labels for training, 10,000 for testing, 28×28 grey values, 10 classes
 of equal size, read row by row. There is no validation split in them: every twelfth training picture (5,000 of 60,000)
 goes into one, which is the same choice everywhere and takes from all classes even where files are sorted by class.
 """
@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from aire.data import pictures
-from aire.data.idx import SIDE, Checksums, Files, Published
-from aire.data.pictures import Pictures, Sequences
+from aire.data.formats import pixels
+from aire.data.formats.idx import SIDE, Checksums, Files, Published
+from aire.data.formats.pixels import Pictures, Sequences
 from aire.data.pipeline import Split
 
 MEAN, STD = 0.2860, 0.3530  # of the 60,000 training pictures' grey values, scaled to [0, 1]
@@ -50,7 +50,7 @@ PUBLISHED = Published(
 
 
 class FashionMnist(Pictures, skip_registration=True):  # TFDS has one of this name, which needs TensorFlow
-    """Grey pictures of ten kinds of clothes."""
+    """Grey pixels of ten kinds of clothes."""
 
     TITLE = PUBLISHED.title
     VERSION = tfds.core.Version("1.0.0")  # raise it whenever the same files would give other data
@@ -73,7 +73,7 @@ def load(data_dir: str | Path, folder: str | Path = "", *, pool: int = 1, **limi
     Args:
         folder: of the four files, each with .gz or without; empty: the published ones.
         pool: side of the squares of grey values that become one step, their mean: 1 gives L = 784, 2 gives L = 196.
-        **limits: numbers of examples, and what is raised: see `aire.data.pictures.load`.
+        **limits: numbers of examples, and what is raised: see `aire.data.formats.pixels.load`.
     """
     sequences = Sequences(SIDE, pool, MEAN, STD)
-    return pictures.load(FashionMnist, data_dir, files(data_dir, folder), sequences, **limits)
+    return pixels.load(FashionMnist, data_dir, files(data_dir, folder), sequences, **limits)

@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from aire.data import preparation
-from aire.data.archives import Archive, Files
-from aire.data.characters import Vocabulary, check_length, ended
+from aire.data.formats import preparation
+from aire.data.formats.archives import Archive, Files
+from aire.data.formats.characters import Vocabulary, check_length, ended
+from aire.data.formats.preparation import PreparedOnce
 from aire.data.pipeline import Split, pad
-from aire.data.preparation import PreparedOnce
-from aire.errors import UserError
+from aire.utils.errors import UserError
 
 CLASSES = ("neg", "pos")
 MAX_LENGTH = 4096  # of the task, the end token included

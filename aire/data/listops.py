@@ -16,11 +16,11 @@ from random import Random
 import numpy as np
 import tensorflow_datasets as tfds
 
-from aire.data import preparation
+from aire.data.formats import preparation
+from aire.data.formats.preparation import SPLITS, PreparedOnce
 from aire.data.pipeline import Split, pad
-from aire.data.preparation import SPLITS, PreparedOnce
-from aire.errors import UserError
-from aire.files import reading
+from aire.utils.errors import UserError
+from aire.utils.files import reading
 
 VOCABULARY = ("<pad>", "<unk>", "<eos>", "]", *"0123456789", "[MAX", "[MED", "[MIN", "[SM")
 VOCAB_SIZE = 20  # width of the one-hot inputs, as in the S5 reference; 18 of them are used

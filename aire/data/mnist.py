@@ -1,7 +1,7 @@
 """Sequential MNIST and permuted sequential MNIST: handwritten digits, a grey value a step.
 
 As the references read them (S4's and S5's dataloaders/basic.py): grey values scaled to [0, 1] and nothing more, row by
-row, or in the order of the bit-reversal permutation. Their validation split, 6,000 of the 60,000 pictures for training,
+row, or in the order of the bit-reversal permutation. Their validation split, 6,000 of the 60,000 pixels for training,
 chosen by PyTorch from seed 42, is reproduced exactly.
 """
 
@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from aire.data import pictures
-from aire.data.idx import SIDE, Checksums, Files, Published
-from aire.data.pictures import Pictures, Sequences
+from aire.data.formats import pixels
+from aire.data.formats.idx import SIDE, Checksums, Files, Published
+from aire.data.formats.pixels import Pictures, Sequences
 from aire.data.pipeline import Split
 from aire.data.splits import held_out
 
@@ -48,7 +48,7 @@ PUBLISHED = Published(
 
 
 class Mnist(Pictures, skip_registration=True):  # TFDS has one of this name, which needs TensorFlow
-    """Grey pictures of handwritten digits."""
+    """Grey pixels of handwritten digits."""
 
     TITLE = PUBLISHED.title
     VERSION = tfds.core.Version("1.0.0")  # raise it whenever the same files would give other data
@@ -78,7 +78,7 @@ def load(
         folder: of the four files, each with .gz or without; empty: the published ones.
         permuted: the steps in the order of `bit_reversal`.
         pool: side of the squares of grey values that become one step, their mean: 1 gives L = 784, 2 gives L = 196.
-        **limits: numbers of examples, and what is raised: see `aire.data.pictures.load`.
+        **limits: numbers of examples, and what is raised: see `aire.data.formats.pixels.load`.
     """
     sequences = Sequences(SIDE, pool, order=bit_reversal if permuted else None)
-    return pictures.load(Mnist, data_dir, files(data_dir, folder), sequences, **limits)
+    return pixels.load(Mnist, data_dir, files(data_dir, folder), sequences, **limits)

@@ -15,12 +15,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from aire.data import contours, preparation
+from aire.data import contours
 from aire.data.contours import DESIGNS
+from aire.data.formats import preparation
+from aire.data.formats.preparation import SPLITS, PreparedOnce
 from aire.data.pipeline import Split
-from aire.data.preparation import SPLITS, PreparedOnce
-from aire.errors import UserError
-from aire.files import reading
+from aire.utils.errors import UserError
+from aire.utils.files import reading
 
 N_CLASSES = 2
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from aire.errors import UserError
+from aire.utils.errors import UserError
 
 Batch = dict[str, np.ndarray]
 

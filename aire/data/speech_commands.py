@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from aire.data import preparation
-from aire.data.archives import Archive, Files
+from aire.data.formats import preparation
+from aire.data.formats.archives import Archive, Files
+from aire.data.formats.preparation import SPLITS, PreparedOnce
 from aire.data.pipeline import Split
-from aire.data.preparation import SPLITS, PreparedOnce
-from aire.errors import UserError
+from aire.utils.errors import UserError
 
 LENGTH = RATE = 16_000  # samples of a recording, and a second
 EPSILON = 1e-5 * 2**15  # added to the deviation of samples in [-1, 1]

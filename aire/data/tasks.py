@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aire.data import aan, cifar10, fashion_mnist, imdb, listops, made_up, mnist, pathfinder, pictures, speech_commands
-from aire.data.archives import Files
+from aire.data import aan, cifar10, fashion_mnist, imdb, listops, mnist, pathfinder, speech_commands, synthetic
+from aire.data.formats import pixels
+from aire.data.formats.archives import Files
+from aire.data.formats.preparation import SPLITS
 from aire.data.pipeline import Split
-from aire.data.preparation import SPLITS
-from aire.errors import UserError
+from aire.utils.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ def _listops(data_dir: Path, *, length: int, lra_release: str, **generated: Any)
 
 def _fashion_mnist(data_dir: Path, *, folder: str, **options: Any) -> Task:
     splits = fashion_mnist.load(data_dir, folder, **options)
-    return Task(f"Fashion-MNIST, {_origin(folder)}", splits, 1, pictures.N_CLASSES)
+    return Task(f"Fashion-MNIST, {_origin(folder)}", splits, 1, pixels.N_CLASSES)
 
 
 def _imdb(data_dir: Path, *, folder: str, **options: int) -> Task:
@@ -64,13 +65,13 @@ def _speech_commands(data_dir: Path, *, folder: str, **options: int) -> Task:
 
 def _mnist(data_dir: Path, *, folder: str, permuted: bool, **options: Any) -> Task:
     splits = mnist.load(data_dir, folder, permuted=permuted, **options)
-    return Task(f"{'permuted ' * permuted}MNIST, {_origin(folder)}", splits, 1, pictures.N_CLASSES)
+    return Task(f"{'permuted ' * permuted}MNIST, {_origin(folder)}", splits, 1, pixels.N_CLASSES)
 
 
 def _cifar10(data_dir: Path, *, folder: str, grey: bool, **options: Any) -> Task:
     splits = cifar10.load(data_dir, folder, grey=grey, **options)
     return Task(
-        f"CIFAR-10 in {'grey' if grey else 'colour'}, {_origin(folder)}", splits, 1 if grey else 3, pictures.N_CLASSES
+        f"CIFAR-10 in {'grey' if grey else 'colour'}, {_origin(folder)}", splits, 1 if grey else 3, pixels.N_CLASSES
     )
 
 
@@ -108,6 +109,6 @@ def load_task(options: Mapping[str, Any], data_dir: Path) -> Task:
     name = options.pop("task")
     if name not in TASKS:
         raise UserError(f"unknown task {name!r}: expected one of {sorted(TASKS)}")
-    if options.get("folder") == made_up.FOLDER:
-        options["folder"] = str(made_up.prepare(name, Path(data_dir) / "made_up"))
+    if options.get("folder") == synthetic.FOLDER:
+        options["folder"] = str(synthetic.prepare(name, Path(data_dir) / "made_up"))
     return TASKS[name](data_dir, **options)

@@ -7,7 +7,6 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from aire.errors import UserError
 from aire.pruning import methods, scores, surgery
 from aire.pruning.calibration import Batch, Calibration
 from aire.pruning.methods import Method
@@ -16,6 +15,7 @@ from aire.pruning.result import PruneResult, result_of
 from aire.pruning.selection import Ratio, select
 from aire.pruning.surgery import Cut
 from aire.ssm import Modes
+from aire.utils.errors import UserError
 
 UNSTABLE = ("error", "first")
 

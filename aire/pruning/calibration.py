@@ -11,11 +11,11 @@ from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
-from aire.errors import UserError
 from aire.models import stack_documents
 from aire.pruning.moments import Moments
 from aire.ssm import StateSpaceLayer, layers, map_layers
 from aire.ssm.paths import path_name
+from aire.utils.errors import UserError
 
 # Numbers that the states of one pass over rows of a batch may hold: 64 MiB. A bank's states for a whole batch of long
 # sequences would be gigabytes.

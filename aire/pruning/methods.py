@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 from flax import nnx
 
-from aire.errors import UserError
 from aire.pruning import scores
 from aire.pruning.calibration import Calibration
 from aire.pruning.surgery import Cut
+from aire.utils.errors import UserError
 
 Refit = Callable[[nnx.Module, Cut, Calibration], Cut]  # from the uncut model and the cut: the cut with new readouts
 

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aire.errors import UserError
 from aire.pruning.moments import Moments
 from aire.ssm import Modes
+from aire.utils.errors import UserError
 
 # What a score may need beside the modes:
 #   moments: `Moments` of its layer, measured on calibration inputs

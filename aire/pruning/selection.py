@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aire.errors import UserError
 from aire.ssm.paths import natural_order
+from aire.utils.errors import UserError
 
 SCOPES = ("global", "uniform")
 

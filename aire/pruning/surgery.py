@@ -10,9 +10,9 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from aire.errors import UserError
 from aire.ssm import Modes, StateSpaceLayer, layers, map_layers
 from aire.ssm.paths import path_name
+from aire.utils.errors import UserError
 
 
 class Readout(NamedTuple):

@@ -9,8 +9,8 @@ import numpy as np
 from jax import Array
 from matplotlib.figure import Figure
 
-from aire.files import writing
 from aire.ssm import Modes
+from aire.utils.files import writing
 
 # Okabe and Ito's colours, told apart with any colour vision; line styles for print in grey.
 _STYLES = [

@@ -4,6 +4,8 @@ import csv
 import io
 from collections.abc import Sequence
 
+import numpy as np
+
 Rows = Sequence[Sequence[str]]
 
 
@@ -67,3 +69,9 @@ _LATEX = {c: rf"\{c}" for c in "&%$#_{}"} | {
 
 def _latex_text(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
+
+
+def mean_spread(values: Sequence[float], digits: int = 1) -> str:
+    """The mean ± one sample standard deviation; the mean alone of a single value."""
+    mean = f"{np.mean(values):.{digits}f}"
+    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean

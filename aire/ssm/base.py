@@ -15,9 +15,9 @@ from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
-from aire.errors import UserError
 from aire.ssm.modes import Modes
 from aire.ssm.scan import diagonal_scan
+from aire.utils.errors import UserError
 
 
 class StateSpaceLayer(nnx.Module):

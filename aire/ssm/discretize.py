@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from aire.errors import UserError
+from aire.utils.errors import UserError
 
 
 def zoh(Lambda: Array, B: Array, Delta: Array) -> tuple[Array, Array]:

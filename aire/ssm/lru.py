@@ -10,8 +10,8 @@ from flax import nnx
 from jax import Array
 from jax.nn.initializers import normal
 
-from aire.errors import UserError
 from aire.ssm.mimo import MIMO
+from aire.utils.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from aire.errors import UserError
+from aire.utils.errors import UserError
 
 
 @jax.tree_util.register_dataclass

@@ -5,11 +5,11 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
-from aire.errors import UserError
 from aire.ssm.base import StateSpaceLayer
 from aire.ssm.lru import LRU, LRUConfig
 from aire.ssm.s4d import S4D, S4DConfig
 from aire.ssm.s5 import S5, S5Config
+from aire.utils.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +49,11 @@ class LayerKind:
 
 
 KINDS: dict[str, LayerKind] = {
-    "s5": LayerKind(S5Config, S5, norm_epsilon=1e-6, importer="aire.convert.s5:from_checkpoint"),
-    "s4d": LayerKind(S4DConfig, S4D, norm_epsilon=1e-5, per_channel=True, importer="aire.convert.s4d:from_checkpoint"),
-    "lru": LayerKind(LRUConfig, LRU, norm_epsilon=1e-6, importer="aire.convert.lru:from_checkpoint"),
+    "s5": LayerKind(S5Config, S5, norm_epsilon=1e-6, importer="aire.convert.from_s5:from_checkpoint"),
+    "s4d": LayerKind(
+        S4DConfig, S4D, norm_epsilon=1e-5, per_channel=True, importer="aire.convert.from_s4d:from_checkpoint"
+    ),
+    "lru": LayerKind(LRUConfig, LRU, norm_epsilon=1e-6, importer="aire.convert.from_lru:from_checkpoint"),
 }
 
 

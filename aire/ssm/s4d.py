@@ -11,11 +11,11 @@ from jax import Array
 from jax.nn.initializers import normal
 from jax.typing import ArrayLike
 
-from aire.errors import UserError
 from aire.ssm import hippo
 from aire.ssm.base import StateSpaceLayer, as_floats
 from aire.ssm.discretize import DISCRETIZATIONS, LOGARITHMS, check_options
 from aire.ssm.kernel import bank_kernel, convolve
+from aire.utils.errors import UserError
 
 
 class Channel(nnx.Variable):

@@ -11,10 +11,10 @@ from flax import nnx
 from jax import Array
 from jax.nn.initializers import lecun_normal, normal
 
-from aire.errors import UserError
 from aire.ssm import hippo
 from aire.ssm.discretize import DISCRETIZATIONS, check_options
 from aire.ssm.mimo import MIMO
+from aire.utils.errors import UserError
 
 C_INITS = ("lecun_normal", "trunc_standard_normal", "complex_normal")
 

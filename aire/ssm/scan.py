@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from aire.errors import UserError
+from aire.utils.errors import UserError
 
 # The form of the scan on each platform: the one place that chooses. It is read when a program is compiled for a
 # platform, so a program that is traced on a CPU and lowered for a GPU runs the GPU's form.

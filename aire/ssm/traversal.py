@@ -5,9 +5,9 @@ from typing import Any
 
 from flax import nnx
 
-from aire.errors import UserError
 from aire.ssm.base import StateSpaceLayer
 from aire.ssm.paths import Path, natural_order, path_name
+from aire.utils.errors import UserError
 
 
 def map_layers(model: nnx.Module, fn: Callable[[Path, StateSpaceLayer], Any]) -> Any:

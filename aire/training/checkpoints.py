@@ -31,8 +31,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from aire.errors import UserError
-from aire.files import sync, write_text, writing
+from aire.utils.errors import UserError
+from aire.utils.files import sync, write_text, writing
 
 PyTree = Any
 Scores = dict[int, float | None]  # step -> score

@@ -10,13 +10,13 @@ import numpy as np
 from flax import nnx
 
 from aire.data.pipeline import Batches, Split, steps_per_epoch
-from aire.errors import UserError
-from aire.progress import Progress
 from aire.training.checkpoints import Checkpoints
 from aire.training.evaluate import Evaluation, evaluate_arrays
 from aire.training.metrics import MetricsWriter, check_finite
 from aire.training.optimizer import OptimizerConfig, make_optimizer
 from aire.training.step import init_state, make_eval_step, make_train_step, split_model
+from aire.utils.errors import UserError
+from aire.utils.progress import Progress
 
 LOOK_EVERY = 50  # steps between looks at the losses, for a look waits for the device
 

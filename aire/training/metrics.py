@@ -12,8 +12,8 @@ from tensorboardX import RecordWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from aire.errors import UserError
-from aire.files import sync, write_text, writing
+from aire.utils.errors import UserError
+from aire.utils.files import sync, write_text, writing
 
 COLUMNS = ["step", "metric", "value"]
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from aire.errors import UserError
 from aire.ssm import StateSpaceLayer, map_layers
+from aire.utils.errors import UserError
 
 # Group of each role of a state space layer's parameters (`StateSpaceLayer.ROLES`); all else is "regular". "ssm" is Adam
 # at the SSM rate, "ssm_decay" AdamW at the SSM rate, "regular" AdamW at the base rate. The reference also lists `norm`

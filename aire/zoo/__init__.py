@@ -3,9 +3,9 @@ and the log of its training."""
 
 from pathlib import Path
 
-from aire import serialization
-from aire.errors import UserError
+from aire.io import model_file
 from aire.models import Classifier
+from aire.utils.errors import UserError
 
 _FOLDER = Path(__file__).parent
 
@@ -23,4 +23,4 @@ def path(name: str) -> Path:
 
 def load(name: str) -> Classifier:
     """A model, in evaluation mode; raises UserError with the names there are."""
-    return serialization.load(path(name))
+    return model_file.load(path(name))

@@ -1,0 +1,89 @@
+"""A trained model: from the zoo, from a file, or trained here."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from flax import nnx
+from ml_collections import ConfigDict
+
+import aire
+from aire import convert, zoo
+from aire.data.tasks import Task
+from aire.io.weights import run_as
+from aire.models import Classifier, ModelConfig
+from aire.ssm import kind_of, ssm_config
+from aire.training.loop import TrainConfig, train
+from aire.utils.errors import UserError
+from aire.utils.files import write_text
+from experiments.provenance import provenance
+
+
+def model_config(config: ConfigDict, task: Task) -> ModelConfig:
+    """The model that a config describes, for the inputs and classes of a task."""
+    options = config.to_dict()
+    states, depth, ssm = options.pop("states"), options.pop("depth"), ssm_config(options.pop("ssm"))
+    sizes = (kind_of(ssm).n_states(states, options["d_model"]),) * depth
+    return ModelConfig(d_input=task.d_input, d_output=task.n_classes, state_sizes=sizes, ssm=ssm, **options)
+
+
+def obtain_model(config: ConfigDict, task: Task, workdir: Path) -> tuple[Classifier, str]:
+    """The model to prune, in evaluation mode, and where it comes from, in words.
+
+    Args:
+        config: of the run; `config.init` is "scratch", "zoo", a `.safetensors` file of ours, or a checkpoint of a
+            reference implementation (`aire.convert.from_file`).
+        task: its data.
+        workdir: where training keeps its checkpoints and metrics.
+    Raises:
+        UserError: no such model, or one that does not fit the config; all differences are listed.
+    """
+    expected = model_config(config.model, task)
+    if config.init == "scratch":
+        return _train(config, expected, task, workdir)
+    path = zoo.path(config.name) if config.init == "zoo" else Path(config.init.replace("{runs}", str(workdir.parent)))
+    if path.suffix != ".safetensors":
+        return convert.from_file(path, expected), f"imported from {path}"
+    model = aire.load(path)
+    model = run_as(model, as_configured(model.config, expected))
+    _check_fit(path, model.config, expected)
+    return model, f"loaded from {'the zoo' if config.init == 'zoo' else path} ({path.name})"
+
+
+def _train(config: ConfigDict, model: ModelConfig, task: Task, workdir: Path) -> tuple[Classifier, str]:
+    source = provenance()  # of the code as it is now, not after hours of training
+    fingerprint = {key: config[key].to_dict() for key in ("data", "model", "train")} | {"seed": config.seed}
+    trained = train(
+        Classifier(model, rngs=nnx.Rngs(config.seed)),
+        task.splits,
+        TrainConfig(**config.train.to_dict()),
+        seed=config.seed,
+        folder=workdir / "training",
+        fingerprint=fingerprint,
+    )
+    aire.save(trained.model, workdir / "model.safetensors")
+    record = {"config": config.to_dict(), "seed": config.seed, "best_step": trained.step, **source}
+    record["validation"] = vars(trained.validation)
+    write_text(workdir / "model.json", json.dumps(record, indent=1))
+    accuracy = f"validation accuracy {trained.validation.accuracy:.2%}"
+    return trained.model, f"trained here with seed {config.seed}, best at step {trained.step} ({accuracy})"
+
+
+def as_configured(found: ModelConfig, expected: ModelConfig) -> ModelConfig:
+    """A model's config with the options that a run chooses: the precision of the activations, and those of the layers
+    that were not learned, such as a factor on the time steps (2 for every second sample)."""
+    options = kind_of(found.ssm).layer.RUN_OPTIONS
+    chosen = {name: getattr(expected.ssm, name) for name in options if hasattr(expected.ssm, name)}
+    return dataclasses.replace(found, ssm=dataclasses.replace(found.ssm, **chosen), dtype=expected.dtype)
+
+
+def _check_fit(path: Path, found: ModelConfig, expected: ModelConfig) -> None:
+    """A model may have fewer states, having been cut, but nothing else that the config says otherwise."""
+    a, b = (dataclasses.asdict(c) for c in (found, expected))
+    differences = [f"{key} is {a[key]} there, {b[key]} here" for key in a if key != "state_sizes" and a[key] != b[key]]
+    if len(found.state_sizes) != len(expected.state_sizes):
+        differences.append(f"it has {len(found.state_sizes)} layers, the config {len(expected.state_sizes)}")
+    if differences:
+        raise UserError(
+            f"{path} does not fit the config: {'; '.join(differences)}; change the config, or use --config.init=scratch"
+        )

@@ -1,0 +1,5 @@
+"""The main job."""
+
+from experiments.prune.prune_job import run
+
+__all__ = ["run"]

@@ -1,0 +1,126 @@
+"""The main job: train or restore, score, sweep the ratio for each method on validation, choose, test once, report."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+import aire
+from aire.data.pipeline import Split
+from aire.data.tasks import load_task
+from aire.models import Classifier
+from aire.pruning.methods import get as get_method
+from aire.ssm import kind_of
+from aire.training.evaluate import make_evaluator
+from experiments import baselines
+from experiments.evaluations import CutEvaluator
+from experiments.model_source import obtain_model
+from experiments.provenance import provenance
+from experiments.prune.prune_report import write_report
+from experiments.prune.prune_results import Choice, Outcome
+from experiments.sweep import Cuts, Point, largest_within, prepare, sweep
+from experiments.timing import forward, interleaved
+
+
+def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
+    """Run the job that a config describes; see configs/lra_listops_prune.py."""
+    methods = prepare(config)
+    announce(config, methods, workdir, data_dir)
+    source, clock = provenance(), Clock()
+    task = load_task(config.data.to_dict(), data_dir)
+    print(f"data: {task.description()}", flush=True)
+    clock.lap("data")
+    model, origin = obtain_model(config, task, workdir)
+    print(f"model: {origin}{unstable_states(model)}", flush=True)
+    clock.lap("model")
+    base = baselines.measure(task)
+    clock.lap("baselines")
+    evaluate = CutEvaluator(model, task.splits, make_evaluator(model, config.prune.batch_size), known={})
+    cuts = Cuts(model, task.splits["train"], config.prune)
+    points = sweep(evaluate, cuts, [(method, config.seed) for method in methods])
+    clock.lap("sweep")
+    full = evaluate.uncut("validation")
+    choices = [choose(method, points, evaluate, cuts, config) for method in methods]
+    choices[0] = test_cut(choices[0], task.splits["test"], config.prune.batch_size)
+    outcome = Outcome(
+        config=config,
+        origin=origin,
+        model=model,
+        full_validation=full,
+        full_test=evaluate.uncut("test"),
+        baselines=base,
+        points=points,
+        choices=choices,
+        seconds=clock.laps,
+        speedup=speedup(model, choices[0].result.model, task.splits["validation"], config.prune.batch_size),
+        provenance=source,
+    )
+    clock.lap("test and timing")
+    write_report(outcome, workdir)
+
+
+def announce(config: ConfigDict, methods: Sequence[str], workdir: Path, data_dir: Path) -> None:
+    """Say what will be done before anything slow starts."""
+    m, p = config.model, config.prune
+    origins = {"zoo": "the trained one of the zoo", "scratch": f"trained here, {config.train.epochs} epochs"}
+    origin = origins.get(config.init, config.init.replace("{runs}", str(workdir.parent)))
+    states = kind_of(m.ssm).describe_states(m.states)
+    calibrated = ", ".join(method for method in methods if get_method(method).needs_calibration)
+    calibration = f"\n  inputs  {p.calibration.examples} training examples, without labels, for {calibrated}"
+    print(
+        f"{config.name}: prune a trained model, choose on validation, test once\n"
+        f"  data    {config.data.task}, prepared once in {data_dir}\n"
+        f"  model   {m.depth} layers of {states}, {m.d_model} features: {origin}\n"
+        f"  sweep   {', '.join(methods)}: {len(p.ratios)} ratios each{calibration * bool(calibrated)}\n"
+        f"  output  {workdir}",
+        flush=True,
+    )
+
+
+def unstable_states(model: Classifier) -> str:
+    """Where a model has states with |λ̄| ≥ 1, in words; "" where it has none."""
+    counts = {layer: int((np.asarray(m.margin) <= 0).sum()) for layer, m in aire.modes(model).items()}
+    layers = [f"{n} in {layer}" for layer, n in counts.items() if n]
+    return f"; unstable states, of infinite energy: {', '.join(layers)}" if layers else ""
+
+
+class Clock:
+    """Seconds of each stage."""
+
+    def __init__(self):
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self._last = now - self._last, now
+
+
+def choose(method: str, points: Sequence[Point], evaluate: CutEvaluator, cuts: Cuts, config: ConfigDict) -> Choice:
+    """Cut at the ratio that validation chose, and test once: under the mask, which computes what the cut model does."""
+    own = [p for p in points if p.method == method]
+    point = largest_within(own, evaluate.uncut("validation"), config.prune.tolerance)
+    result = cuts.result((method, point.seed), point.ratio)
+    return Choice(method, point.ratio, result, point.validation, evaluate(result.cut, "test"))
+
+
+def test_cut(choice: Choice, split: Split, batch_size: int) -> Choice:
+    """The choice with the test of the cut model itself, the one that is saved."""
+    evaluate = make_evaluator(choice.result.model, batch_size)
+    return dataclasses.replace(choice, test=evaluate(choice.result.model, split))
+
+
+def speedup(full: nnx.Module, cut: nnx.Module, split: Split, batch_size: int) -> float:
+    """How many times as fast the cut model's forward pass is, side by side on one batch.
+
+    Timed on compiled functions of plain arrays: a call through `nnx.jit` takes milliseconds of its own.
+    """
+    batch = split.take(np.arange(min(batch_size, len(split))))
+    inputs = {name: jax.numpy.asarray(batch[name]) for name in ("x", "lengths")}
+    seconds = interleaved({name: forward(model, inputs)[1] for name, model in {"full": full, "cut": cut}.items()})
+    return seconds["full"] / seconds["cut"]

@@ -1,0 +1,34 @@
+"""Draw a sheet of Pathfinder's pictures, and note beside it what drew them.
+
+python -m experiments.tools.pathfinder_sheet      writes experiments/results/pathfinder_samples.png and .json
+"""
+
+import json
+from pathlib import Path
+
+from aire.data.contours import DESIGNS
+from aire.data.pathfinder import Generated
+from aire.report import figures
+from aire.utils.files import write_text
+from experiments.provenance import provenance
+
+_SHEET = Path(__file__).parents[1] / "results" / "pathfinder_samples.png"
+_SHOWN = 8  # of each label
+
+
+def main() -> None:
+    rows = {}
+    for design, drawn in DESIGNS.items():
+        source = Generated(design, train_examples=2 * _SHOWN)
+        examples = list(source.splits()["train"])
+        for label, words in ((1, "connected"), (0, "not connected")):
+            title = f"{design}: {drawn.side}×{drawn.side}, contours of {drawn.contour_length} dashes, {words}"
+            rows[title] = [image for image, of in examples if of == label]
+    figures.picture_sheet(rows, _SHEET)
+    record = {"seed": source.seed, "split": "train", "examples": f"the first {_SHOWN} of each label", **provenance()}
+    write_text(_SHEET.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
+    print(f"{_SHEET}: {', '.join(DESIGNS)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,496 @@
+"""Checkpoints of the references from their files: the same logits, or one clear refusal."""
+
+import dataclasses
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+from flax import serialization
+from flax.training.train_state import TrainState
+
+from aire import convert
+from aire.io.weights import get_arrays
+from aire.models import ModelConfig
+from aire.ssm import LRUConfig, S4DConfig, S5Config
+from aire.utils.errors import UserError
+from configs.lra_listops_prune import get_config
+from experiments.model_source import obtain_model
+from tests.helpers import GOLDEN, below, golden, nest
+
+MODELS, S4D_MODELS, LRU_MODELS = golden("s5_models.npz"), golden("s4d_model.npz"), golden("lru_models.npz")
+BN = MODELS["pool_bn"]
+STATE = GOLDEN / "aire_prune_state.msgpack"
+STATE_CONFIG = ModelConfig(5, 4, 3, (4, 4), S5Config(bidirectional=True), activation="half_glu2")
+S4D_CONFIG = ModelConfig(3, 4, 5, (16, 16), S4DConfig(), activation="glu", batchnorm=False)
+LRU_CONFIG = ModelConfig(3, 6, 5, (8, 8), LRUConfig(), activation="full_glu", bn_momentum=0.99)
+
+
+def s5_config(case):
+    return ModelConfig(
+        d_input=5,
+        d_model=8,
+        d_output=4,
+        state_sizes=(4, 4, 4),
+        ssm=S5Config(bidirectional=True),
+        activation=str(case["opt/activation"]),
+        prenorm=bool(case["opt/prenorm"]),
+        batchnorm=bool(case["opt/batchnorm"]),
+    )
+
+
+def assert_same_logits(model, case):
+    lengths = case["lengths"] if case.get("opt/padded", True) else None
+    actual = jax.nn.log_softmax(model(case["x"], lengths))
+    assert np.abs(actual - case["log_probs"]).max() <= 1e-5 * np.abs(case["log_probs"]).max()
+
+
+def training_state(variables) -> TrainState:
+    """As the references make it: the parameters with two optimisers, and the batch statistics beside them."""
+
+    class BatchNormState(TrainState):
+        batch_stats: Any
+
+    params = variables["params"]
+    labels = {name: "ssm" if name == "encoder" else "regular" for name in params}
+    optimizers = {
+        "ssm": optax.inject_hyperparams(optax.adam)(learning_rate=1e-3),
+        "regular": optax.inject_hyperparams(optax.adamw)(learning_rate=1e-3),
+    }
+    make, more = TrainState, {}
+    if "batch_stats" in variables:
+        make, more = BatchNormState, {"batch_stats": variables["batch_stats"]}
+    return make.create(apply_fn=None, params=params, tx=optax.multi_transform(optimizers, labels), **more)
+
+
+def write_msgpack(folder, tree):
+    (folder / "best_state.msgpack").write_bytes(serialization.to_bytes(tree))
+    return folder / "best_state.msgpack"
+
+
+def write_checkpoint_file(folder, tree):
+    return write_msgpack(folder, tree).rename(folder / "checkpoint_7")
+
+
+def write_pytree(folder, tree):
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(folder / "orbax", tree)
+    return folder / "orbax"
+
+
+def write_standard(folder, tree):
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder / "orbax", tree)
+    return folder / "orbax"
+
+
+def write_steps(folder, tree, steps=(7,)):
+    with ocp.CheckpointManager(folder / "steps") as manager:
+        for step in steps:
+            manager.save(step, args=ocp.args.StandardSave(tree))
+    return folder / "steps"
+
+
+def write_one_step(folder, tree):
+    return write_steps(folder, tree, (3, 7)) / "7"
+
+
+def write_items(folder, tree):
+    items = {name: ocp.args.StandardSave(part) for name, part in tree.items()}
+    with ocp.CheckpointManager(folder / "steps") as manager:
+        manager.save(7, args=ocp.args.Composite(**items))
+    return folder / "steps" / "7"
+
+
+def test_what_aire_prune_itself_saved_gives_its_logits():
+    assert_same_logits(convert.from_file(STATE, STATE_CONFIG), golden("aire_prune_state.npz")["best_state"])
+
+
+@pytest.mark.parametrize("case", MODELS.values(), ids=MODELS.keys())
+def test_a_training_state_gives_the_same_logits(case, tmp_path):
+    path = write_msgpack(tmp_path, training_state(nest(below(case, "var/"))))
+    assert_same_logits(convert.from_file(path, s5_config(case)), case)
+
+
+def assert_same_arrays(model, case):
+    """As converted from memory, whose logits `test_golden` compares."""
+    config = model.config
+    options = {"activation": config.activation, "prenorm": config.prenorm, "batchnorm": config.batchnorm}
+    expected = get_arrays(convert.s5_model(below(case, "var/"), **options))
+    actual = get_arrays(model)
+    assert actual.keys() == expected.keys()
+    for name, array in actual.items():
+        np.testing.assert_array_equal(array, expected[name])
+
+
+@pytest.mark.parametrize("write", [write_checkpoint_file, write_pytree, write_standard, write_steps, write_one_step])
+def test_every_layout_of_a_training_state_is_read(write, tmp_path):
+    path = write(tmp_path, training_state(nest(below(BN, "var/"))))
+    assert_same_arrays(convert.from_file(path, s5_config(BN)), BN)
+
+
+@pytest.mark.parametrize("write", [write_msgpack, write_pytree, write_items])
+def test_every_layout_of_variables_is_read(write, tmp_path):
+    path = write(tmp_path, nest(below(BN, "var/")))
+    assert_same_arrays(convert.from_file(path, s5_config(BN)), BN)
+
+
+def test_parameters_alone_are_enough_without_batch_norm(tmp_path):
+    case = MODELS["padded_ln"]
+    path = write_pytree(tmp_path, nest(below(case, "var/params/")))
+    assert_same_arrays(convert.from_file(path, s5_config(case)), case)
+
+
+def run_config(init, **model):
+    config = get_config("smoke")
+    config.init = str(init)
+    config.model.update({"activation": "half_glu2", "pooling": "mean", **model})
+    return config
+
+
+class Task:
+    d_input, n_classes = 5, 3
+
+
+def test_a_run_starts_from_a_checkpoint(tmp_path):
+    model, source = obtain_model(run_config(STATE, d_model=4, states=4, depth=2), Task, tmp_path)
+    assert source == f"imported from {STATE}" and model.config.d_output == 3
+    np.testing.assert_array_equal(
+        get_arrays(model)["decoder/bias"], get_arrays(convert.from_file(STATE, STATE_CONFIG))["decoder/bias"]
+    )
+
+
+def test_a_run_lists_what_does_not_fit(tmp_path):
+    with pytest.raises(
+        UserError, match=r"layers_0/seq/B has shape \(4, 4, 2\), expected \(6, 4, 2\); .*layers_1/seq/B"
+    ):
+        obtain_model(run_config(STATE, d_model=4, states=6, depth=2), Task, tmp_path)
+
+
+B = "params/encoder/layers_1/seq/B"
+
+
+def with_ssm(**options):
+    return dataclasses.replace(STATE_CONFIG, ssm=S5Config(**{"bidirectional": True, **options}))
+
+
+@pytest.mark.parametrize(
+    "config,message",
+    [
+        (
+            dataclasses.replace(STATE_CONFIG, state_sizes=(4, 4, 4)),
+            "missing params/encoder/layers_2/norm/bias; .*seq/B;",
+        ),
+        (dataclasses.replace(STATE_CONFIG, state_sizes=(4,)), "unknown params/encoder/layers_1/norm/bias; .*seq/B;"),
+        (dataclasses.replace(STATE_CONFIG, d_output=7), r"params/decoder/bias has shape \(3,\), expected \(7,\)"),
+        (dataclasses.replace(STATE_CONFIG, activation="full_glu"), "missing params/encoder/layers_0/out1/bias"),
+        (dataclasses.replace(STATE_CONFIG, batchnorm=False), "unknown batch_stats/encoder/layers_0/norm/mean"),
+        (with_ssm(bidirectional=False), r"C holds 2 direction\(s\), but bidirectional=False"),
+        (with_ssm(conj_sym=False), "all eigenvalues lie on one side of the real axis, .* but conj_sym=False"),
+        (S4D_CONFIG, "cannot import .*: expected a .pt or .pth file of PyTorch"),
+        (LRU_CONFIG, "cannot import .*: expected a .npz file of NumPy"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(config, message):
+    with pytest.raises(UserError, match=message) as caught:
+        convert.from_file(STATE, config)
+    assert str(STATE) in str(caught.value)
+
+
+def changed(**changes):
+    return nest(below(BN, "var/") | {name.replace("__", "/"): array for name, array in changes.items()})
+
+
+@pytest.mark.parametrize(
+    "tree,message",
+    [
+        (
+            changed(params__encoder__layers_1__seq__B=BN[f"var/{B}"][:, :, 0]),
+            rf"{B} has shape \(4, 8\), expected \(4, 8,",
+        ),
+        (changed(params__encoder__layers_1__seq__B=BN[f"var/{B}"] * np.nan), f"{B} holds 64 NaN or infinite values"),
+        (changed(params__encoder__layers_1__seq__E=np.ones(3)), "unknown params/encoder/layers_1/seq/E"),
+        (changed(ema__decoder__bias=np.ones(4)), r"beside the model and its training state, unknown \['ema'\]"),
+        ({"model": changed()}, r"holds no params of a model, but \['model'\]"),
+        ({"params": {"Dense_0": {"kernel": np.ones((2, 2))}}}, "unknown params/Dense_0/kernel; missing batch_stats/"),
+        ([1.0, 2.0], r"holds no params of a model, but \['0', '1'\]"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused(tree, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        convert.from_file(write_msgpack(tmp_path, tree), s5_config(BN))
+
+
+def test_whole_conjugate_pairs_are_not_taken_for_halves():
+    variables, imag = below(BN, "var/"), np.array([-3, -1, 1, 3], np.float32)
+    variables |= {name: imag for name in variables if name.endswith("Lambda_im")}
+    with pytest.raises(UserError, match="the eigenvalues are whole conjugate pairs, but conj_sym=True"):
+        convert.s5_model(variables, activation="half_glu2", prenorm=True, batchnorm=True)
+
+
+class Bomb:
+    def __reduce__(self):
+        return Path.touch, (Path("exploded"),)
+
+
+def write_file(name, data):
+    def write(folder):
+        (folder / name).write_bytes(data)
+        return folder / name
+
+    return write
+
+
+def write_object_array(folder):
+    np.save(folder / "model.npy", np.array([Bomb()]), allow_pickle=True)
+    return folder / "model.npy"
+
+
+def damaged_orbax(folder):
+    path = write_pytree(folder, nest(below(BN, "var/")))
+    for data in [*path.glob("d/*"), *path.glob("ocdbt.*/d/*")]:
+        data.write_bytes(data.read_bytes()[:20])
+    return path
+
+
+@pytest.mark.parametrize(
+    "write,message",
+    [
+        (write_file("a.msgpack", STATE.read_bytes()[:5000]), "is damaged or not a msgpack file of Flax: "),
+        (write_file("a.msgpack", b""), "is damaged or not a msgpack file of Flax: "),
+        (write_file("a.msgpack", pickle.dumps(Bomb())), "is damaged or not a msgpack file of Flax: "),
+        (write_file("checkpoint_3", pickle.dumps(Bomb())), "is damaged or not a msgpack file of Flax: "),
+        (
+            write_file("a.pkl", pickle.dumps(Bomb())),
+            "a.pkl: expected .* Pickles are not read, because they can run code",
+        ),
+        (write_object_array, "model.npy: expected a .msgpack or checkpoint_N file of Flax, or a folder of Orbax"),
+        (lambda folder: folder / "nowhere.msgpack", "no file or folder at .*nowhere.msgpack: expected a .msgpack"),
+        (lambda folder: folder, r"is not a checkpoint of Orbax: expected one item, or params; found \[\]"),
+        (lambda folder: write_steps(folder, {"a": np.ones(2)}, (3, 7)), r"give one of them, as .*7; found \[3, 7\]"),
+        (damaged_orbax, "is damaged or not a checkpoint of Orbax: "),
+    ],
+)
+def test_a_wrong_file_is_named_and_nothing_runs(write, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path)
+    with pytest.raises(UserError, match=message) as caught:
+        convert.from_file(path, s5_config(BN))
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert not Path("exploded").exists()
+
+
+POSTNORM = below(S4D_MODELS["postnorm"], "state_dict/")
+
+
+@pytest.mark.parametrize(
+    "state_dict,message",
+    [
+        (POSTNORM | {"s4_layers.1.kernel.B": np.ones((4, 4), np.float32)}, "unknown s4_layers.1.kernel.B"),
+        (
+            {k: v for k, v in POSTNORM.items() if "norms" not in k},
+            "missing norms.0.bias; missing norms.0.weight; .*norms.1",
+        ),
+        (POSTNORM | {"s4_layers.1.D": np.ones(3, np.float32)}, r"s4_layers.1.D has shape \(3,\), expected \(4,\)"),
+        (POSTNORM | {"decoder.weight": np.ones(5, np.float32)}, r"decoder.weight has shape \(5,\), expected \(5, 4\)"),
+        (
+            POSTNORM | {"encoder.weight": np.ones(4, np.float32)},
+            r"encoder.weight has shape \(4,\), expected \(H, d_input\)",
+        ),
+        ({"conv1.weight": np.ones((2, 2))}, r"missing array 'encoder.weight'; given: \['conv1.weight'\]"),
+    ],
+)
+def test_a_state_dict_of_another_architecture_is_refused(state_dict, message):
+    with pytest.raises(UserError, match=message):
+        convert.s4d_model(state_dict, prenorm=False)
+
+
+def test_pytorch_files_want_an_s4d_config_and_pytorch(tmp_path, monkeypatch):
+    (tmp_path / "model.pth").write_bytes(b"")
+    with pytest.raises(UserError, match=r"cannot import .*: expected a .msgpack or checkpoint_N file of Flax"):
+        convert.from_file(tmp_path / "model.pth", STATE_CONFIG)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match=r"needs PyTorch 2\.6 or newer: pip install torch"):
+        convert.from_file(tmp_path / "model.pth", S4D_CONFIG)
+    old = type(sys)("torch")
+    old.__version__ = "2.5.1+cpu"
+    monkeypatch.setitem(sys.modules, "torch", old)
+    with pytest.raises(UserError, match=r"needs PyTorch 2\.6 or newer: .* \(found 2\.5\.1\+cpu\)"):
+        convert.from_file(tmp_path / "model.pth", S4D_CONFIG)
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+def write_torch(torch, folder, saved, **options):
+    torch.save(saved, folder / "ckpt.pth", **options)
+    return folder / "ckpt.pth"
+
+
+def tensors(torch, arrays):
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["state dict", "as example.py saves it"])
+@pytest.mark.parametrize("case", S4D_MODELS.values(), ids=S4D_MODELS.keys())
+def test_a_pytorch_file_gives_the_same_logits(alone, case, torch, tmp_path):
+    state_dict = tensors(torch, below(case, "state_dict/"))
+    path = write_torch(torch, tmp_path, state_dict if alone else {"model": state_dict, "acc": 51.2, "epoch": 3})
+    model = convert.from_file(path, dataclasses.replace(S4D_CONFIG, prenorm=bool(case["prenorm"])))
+    assert np.abs(model(case["x"]) - case["logits"]).max() <= 1e-5 * np.abs(case["logits"]).max()
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"ssm": S4DConfig(bidirectional=True)}, "ssm.bidirectional is False there, True here"),
+        (
+            {"batchnorm": True, "activation": "full_glu"},
+            "activation is 'glu' there, 'full_glu' here; batchnorm is False",
+        ),
+        ({"state_sizes": (12, 16)}, r"s4_layers.0.kernel.C has shape \(4, 4, 2\), expected \(4, 3, 2\)"),
+    ],
+)
+def test_an_s4d_config_that_does_not_fit_is_refused(change, message, torch, tmp_path):
+    path = write_torch(torch, tmp_path, tensors(torch, POSTNORM))
+    with pytest.raises(UserError, match=message) as caught:
+        convert.from_file(path, dataclasses.replace(S4D_CONFIG, **change))
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "make,message",
+    [
+        (
+            lambda torch: {"model": {}, "hook": Bomb()},
+            "holds more than tensors, or is damaged; loading it could run code",
+        ),
+        (lambda torch: torch.nn.Linear(2, 2), "holds more than tensors, or is damaged; loading it could run code"),
+        (lambda torch: [torch.ones(2)], "holds no state dict, but a list"),
+        (lambda torch: {"model": {}, "optimizer": {}}, r"holds, beside the model, unknown \['optimizer'\]"),
+        (
+            lambda torch: {"state_dict": {"a": torch.ones(2)}},
+            "state_dict is not a tensor of float32 or float64, but dict",
+        ),
+        (lambda torch: {"a": torch.ones(2, dtype=torch.bfloat16)}, "a is not a tensor of .* but torch.bfloat16"),
+        (lambda torch: {"a": torch.ones(2)}, "unknown a; missing decoder.bias; missing decoder.weight"),
+    ],
+)
+def test_a_pytorch_file_of_something_else_is_refused(make, message, torch, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message) as caught:
+        convert.from_file(write_torch(torch, tmp_path, make(torch)), S4D_CONFIG)
+    assert "\n" not in str(caught.value) and not Path("exploded").exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_truncated_pytorch_file_is_named(zipped, torch, tmp_path):
+    path = write_torch(torch, tmp_path, tensors(torch, POSTNORM), _use_new_zipfile_serialization=zipped)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(UserError, match=r"ckpt.pth is damaged or not a state dict of PyTorch: "):
+        convert.from_file(path, S4D_CONFIG)
+
+
+LINEAR, EMBED = (below(LRU_MODELS[name], "var/") for name in ("linear_enc", "embed"))
+
+
+def write_npz(folder, arrays):
+    np.savez(folder / "model.npz", **arrays)
+    return folder / "model.npz"
+
+
+def test_a_file_of_arrays_gives_compressms_logits(tmp_path):
+    case = LRU_MODELS["linear_enc"]
+    model = convert.from_file(write_npz(tmp_path, LINEAR), LRU_CONFIG)
+    assert model.config == LRU_CONFIG == convert.lru_model(nest(LINEAR)).config
+    assert np.abs(model(case["x"]) - case["logits"]).max() <= 1e-6 * np.abs(case["logits"]).max()
+
+
+@pytest.mark.parametrize(
+    "variables,message",
+    [
+        (LINEAR | {"blocks/1/lru/E": LINEAR["blocks/1/lru/D"]}, "unknown blocks/1/lru/E"),
+        (
+            {k: v for k, v in LINEAR.items() if "1/norm" not in k},
+            "missing blocks/1/norm/ema_first_time; missing blocks/1/norm/ema_mean; missing blocks/1/norm/ema_var",
+        ),
+        (
+            LINEAR | {"blocks/0/glu/w2/weight": np.ones((6, 5), np.float32)},
+            r"blocks/0/glu/w2/weight has shape \(6, 5\), expected \(6, 6\)",
+        ),
+        (
+            LINEAR | {"blocks/0/norm/ema_first_time": np.array([False])},
+            r"ema_first_time has shape \(1,\), expected \(\)",
+        ),
+        (LINEAR | {"blocks/1/norm/ema_first_time": np.array(True)}, "the batch norm of blocks/1 has seen no batch"),
+        (
+            LINEAR | {"linear_layer/weight": np.ones(5, np.float32)},
+            r"linear_layer/weight has shape \(5,\), expected \(d_output, H\)",
+        ),
+        (
+            {k: v for k, v in LINEAR.items() if k != "linear_encoder/bias"},
+            r"linear_encoder/weight has shape \(6, 3\), expected \(6, 6\)",
+        ),
+        (
+            EMBED | {"linear_encoder/bias": np.ones(4, np.float32)},
+            r"linear_encoder/weight has shape \(11, 4\), expected \(4, 4\)",
+        ),
+        (below(LRU_MODELS["embed_dual"], "var/"), "dual_head is CompreSSM's head for two documents"),
+        ({"weight": np.ones(2)}, r"missing array 'linear_layer/weight'; given: \['weight'\]"),
+    ],
+)
+def test_compressms_arrays_of_another_architecture_are_refused(variables, message):
+    with pytest.raises(UserError, match=message):
+        convert.lru_model(variables)
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"ssm": LRUConfig(bidirectional=True)}, "ssm.bidirectional is False there, True here"),
+        ({"retrieval": True, "activation": "glu"}, "'full_glu' there, 'glu' here; retrieval is False there, True here"),
+        ({"state_sizes": (8, 6)}, r"blocks/1/lru/B_im has shape \(8, 6\), expected \(6, 6\)"),
+        ({"state_sizes": (8,)}, "unknown blocks/1/glu/w1/bias"),
+    ],
+)
+def test_an_lru_config_that_does_not_fit_is_refused(change, message, tmp_path):
+    path = write_npz(tmp_path, LINEAR)
+    with pytest.raises(UserError, match=message) as caught:
+        convert.from_file(path, dataclasses.replace(LRU_CONFIG, **change))
+    assert str(path) in str(caught.value)
+
+
+def truncated_npz(folder):
+    path = write_npz(folder, LINEAR)
+    path.write_bytes(path.read_bytes()[:-2000])
+    return path
+
+
+def one_array(folder):
+    with open(folder / "model.npz", "wb") as file:
+        np.save(file, np.ones(3))
+    return folder / "model.npz"
+
+
+@pytest.mark.parametrize(
+    "write,message",
+    [
+        (truncated_npz, "is damaged or not a .npz file of arrays of numbers: BadZipFile"),
+        (one_array, "is damaged or not a .npz file of arrays of numbers: "),
+        (lambda folder: write_npz(folder, {"a": np.array(Bomb(), object)}), "Object arrays cannot be loaded"),
+        (lambda folder: folder / "model.npz", r"no file or folder at .*model.npz: expected a .npz file of NumPy"),
+    ],
+)
+def test_a_wrong_file_of_arrays_is_named_and_nothing_runs(write, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path)
+    with pytest.raises(UserError, match=message) as caught:
+        convert.from_file(path, LRU_CONFIG)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value) and not Path("exploded").exists()

@@ -1,0 +1,37 @@
+"""The benchmark's baselines compute what our models do, in values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from experiments.speed.naive import straightforward
+
+
+@pytest.mark.parametrize(
+    ("kind", "activation", "bidirectional"),
+    [("s5", "half_glu1", True), ("s5", "half_glu2", False), ("s4d", "glu", True)],
+)
+def test_same_logits_and_gradients(make_model, kind, activation, bidirectional):
+    ssm = {"kind": kind, "bidirectional": bidirectional}
+    ours = make_model(state_sizes=(16,), activation=activation, ssm=ssm)
+    theirs = straightforward(ours)
+    tokens = jax.random.randint(jax.random.key(0), (3, 40), 0, 20)
+    for model in (ours, theirs):
+        model.train()
+
+    @nnx.jit
+    def value_and_gradients(model):
+        def loss(model):
+            logits = model(tokens)
+            return jnp.sum(logits**2), logits
+
+        gradients, logits = nnx.grad(loss, has_aux=True)(model)
+        return logits, nnx.to_pure_dict(gradients)
+
+    (y, a), (y_theirs, b) = value_and_gradients(ours), value_and_gradients(theirs)
+    np.testing.assert_allclose(y_theirs, y, rtol=1e-4, atol=1e-5)
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-4 * max(1, float(jnp.abs(x).max())))

@@ -1,0 +1,224 @@
+"""Models as files, and the importer's refusals."""
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import aire
+from aire import convert
+from aire.utils.errors import UserError
+from tests.helpers import below, golden, nest
+
+TOKENS = np.random.default_rng(0).integers(0, 20, (2, 9))
+
+
+def test_a_model_survives_the_file(make_model, tmp_path):
+    model = aire.prune(make_model((6, 5, 4), dropout=0.3), 0.6).model
+    aire.save(model, tmp_path / "model.safetensors")
+    loaded = aire.load(tmp_path / "model.safetensors")
+    assert loaded.config == model.config
+    np.testing.assert_array_equal(loaded(TOKENS), model(TOKENS))  # evaluation mode, too: dropout would need a key
+    assert aire.prune(loaded, 0.5).states[1] == round(0.5 * sum(model.config.state_sizes))
+
+
+def test_a_layer_without_states_survives_the_file(make_model, tmp_path):
+    aire.save(make_model((2, 0)), tmp_path / "model.safetensors")
+    assert aire.load(tmp_path / "model.safetensors").config.state_sizes == (2, 0)
+
+
+def test_a_bank_with_ragged_and_empty_channels_survives_the_file(make_model, tmp_path):
+    """9 states of 20 per layer, by hand: channels of 4, 0, 3, 2 and 0; the second layer keeps none."""
+    model = make_model((20, 20), d_model=5, ssm={"kind": "s4d"})
+    keep = np.concatenate([np.arange(4) < count for count in (4, 0, 3, 2, 0)])
+    model = aire.cut(model, {"blocks/0/ssm": keep, "blocks/1/ssm": np.zeros(20, bool)})
+    aire.save(model, tmp_path / "model.safetensors")
+    loaded = aire.load(tmp_path / "model.safetensors")
+    assert loaded.config == model.config and loaded.config.state_sizes == (9, 0)
+    np.testing.assert_array_equal(loaded.blocks[0].ssm.channel[...], [0, 0, 0, 0, 2, 2, 2, 3, 3])
+    np.testing.assert_array_equal(loaded(TOKENS), model(TOKENS))
+    assert aire.prune(loaded, 0.5).model.config.state_sizes == (4, 0)
+
+
+@pytest.mark.parametrize(
+    "channel,message",
+    [
+        ([0, 1, 2, 3, 4, 8], "blocks/0/ssm/channel is not ascending from 0 to 7"),
+        ([-1, 1, 2, 3, 4, 5], "blocks/0/ssm/channel is not ascending from 0 to 7"),
+        ([0, 1, 3, 2, 4, 5], "blocks/0/ssm/channel is not ascending from 0 to 7"),
+        ([0.0, 1, 2, 3, 4, 5], "blocks/0/ssm/channel has dtype float64, expected int32"),
+        ([0, 1, 2], r"blocks/0/ssm/channel has shape \(3,\), expected \(6,\)"),
+    ],
+)
+def test_wrong_channels_are_named(make_model, tmp_path, channel, message):
+    path = tmp_path / "model.safetensors"
+    aire.save(make_model((6,), ssm={"kind": "s4d"}), path)
+    with safetensors.safe_open(path, "numpy") as file:
+        arrays, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    arrays["blocks/0/ssm/channel"] = np.array(channel, None if isinstance(channel[0], float) else np.int32)
+    path.write_bytes(safetensors.numpy.save(arrays, metadata))
+    with pytest.raises(UserError, match=message):
+        aire.load(path)
+
+
+def test_an_lru_model_survives_the_file(make_model, tmp_path):
+    model = aire.prune(make_model((6, 0, 4), ssm={"kind": "lru", "r_min": 0.2}), 0.5).model
+    aire.save(model, tmp_path / "model.safetensors")
+    loaded = aire.load(tmp_path / "model.safetensors")
+    assert loaded.config == model.config and loaded.config.ssm.kind == "lru"
+    np.testing.assert_array_equal(loaded(TOKENS), model(TOKENS))
+
+
+def damage(path, kind):
+    data = path.read_bytes()
+    if kind == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    elif kind == "not safetensors":
+        path.write_bytes(b"\x80\x04pickled")
+    else:
+        with safetensors.safe_open(path, "numpy") as file:
+            arrays, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+        if kind == "foreign":
+            metadata = {"format": "pt"}
+        if kind == "nan":
+            arrays["blocks/0/ssm/D"][2] = np.nan
+        if kind == "other shape":
+            arrays["blocks/0/ssm/D"] = arrays["blocks/0/ssm/D"][:3]
+        if kind == "other names":
+            arrays["blocks/0/ssm/E"] = arrays.pop("blocks/0/ssm/D")
+        if kind == "other dtype":
+            arrays["blocks/0/ssm/D"] = arrays["blocks/0/ssm/D"].astype(np.int32)
+        if kind == "other config":
+            metadata = {key: value.replace("d_model", "width") for key, value in metadata.items()}
+        path.write_bytes(safetensors.numpy.save(arrays, metadata))
+
+
+@pytest.mark.parametrize(
+    "kind,message",
+    [
+        ("truncated", "is damaged or not a safetensors file"),
+        ("not safetensors", "is damaged or not a safetensors file"),
+        ("foreign", "is not a model written by aire.save"),
+        ("nan", "blocks/0/ssm/D holds 1 NaN or infinite values"),
+        ("other shape", r"blocks/0/ssm/D has shape \(3,\), expected \(8,\)"),
+        ("other names", "unknown blocks/0/ssm/E; missing blocks/0/ssm/D"),
+        ("other dtype", "blocks/0/ssm/D has dtype int32"),
+        ("other config", "holds a config that this version does not know"),
+    ],
+)
+def test_a_wrong_file_is_named(make_model, tmp_path, kind, message):
+    path = tmp_path / "model.safetensors"
+    aire.save(make_model((2,)), path)
+    damage(path, kind)
+    with pytest.raises(UserError, match=message) as caught:
+        aire.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no model file at .*nowhere"):
+        aire.load(tmp_path / "nowhere.safetensors")
+
+
+def test_an_unwritable_place_is_named(make_model, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*model\.safetensors"):
+        aire.save(make_model((2,)), tmp_path / "file" / "model.safetensors")
+
+
+def test_only_models_with_a_config_can_be_saved(make_layer, tmp_path):
+    with pytest.raises(UserError, match="cannot save a S5"):
+        aire.save(make_layer(), tmp_path / "layer.safetensors")
+
+
+def test_a_block_alone_is_not_saved(make_model, tmp_path):
+    with pytest.raises(UserError, match="cannot save a Block"):
+        aire.save(make_model((2,)).blocks[0], tmp_path / "block.safetensors")
+
+
+LAYER = below(golden("s5_layers.npz")["bi_zoh"], "param/")
+OPTIONS = {"conj_sym": True, "bidirectional": True, "discretization": "zoh"}
+
+
+@pytest.mark.parametrize(
+    "params,message",
+    [
+        ({k: v for k, v in LAYER.items() if k != "D"}, "missing D"),
+        ({k: v for k, v in LAYER.items() if k != "C2"}, "missing C2"),
+        ({k: v for k, v in LAYER.items() if k != "B"}, "missing array 'B'"),
+        (LAYER | {"E": LAYER["D"]}, "unknown E"),
+        (LAYER | {"Lambda_im": LAYER["Lambda_im"][:2]}, r"Lambda_im has shape \(2,\), expected \(4,\)"),
+        ({}, "missing array 'Lambda_re'"),
+    ],
+)
+def test_importing_a_wrong_layer_is_refused(params, message):
+    with pytest.raises(UserError, match=message):
+        convert.s5_layer(params, **OPTIONS)
+
+
+def test_importing_with_the_wrong_directions_is_refused():
+    with pytest.raises(UserError, match=r"C holds 2 direction\(s\), but bidirectional=False"):
+        convert.s5_layer(LAYER, **OPTIONS | {"bidirectional": False})
+
+
+BANK = below(golden("s4d_layers.npz")["small"], "state_dict/")
+
+
+@pytest.mark.parametrize(
+    "state_dict,message",
+    [
+        ({k: v for k, v in BANK.items() if k not in ("D", "kernel.C")}, "missing D; missing kernel.C"),
+        ({k: v for k, v in BANK.items() if k != "kernel.log_A_real"}, "missing array 'kernel.log_A_real'"),
+        (BANK | {"kernel.B": BANK["D"]}, "unknown kernel.B"),
+        (BANK | {"kernel.log_dt": BANK["D"][:2]}, r"kernel.log_dt has shape \(2,\), expected \(4,\)"),
+        (BANK | {"kernel.C": BANK["kernel.C"][..., 0]}, r"kernel.C has shape \(4, 4\), expected \(4, 4, 2\)"),
+        (BANK | {"kernel.log_A_real": BANK["D"]}, r"kernel.log_A_real has shape \(4,\), expected \(H, N/2\)"),
+        (BANK | {"D": np.full(4, np.nan, np.float32)}, "D holds 4 NaN or infinite values"),
+        (LAYER, "missing array 'kernel.log_A_real'"),
+    ],
+)
+def test_importing_a_wrong_bank_is_refused(state_dict, message):
+    with pytest.raises(UserError, match=message):
+        convert.s4d_layer(state_dict)
+
+
+LRU = below(golden("lru_layers.npz")["perturbed_N_lt_H"], "param/")
+
+
+@pytest.mark.parametrize(
+    "params,message",
+    [
+        ({k: v for k, v in LRU.items() if k not in ("D", "gamma_log")}, "missing D; missing gamma_log"),
+        ({k: v for k, v in LRU.items() if k != "B_re"}, "missing array 'B_re'"),
+        (LRU | {"E": LRU["D"]}, "unknown E"),
+        (LRU | {"nu_log": LRU["nu_log"][:2]}, r"nu_log has shape \(2,\), expected \(3,\)"),
+        (LRU | {"C_im": LRU["C_im"].T}, r"C_im has shape \(3, 7\), expected \(7, 3\)"),
+        (LRU | {"B_re": LRU["D"]}, r"B_re has shape \(7,\), expected \(N, H\)"),
+        (LRU | {"theta_log": np.full(3, -np.inf, np.float32)}, "theta_log holds 3 NaN or infinite values"),
+        (LAYER, "missing array 'B_re'"),
+    ],
+)
+def test_importing_a_wrong_lru_is_refused(params, message):
+    with pytest.raises(UserError, match=message):
+        convert.lru_layer(params)
+
+
+def test_nested_and_flat_state_dicts_give_one_bank():
+    case = golden("s4d_layers.npz")["small"]
+    nested = nest({name.replace(".", "/"): array for name, array in BANK.items()})
+    u = case["u"].swapaxes(1, 2)
+    np.testing.assert_array_equal(convert.s4d_layer(nested)(u), convert.s4d_layer(BANK)(u))
+
+
+def test_nested_and_flat_variables_give_one_model():
+    case = golden("s5_models.npz")["pool_bn"]
+    flat = below(case, "var/")
+    options = {"activation": "half_glu2", "prenorm": True, "batchnorm": True, "pooling": "mean", "bidirectional": True}
+    a, b = convert.s5_model(flat, **options), convert.s5_model(nest(flat), **options)
+    np.testing.assert_array_equal(a(case["x"]), b(case["x"]))
+    with pytest.raises(UserError, match="unknown batch_stats/encoder/layers_0/norm/mean"):
+        convert.s5_model(flat, **options | {"batchnorm": False})
+
+
+def test_importing_a_model_without_layers_is_refused():
+    with pytest.raises(UserError, match="missing array"):
+        convert.s5_model({"params": {}}, activation="gelu", prenorm=True, batchnorm=True)

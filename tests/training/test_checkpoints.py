@@ -1,0 +1,391 @@
+"""Checkpoints: what was saved comes back bit for bit, or a message says why not; damage and kills lose nothing."""
+
+import errno
+import functools
+import logging
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from aire.training import checkpoints
+from aire.training.checkpoints import Checkpoints
+from aire.utils import files
+from aire.utils.errors import UserError
+
+SETTINGS = {"model": {"layers": 4, "sizes": (8, 8)}, "lr": 1e-3}
+
+
+def make_state(step: int) -> dict:
+    """A small training state with every kind of array that one may hold; its values tell the step."""
+    params = {"layer_0": {"B": jnp.full((3, 4), step, jnp.float32)}, "layer_1": {"B": jnp.zeros((0, 4), jnp.float32)}}
+    return {
+        "params": params,
+        "opt_state": optax.adam(1e-3).init(params),
+        "key": jax.random.key_data(jax.random.key(step)),
+        "spectrum": jnp.array([1 + 2j, step, jnp.nan, -0.0], jnp.complex64),
+        "host": {"order": np.arange(step + 5, step + 10), "none": np.zeros((2, 0), np.uint8)},
+        "step": jnp.int32(step),
+    }
+
+
+def assert_same(state, expected):
+    assert jax.tree.structure(state) == jax.tree.structure(expected)
+    for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        assert (isinstance(x, np.ndarray), x.dtype, x.shape) == (isinstance(y, np.ndarray), y.dtype, y.shape)
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def save_all(folder, scores: dict, **kwargs):
+    with Checkpoints(folder, fingerprint=SETTINGS, **kwargs) as store:
+        for step, score in scores.items():
+            store.save(step, make_state(step), {"next": step + 1}, score=score)
+
+
+def steps(folder) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.is_dir()}
+
+
+def array_file(checkpoint):
+    """The file that holds most of a checkpoint's numbers."""
+    return max((checkpoint / "arrays").rglob("d/*"), key=lambda path: path.stat().st_size)
+
+
+def one_line(error) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_round_trip_is_bit_identical(tmp_path):
+    save_all(tmp_path, {7: 0.5})
+    with Checkpoints(tmp_path, fingerprint=SETTINGS) as store:
+        step, state, meta = store.restore_latest(make_state(0) | {"step": jax.ShapeDtypeStruct((), jnp.int32)})
+    assert (step, meta) == (7, {"next": 8})
+    assert_same(state, make_state(7))
+
+
+def test_saved_values_are_those_at_the_call(tmp_path):
+    """The training goes on at once, with donated buffers."""
+    advance = jax.jit(lambda state: jax.tree.map(lambda x: x * 0, state), donate_argnums=0)
+    device, host = jnp.arange(100_000.0), np.arange(100_000)
+    with Checkpoints(tmp_path, fingerprint=SETTINGS) as store:
+        store.save(1, {"device": device, "host": host}, {})
+        jax.block_until_ready(advance(device))
+        host[:] = 0
+        target = {"device": jax.ShapeDtypeStruct((100_000,), device.dtype), "host": np.zeros_like(host)}
+        _, state, _ = store.restore_latest(target)
+    np.testing.assert_array_equal(state["device"], np.arange(100_000.0))
+    np.testing.assert_array_equal(state["host"], np.arange(100_000))
+
+
+def test_nothing_saved_gives_none(tmp_path):
+    with Checkpoints(tmp_path / "new", fingerprint=SETTINGS) as store:
+        assert store.restore_latest(make_state(0)) is None
+        assert store.restore_best(make_state(0)) is None
+        assert store.latest() is None
+
+
+def test_newest_and_best_are_kept(tmp_path):
+    save_all(tmp_path, {1: 0.3, 2: 0.8, 3: 0.8, 4: None, 5: 0.1})
+    assert steps(tmp_path) == {"2", "4", "5"}  # of equal scores the earlier
+    with Checkpoints(tmp_path, fingerprint=SETTINGS) as store:
+        assert store.restore_latest(make_state(0))[0] == 5
+        assert store.restore_best(make_state(0))[0] == 2
+        store.save(6, make_state(6), {}, score=0.9)  # a reopened store knows the old scores
+        store.wait()
+        assert store.latest() == tmp_path / "6"
+    assert steps(tmp_path) == {"5", "6"}
+
+
+def test_best_without_scores_is_newest(tmp_path):
+    save_all(tmp_path, {1: None, 2: None})
+    with Checkpoints(tmp_path, fingerprint=SETTINGS) as store:
+        assert store.restore_best(make_state(0))[0] == 2
+
+
+def test_the_filter_of_orbaxs_tracebacks_goes_with_the_last_store(tmp_path):
+    absl = logging.getLogger("absl")
+    before = list(absl.filters)
+    first, second = (Checkpoints(tmp_path / name, fingerprint=SETTINGS) for name in "ab")
+    assert len(absl.filters) > len(before)
+    first.close()
+    assert len(absl.filters) > len(before)  # the second still needs it
+    second.close()
+    assert absl.filters == before
+
+
+def test_step_saved_twice_is_refused(tmp_path):
+    with Checkpoints(tmp_path, fingerprint=SETTINGS) as store:
+        store.save(1, make_state(1), {})
+        with pytest.raises(ValueError, match="step 1 is saved already"):
+            store.save(1, make_state(1), {})
+
+
+def flip_bit(checkpoint):
+    path = array_file(checkpoint)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    return path.name
+
+
+def truncate(checkpoint):
+    path = array_file(checkpoint)
+    os.truncate(path, path.stat().st_size // 2)
+    return path.name
+
+
+def remove_array_file(checkpoint):
+    path = array_file(checkpoint)
+    path.unlink()
+    return path.name
+
+
+def remove_manifest(checkpoint):
+    (checkpoint / "manifest.json").unlink()
+    return "manifest.json cannot be read"
+
+
+def truncate_manifest(checkpoint):
+    os.truncate(checkpoint / "manifest.json", 100)
+    return "manifest.json is not the JSON"
+
+
+def change_meta(checkpoint):
+    path = checkpoint / "meta.json"
+    path.write_text(path.read_text().replace("0.9", "0.8"))
+    return "meta.json is not what was written"
+
+
+DAMAGES = [flip_bit, truncate, remove_array_file, remove_manifest, truncate_manifest, change_meta]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_named_and_the_previous_checkpoint_taken(tmp_path, caplog, damage):
+    save_all(tmp_path, {1: 0.1, 2: 0.9})
+    fault = damage(tmp_path / "2")
+    with Checkpoints(tmp_path, fingerprint=SETTINGS) as store:
+        (message,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        assert "checkpoint 2" in message and fault in message and "damaged-2" in message and "\n" not in message
+        step, state, _ = store.restore_best(make_state(0))
+        assert step == 1
+        assert_same(state, make_state(1))
+        store.save(2, make_state(2), {})
+    assert steps(tmp_path) == {"1", "2", "damaged-2"}
+
+
+def test_damage_while_open_is_noticed_and_nothing_set_aside_is_overwritten(tmp_path):
+    save_all(tmp_path, {1: None, 2: None})
+    with Checkpoints(tmp_path, fingerprint=SETTINGS) as store:
+        for _ in range(2):
+            flip_bit(tmp_path / "2")
+            assert store.restore_latest(make_state(0))[0] == 1
+            store.save(2, make_state(2), {})
+            store.wait()
+    assert steps(tmp_path) == {"1", "2", "damaged-2", "damaged-2.2"}
+
+
+def test_only_damaged_checkpoints_do_not_start_from_scratch(tmp_path):
+    save_all(tmp_path, {1: 0.1})
+    flip_bit(tmp_path / "1")
+    for _ in range(2):
+        with (
+            Checkpoints(tmp_path, fingerprint=SETTINGS) as store,
+            pytest.raises(UserError, match=r"is damaged \(damaged-1\).*rename or remove") as error,
+        ):
+            store.restore_latest(make_state(0))
+        assert str(tmp_path) in one_line(error)
+
+
+def test_other_settings_are_listed(tmp_path):
+    save_all(tmp_path, {1: 0.1})
+    other = {"model": {"layers": 6, "sizes": [8, 8]}, "seed": 0, "lr": 1e-3}
+    with pytest.raises(UserError) as error:
+        Checkpoints(tmp_path, fingerprint=other)
+    message = one_line(error)
+    assert "model.layers is 4 there, 6 here; seed is absent there, 0 here; choose another --workdir" in message
+    assert "sizes" not in message and "lr" not in message
+
+
+@pytest.mark.parametrize("text", [None, '{"model"'])
+def test_folder_without_readable_fingerprint_is_refused(tmp_path, text):
+    save_all(tmp_path, {1: 0.1})
+    (tmp_path / "fingerprint.json").unlink() if text is None else (tmp_path / "fingerprint.json").write_text(text)
+    with pytest.raises(UserError, match=r"no readable fingerprint\.json") as error:
+        Checkpoints(tmp_path, fingerprint=SETTINGS)
+    assert str(tmp_path) in one_line(error)
+
+
+def test_other_arrays_are_named(tmp_path):
+    save_all(tmp_path, {1: 0.1})
+    target = make_state(0)
+    target["params"]["layer_1"]["B"] = jnp.zeros((2, 4), jnp.float32)
+    target["extra"] = target.pop("key")
+    with Checkpoints(tmp_path, fingerprint=SETTINGS) as store, pytest.raises(UserError) as error:
+        store.restore_latest(target)
+    message = one_line(error)
+    assert "params/layer_1/B is float32[0, 4] there, float32[2, 4] here" in message
+    assert "key is uint32[2] there, absent here" in message and "extra is absent there, uint32[2] here" in message
+    assert steps(tmp_path) == {"1"}  # it is not the checkpoint's fault
+
+
+def test_keep_must_be_positive(tmp_path):
+    with pytest.raises(UserError, match="keep=0"):
+        Checkpoints(tmp_path, fingerprint=SETTINGS, keep=0)
+
+
+def test_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Not a directory") as error:
+        Checkpoints(tmp_path / "file" / "run", fingerprint=SETTINGS)
+    assert str(tmp_path / "file" / "run") in one_line(error)
+
+
+def fail_with_full_disk(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(("module", "name"), [(files.os, "replace"), (files.os, "fsync"), (checkpoints.os, "rename")])
+def test_full_disk_while_committing(tmp_path, monkeypatch, module, name):
+    save_all(tmp_path, {1: 0.1})
+    with Checkpoints(tmp_path, fingerprint=SETTINGS) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, fail_with_full_disk)
+            store.save(2, make_state(2), {})
+            with pytest.raises(UserError, match="No space left on device") as error:
+                store.wait()
+        assert str(tmp_path) in one_line(error)
+        assert store.restore_latest(make_state(0))[0] == 1
+        store.save(2, make_state(2), {})  # once there is space again
+    assert steps(tmp_path) == {"1", "2"}
+
+
+# Child processes: forked from a server that has imported everything once, so each starts in no time.
+
+
+@functools.cache
+def child_context():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([checkpoints.__name__, "optax"])
+    return context
+
+
+def in_child(function, *args) -> multiprocessing.Process:
+    child = child_context().Process(target=function, args=args)
+    child.start()
+    return child
+
+
+def save_with_little_space(folder, answers):
+    """Child: files above 100 kB cannot be written."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    errors = []
+    logging.getLogger("absl").addHandler(handler := logging.Handler())
+    handler.emit = lambda record: errors.append(record.getMessage())
+    noise = np.random.default_rng(0).normal(size=100_000)
+    store = Checkpoints(folder, fingerprint=SETTINGS)
+    store.save(2, {"noise": noise}, {})
+    try:
+        store.close()
+    except UserError as error:
+        answers.put((str(error), errors))
+
+
+def test_full_disk_while_orbax_writes(tmp_path):
+    save_all(tmp_path, {1: 0.1})
+    answers = child_context().SimpleQueue()
+    child = in_child(save_with_little_space, tmp_path, answers)
+    child.join()
+    message, logged = answers.get()
+    assert str(tmp_path) in message and "File too large" in message and "\n" not in message
+    assert logged == []  # Orbax's tracebacks stay away from the user
+    with Checkpoints(tmp_path, fingerprint=SETTINGS) as store:
+        assert store.restore_latest(make_state(0))[0] == 1
+
+
+def train(folder):
+    """Child: go on from the newest checkpoint, saving every step, until killed."""
+    with Checkpoints(folder, fingerprint=SETTINGS) as store:
+        found = store.restore_latest(make_state(0))
+        for step in range(found[0] + 1 if found else 1, 1000):
+            store.save(step, make_state(step), {"next": step + 1}, score=-step)
+
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_before_manifest():
+    write = checkpoints.write_text
+    checkpoints.write_text = lambda path, text: die() if path.name == "manifest.json" else write(path, text)
+
+
+def die_before_rename():
+    os.rename = die
+
+
+def die_while_deleting():
+    delete = shutil.rmtree
+
+    def delete_some(folder, **options):
+        for arrays in folder.glob("*/arrays"):
+            delete(arrays)
+            die()
+        delete(folder, **options)
+
+    shutil.rmtree = delete_some
+
+
+def train_with(crash, folder):
+    crash()
+    train(folder)
+
+
+def assert_goes_on(folder, least: int) -> int:
+    """The newest checkpoint is whole and none is damaged; returns its step."""
+    with Checkpoints(folder, fingerprint=SETTINGS) as store:
+        found = store.restore_latest(make_state(0))
+    assert not [name for name in steps(folder) if not name.isdigit()]
+    if found is None:
+        assert least == 0
+        return 0
+    step, state, meta = found
+    assert step >= least and meta == {"next": step + 1}
+    assert_same(state, make_state(step))
+    return step
+
+
+def test_killed_at_any_moment(tmp_path):
+    moments, step = random.Random(0), 0
+    for _ in range(6):
+        child = in_child(train, tmp_path)
+        newest = tmp_path / str(step + 2)  # wait for some progress, then strike at random within a save
+        while not newest.exists():
+            assert child.is_alive()
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.1))
+        child.kill()
+        child.join()
+        step = assert_goes_on(tmp_path, least=step + 2)
+    assert step >= 12
+
+
+@pytest.mark.parametrize("crash", [die_before_manifest, die_before_rename, die_while_deleting])
+@pytest.mark.parametrize("saved", [0, 2])
+def test_killed_between_orbax_and_the_end_of_a_save(tmp_path, crash, saved):
+    save_all(tmp_path, {step: 0.0 for step in range(1, saved + 1)})
+    child = in_child(train_with, crash, tmp_path)
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert_goes_on(tmp_path, least=saved)
