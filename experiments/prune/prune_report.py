@@ -69,7 +69,6 @@ def _as_dict(outcome: Outcome) -> dict:
                 "test": vars(c.test),
                 "states": c.result.model.config.state_sizes,
                 "parameters": c.result.parameters[1],
-                "kept": {layer: mask.nonzero()[0].tolist() for layer, mask in c.result.keep.items()},
             }
             for c in outcome.choices
         },

@@ -49,7 +49,7 @@ def write_prune(folder, config, test=0.8, cuts=None):
         Choice(
             method,
             ratio,
-            SimpleNamespace(model=Model(0), parameters=(100, 60), keep={}),
+            SimpleNamespace(model=Model(0), parameters=(100, 60)),
             evaluation(0.5),
             evaluation(t),
         )
