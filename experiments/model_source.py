@@ -56,7 +56,7 @@ def _train(config: ConfigDict, model: ModelConfig, task: Task, workdir: Path) ->
     trained = train(
         Classifier(model, rngs=nnx.Rngs(config.seed)),
         task.splits,
-        TrainConfig(**config.train.to_dict()),
+        TrainConfig.from_dict(config.train.to_dict()),
         seed=config.seed,
         folder=workdir / "training",
         fingerprint=fingerprint,

@@ -9,6 +9,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from aire import zoo
+from aire.training.optimizer import OptimizerConfig
 
 # Settings that say where files are, how fast, or how many methods: the results of one method do not depend on them.
 _FREE = {"data.folder", "data.lra_release", "prune.methods", "prune.scores_file", "prune.batch_size"}
@@ -97,7 +98,15 @@ def _read(folder: Path, name: str) -> list[PrunedModel]:
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     config = results.get("config") if isinstance(results, dict) else None
     read = _READERS.get(config.get("experiment")) if isinstance(config, dict) else None
-    return list(read(name, config, results, _points(folder / "results.csv"))) if read else []
+    return list(read(name, _migrated(config), results, _points(folder / "results.csv"))) if read else []
+
+
+def _migrated(config: Mapping) -> Mapping:
+    """The settings as they are named today: the optimiser's were once directly in `train`."""
+    optimizer = {f.name for f in dataclasses.fields(OptimizerConfig)}
+    moved = {name: value for name, value in config["train"].items() if name in optimizer}
+    train = {name: value for name, value in config["train"].items() if name not in optimizer}
+    return config | {"train": {"optimizer": moved, **train}}
 
 
 def _points(path: Path) -> dict[tuple[str, str, int], dict[float, float]]:

@@ -16,9 +16,8 @@ from aire.data import listops
 from aire.data.pipeline import Batch, Batches, Split, steps_per_epoch
 from aire.data.tasks import Task
 from aire.models import Classifier
-from aire.training.loop import LOOK_EVERY, TrainConfig, look
+from aire.training.loop import FETCH_EVERY, TrainConfig, flush_metrics
 from aire.training.metrics import MetricsWriter
-from aire.training.optimizer import make_optimizer
 from aire.training.step import init_state, make_train_step, split_model
 from aire.utils.progress import Progress
 from configs import lra_listops_prune
@@ -39,9 +38,9 @@ def loop_rows(config: ConfigDict) -> Rows:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         metrics = stack.enter_context(MetricsWriter(folder, None))
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        progress = stack.enter_context(Progress("training", 2 * (repetitions + 1) * LOOK_EVERY))
+        progress = stack.enter_context(Progress("training", 2 * (repetitions + 1) * FETCH_EVERY))
         seconds = repeated(_Loop(config.loop, metrics, progress).calls(), repetitions)
-    step, loop, rest = (1e3 * seconds[name] / LOOK_EVERY for name in ("step", "loop", "rest"))
+    step, loop, rest = (1e3 * seconds[name] / FETCH_EVERY for name in ("step", "loop", "rest"))
     longer = " / ".join(f"{share:+.1%}" for share in np.quantile(loop / step - 1, [0.25, 0.5, 0.75]))
     step, loop, rest = (float(np.median(times)) for times in (step, loop, rest))
     return [
@@ -62,21 +61,21 @@ class _Loop:
         self.last = self._step(self.resident)
 
     def calls(self) -> dict[str, Callable[[], object]]:
-        """Of `LOOK_EVERY` steps each."""
+        """Of `FETCH_EVERY` steps each."""
         return {
-            "step": lambda: [self._step(self.resident) for _ in range(LOOK_EVERY)],
+            "step": lambda: [self._step(self.resident) for _ in range(FETCH_EVERY)],
             "loop": lambda: self._loop(self._step),
             "rest": lambda: self._loop(self._no_step),
         }
 
     def _loop(self, step: Callable[[Batch], dict]) -> None:
         """What `aire.training.loop.train` does between two looks."""
-        unseen = []
-        for _ in range(LOOK_EVERY):
+        pending = []
+        for _ in range(FETCH_EVERY):
             step_metrics = step(self.stream[self.progress.done])
-            unseen.append(step_metrics)
+            pending.append(step_metrics)
             self.progress.update(1, **step_metrics)
-        look(self.progress.done, unseen, self.metrics, lambda: None)
+        flush_metrics(self.progress.done, pending, self.metrics, lambda: None)
 
     def _step(self, batch: Batch) -> dict:
         self.state, step_metrics = self.train_step(self.state, batch)
@@ -97,6 +96,6 @@ def listops_training(variants: str) -> tuple[Classifier, optax.GradientTransform
     task = Task("noise", {"train": Split(x, lengths, y)}, listops.VOCAB_SIZE, listops.N_CLASSES)
     model = Classifier(model_config(config.model, task), rngs=nnx.Rngs(0))
     model.train()
-    train = TrainConfig(**config.train.to_dict())
-    optimizer = make_optimizer(train.optimizer(steps_per_epoch(task.splits["train"], train.batch_size)), model)
+    train = TrainConfig.from_dict(config.train.to_dict())
+    optimizer = train.make_optimizer(model, steps_per_epoch(task.splits["train"], train.batch_size))
     return model, optimizer, Batches(task.splits["train"], batch_size=train.batch_size, seed=0)

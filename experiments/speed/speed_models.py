@@ -20,11 +20,7 @@ from experiments.speed.naive import straightforward
 from experiments.timing import Compiled, Prepared, compiled, forward, interleaved
 
 Rows = list[tuple[str, ...]]
-OPTIMIZER = OptimizerConfig(
-    lr=0.001, ssm_lr=0.001, weight_decay=0.01, groups="standard", warmup_steps=1, total_steps=100, dt_global=False
-)
-
-
+OPTIMIZER = OptimizerConfig(lr=0.001, ssm_lr=0.001, weight_decay=0.01)
 _ACTIVATIONS = {"s4d": "glu"}  # of the reference; of the others "half_glu1"
 
 
@@ -57,7 +53,7 @@ def training(model: Classifier, batch: dict[str, Array]) -> Prepared:
     """The compiled training step, and a call that goes on from the state of the call before."""
     model.train()
     functions, *_ = split_model(model)
-    optimizer = make_optimizer(OPTIMIZER, model)
+    optimizer = make_optimizer(OPTIMIZER, model, warmup_steps=1, total_steps=100)
     states = [init_state(model, optimizer, jax.random.key(0))]
     run = compiled(make_train_step(functions, optimizer), states[0], batch)
 

@@ -3,9 +3,6 @@
 import csv
 import dataclasses
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,44 +19,16 @@ from configs import compare_methods
 from experiments.compare.compare_job import check_models
 from experiments.evaluations import CutEvaluator, EvaluationFile
 from experiments.sweep import Cuts, Point, largest_within, load_scores, sweep
+from tests.experiments.conftest import OWN_SCORE, call, comparison
 
-ROOT = Path(__file__).parents[2]
 DATA_FREE = data_free()
-OWN_SCORE = """
-import aire
-
-@aire.pruning.scores.register("slowness")
-def slowness(modes):
-    return abs(modes.Lambda_bar)
-"""
-
-
-def run(*args, data, workdir):
-    command = [sys.executable, "run.py", *args, f"--data_dir={data}", f"--workdir={workdir}"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="session")
-def compared(data, tmp_path_factory):
-    """A finished smoke comparison of one model, with a score of the user's own: (its folder, what it printed)."""
-    workdir = tmp_path_factory.mktemp("runs") / "compared"
-    (workdir.parent / "own.py").write_text(OWN_SCORE)
-    scores_file = f"--config.prune.scores_file={workdir.parent / 'own.py'}"
-    result = run("--config=compare_methods:smoke", scores_file, data=data, workdir=workdir)
-    assert result.returncode == 0, result.stderr
-    return workdir, result.stdout
 
 
 def rows(workdir):
     return list(csv.DictReader((workdir / "results.csv").read_text().splitlines()))
 
 
-@pytest.mark.xdist_group("compare")
+@pytest.mark.xdist_group("run")
 def test_every_method_is_compared_and_the_users_own(compared):
     workdir, printed = compared
     points = rows(workdir)
@@ -72,11 +41,12 @@ def test_every_method_is_compared_and_the_users_own(compared):
     assert len((workdir / "accuracy.md").read_text().splitlines()) == 2 + 4
 
 
-@pytest.mark.xdist_group("compare")
+@pytest.mark.xdist_group("run")
 def test_the_chosen_ratios_are_the_largest_within_a_point(compared):
     workdir, _ = compared
     points, results = rows(workdir), json.loads((workdir / "results.json").read_text())
-    full = results["models"]["seed_0"]["validation"]["accuracy"]
+    (uncut,) = results["models"].values()
+    full = uncut["validation"]["accuracy"]
     assert len(results["chosen"]) == len(DATA_FREE) - 1 + 5 + 1
     for c in results["chosen"]:
         own = [p for p in points if (p["method"], int(p["draw"])) == (c["method"], c["draw"])]
@@ -84,8 +54,8 @@ def test_the_chosen_ratios_are_the_largest_within_a_point(compared):
         assert c["ratio"] == max(within) == float(next(p["ratio"] for p in own if p["chosen"] == "1"))
 
 
-@pytest.mark.xdist_group("compare")
-def test_a_stopped_comparison_evaluates_only_what_is_missing(compared, data):
+@pytest.mark.xdist_group("run")
+def test_a_stopped_comparison_evaluates_only_what_is_missing(finished, compared, data):
     """As a kill leaves it: without its last evaluations, one line torn; then only what was lost is done again."""
     workdir, printed = compared
     before, path = rows(workdir), workdir / "evaluations.jsonl"
@@ -93,10 +63,8 @@ def test_a_stopped_comparison_evaluates_only_what_is_missing(compared, data):
     distinct = int(printed.split(" of them distinct")[0].split()[-1])
     path.write_text("".join(lines[: distinct - 5]) + lines[distinct - 5][:20])
     (workdir / "results.csv").unlink()
-    scores_file = f"--config.prune.scores_file={workdir.parent / 'own.py'}"
-    result = run("--config=compare_methods:smoke", scores_file, data=data, workdir=workdir)
-    assert result.returncode == 0, result.stderr
-    assert f"{distinct} of them distinct, {distinct - 5} known" in result.stdout
+    printed = call(*comparison(finished, workdir), data=data, workdir=workdir)
+    assert f"{distinct} of them distinct, {distinct - 5} known" in printed
     assert sorted(path.read_text().splitlines(keepends=True)) == sorted(lines)
     assert rows(workdir) == before
 
