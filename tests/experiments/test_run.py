@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -225,11 +224,11 @@ ALONE = tuple(name for name in SECTIONS if not name.startswith("reference"))  # 
 
 
 @pytest.mark.parametrize(
-    "sections", [("odd", "loop", "pruning"), pytest.param(ALONE, marks=pytest.mark.slow, id="all")]
+    "sections", [("step", "loop", "pruning"), pytest.param(ALONE, marks=pytest.mark.slow, id="all")]
 )
 def test_the_benchmark_runs(sections, data, tmp_path):
     call("--config=speed:smoke", f"--config.sections={sections!r}", data=data, workdir=tmp_path)
     report = (tmp_path / "report.md").read_text()
     for name, (title, _) in SECTIONS.items():
         assert (f"## {title}" in report) == (tmp_path / f"{name}.csv").exists() == (name in sections)
-    assert ("![Odd numbers of states](odd.png)" in report) and (tmp_path / "odd.png").exists()
+    assert "![One step after a cut](step.png)" in report and (tmp_path / "step.png").exists()
