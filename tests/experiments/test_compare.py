@@ -18,7 +18,8 @@ from aire.utils.errors import UserError
 from configs import compare_methods
 from experiments.compare.compare_job import check_models
 from experiments.evaluations import CutEvaluator, EvaluationFile
-from experiments.sweep import Cuts, Point, largest_within, load_scores, sweep
+from experiments.records import Point
+from experiments.sweep import Cuts, largest_within, load_scores, sweep
 from tests.experiments.conftest import OWN_SCORE, call, comparison
 
 DATA_FREE = data_free()
@@ -34,7 +35,7 @@ def test_every_method_is_compared_and_the_users_own(compared):
     points = rows(workdir)
     assert {p["method"] for p in points} == {*DATA_FREE, "slowness"}
     assert len([p for p in points if p["method"] == "aire"]) == 4
-    assert len([p for p in points if p["method"] == "random"]) == 4 * 5  # draws
+    assert len([p for p in points if p["method"] == "random"]) == 4 * 5  # repetitions
     for method in ("slowness", "lamp"):
         assert f"\n{method}  " in printed and f"| {method}  " in (workdir / "report.md").read_text()
     assert (workdir / "accuracy_against_ratio.png").read_bytes().startswith(b"\x89PNG")
@@ -64,7 +65,7 @@ def test_a_stopped_comparison_evaluates_only_what_is_missing(finished, compared,
     path.write_text("".join(lines[: distinct - 5]) + lines[distinct - 5][:20])
     (workdir / "results.csv").unlink()
     printed = call(*comparison(finished, workdir), data=data, workdir=workdir)
-    assert f"{distinct} of them distinct, {distinct - 5} known" in printed
+    assert f"{distinct} of them distinct, {distinct - 5} evaluated before" in printed
     assert sorted(path.read_text().splitlines(keepends=True)) == sorted(lines)
     assert rows(workdir) == before
 
@@ -76,7 +77,7 @@ def test_a_stopped_comparison_evaluates_only_what_is_missing(finished, compared,
         ({"models": ("nowhere",)}, "no model file at nowhere"),
         ({"models": ()}, "expected at least one"),
         ({"models": (1, 1)}, "each once"),
-        ({"draws": 0}, "draws=0"),
+        ({"repetitions": 0}, "repetitions=0"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_trained(changes, message):
@@ -123,9 +124,9 @@ def split(n=6, seed=0):
 
 @pytest.fixture
 def evaluator(make_model):
-    def make(known, seed=0, splits=None):
+    def make(cache, seed=0, splits=None):
         model = make_model(state_sizes=(4, 4), seed=seed)
-        return CutEvaluator(model, splits or {"validation": split()}, make_evaluator(model, 6), known)
+        return CutEvaluator(model, splits or {"validation": split()}, make_evaluator(model, 6), cache)
 
     return make
 
@@ -164,8 +165,8 @@ def test_keys_say_what_a_split_decodes_to_not_by_which_object(evaluator):
 
 def test_a_sweep_evaluates_each_distinct_cut_once(evaluator, monkeypatch):
     config = compare_methods.get_config("smoke").prune
-    known, calls = {}, []
-    evaluate = evaluator(known)
+    cache, calls = {}, []
+    evaluate = evaluator(cache)
     counted = evaluate._evaluate
     monkeypatch.setattr(evaluate, "_evaluate", lambda *args: calls.append(1) or counted(*args))
     runs = [("aire", 0), ("aire_uniform", 0), ("random", 0), ("random", 1)]
@@ -173,8 +174,8 @@ def test_a_sweep_evaluates_each_distinct_cut_once(evaluator, monkeypatch):
     points = sweep(evaluate, cuts, runs)
     distinct = {tuple(np.concatenate(list(c.keep.values())).tolist()) for r in runs for c in cuts(r).values()}
     assert [(p.method, p.seed, p.ratio) for p in points] == [(*run, r) for run in runs for r in (0.0, 0.25, 0.5, 0.75)]
-    assert len(calls) == len(known) == len(distinct) < len(points)
-    assert sweep(evaluate, cuts, runs) == points and len(calls) == len(known)
+    assert len(calls) == len(cache) == len(distinct) < len(points)
+    assert sweep(evaluate, cuts, runs) == points and len(calls) == len(cache)
 
 
 def test_one_scope_for_all_methods(evaluator):
@@ -194,12 +195,12 @@ def test_evaluations_survive_a_torn_line(tmp_path):
     path = tmp_path / "runs" / "evaluations.jsonl"
     first = EvaluationFile(path)
     first["a"], first["b"] = Evaluation(0.1, 2 / 3), Evaluation(1e-9, 1.0)
-    whole = path.read_bytes()
-    for torn in (whole[:-1], whole + b'{"key": "c", "lo'):
+    complete = path.read_bytes()
+    for torn in (complete[:-1], complete + b'{"key": "c", "lo'):
         path.write_bytes(torn)
         again = EvaluationFile(path)
         assert path.read_bytes().endswith(b"\n") and again["a"] == Evaluation(0.1, 2 / 3)
-        assert set(again) == ({"a"} if torn == whole[:-1] else {"a", "b"})
+        assert set(again) == ({"a"} if torn == complete[:-1] else {"a", "b"})
         again["b"] = Evaluation(1e-9, 1.0)
         assert dict(EvaluationFile(path)) == dict(first)
 

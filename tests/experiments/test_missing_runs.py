@@ -118,7 +118,7 @@ def test_failures_are_reported_by_their_last_line_and_the_rest_goes_on(tmp_path,
     ]
     monkeypatch.setattr(missing_runs, "plan", lambda *_: jobs)
     failures = missing_runs.run(config(), tmp_path, tmp_path)
-    assert failures == {"first": "error: no data (exit code 1)", "dies": "it says nothing (exit code -9)"}
+    assert failures == {"first": "error: no data (exit code 1)", "dies": "no error message (exit code -9)"}
     assert (tmp_path / "last" / "ran").exists() and not (tmp_path / "needs_first").exists()
     printed = capfd.readouterr()
     assert f"missing in {tmp_path}: 4 runs, in 3 jobs\n" in printed.out and "so far\n" in printed.out

@@ -1,4 +1,4 @@
-"""The command line, as people use it: the whole job, its files, kills, and mistakes."""
+"""The command line, as people use it: complete jobs, their files, kills, and mistakes."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ def test_the_whole_job_leaves_everything(finished):
     assert [float(row["ratio"]) for row in rows[:4]] == [0.0, 0.25, 0.5, 0.75]
     assert [int(row["states"]) for row in rows[:4]] == [16, 12, 8, 4]
     assert "256 training examples, without labels, for measured" in printed
-    assert "bag of tokens" in printed and "whole model" in printed and "states" in printed
+    assert "bag of tokens" in printed and "uncut model" in printed and "states" in printed
 
 
 @pytest.mark.xdist_group("run")
@@ -81,8 +81,8 @@ def test_the_whole_job_with_another_layer(kind, per_layer, data, tmp_path):
     assert results["config"]["name"] == f"lra_listops_{kind}_smoke"
     rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
     assert [int(row["states"]) for row in rows] == [2 * per_layer, per_layer]
-    whole, pruned = (aire.load(tmp_path / f"{name}.safetensors").config for name in ("model", "pruned"))
-    assert whole.ssm.kind == pruned.ssm.kind == kind and whole.state_sizes == (per_layer, per_layer)
+    uncut, pruned = (aire.load(tmp_path / f"{name}.safetensors").config for name in ("model", "pruned"))
+    assert uncut.ssm.kind == pruned.ssm.kind == kind and uncut.state_sizes == (per_layer, per_layer)
 
 
 @pytest.mark.xdist_group("run")
