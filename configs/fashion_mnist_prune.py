@@ -9,7 +9,7 @@ accelerator; not measured here.
     python run.py --config=fashion_mnist_prune:small     prunes a trained model that ships with the code, in minutes
     python run.py --config=fashion_mnist_prune:smoke     seconds, for tests
     python run.py --config=fashion_mnist_prune:s4d       S4D in place of S5, also as s4d,small and s4d,smoke
-    python run.py --config=fashion_mnist_prune:lru       LRU in place of S5, also as lru,small and lru,smoke
+    python run.py --config=fashion_mnist_prune:lru       LRU in place of S5; lru,small needs --config.init=scratch
 
 Without a network: `apt-get install dataset-fashion-mnist` (Debian, Ubuntu) and the same commands, or get the four files
 elsewhere and pass `--config.data.folder=FOLDER`. They may be compressed or not.

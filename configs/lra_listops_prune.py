@@ -8,7 +8,7 @@ accelerator; not measured here.
     python run.py --config=lra_listops_prune:small     prunes a trained model that ships with the code, in minutes
     python run.py --config=lra_listops_prune:smoke     seconds, for tests
     python run.py --config=lra_listops_prune:s4d       S4D in place of S5, also as s4d,small and s4d,smoke
-    python run.py --config=lra_listops_prune:lru       LRU in place of S5, also as lru,small and lru,smoke
+    python run.py --config=lra_listops_prune:lru       LRU in place of S5; lru,small needs --config.init=scratch
 
 S4D's hyperparameters are those of its paper. LRU's are those of CompreSSM (its configs/paper/listops_baseline.yaml),
 except that CompreSSM trains in one direction and pools over the padding, too. AIRE-Prune gives no row for either on
