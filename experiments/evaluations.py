@@ -46,7 +46,7 @@ class EvaluationFile(UserDict[str, Evaluation]):
             record = json.loads(line)
             return str(record["key"]), Evaluation(float(record["loss"]), float(record["accuracy"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self.path}, line {number} is not an evaluation; move the file away to go on") from error
+            raise UserError(f"{self.path}, line {number} is not an evaluation; move the file away") from error
 
     def __setitem__(self, key: str, evaluation: Evaluation) -> None:
         line = json.dumps({"key": key, **dataclasses.asdict(evaluation)}) + "\n"

@@ -1,4 +1,4 @@
-"""The comparison of methods through the command line, and the file that it keeps its evaluations in."""
+"""The comparison of methods, and its file of evaluations."""
 
 import csv
 import dataclasses
@@ -57,7 +57,7 @@ def test_the_chosen_ratios_are_the_largest_within_a_point(compared):
 
 @pytest.mark.xdist_group("run")
 def test_a_stopped_comparison_evaluates_only_what_is_missing(finished, compared, data):
-    """As a kill leaves it: without its last evaluations, one line torn; then only what was lost is done again."""
+    """After a kill the last evaluations are missing and one line is torn. Only these are evaluated again."""
     workdir, printed = compared
     before, path = rows(workdir), workdir / "evaluations.jsonl"
     lines = path.read_text().splitlines(keepends=True)
@@ -92,7 +92,7 @@ def test_an_unknown_variant_is_named():
         compare_methods.get_config("tiny")
 
 
-def test_the_config_is_its_tasks():
+def test_the_config_is_that_of_its_task():
     base = compare_methods.get_config("lra_listops,small")
     assert (base.experiment, base.name, base.task_name) == ("compare", "compare_lra_listops_small", "lra_listops_small")
     assert base.models == ("zoo",) and "init" not in base
@@ -132,14 +132,14 @@ def evaluator(make_model):
 
 
 def test_cuts_evaluate_as_the_cut_model(evaluator):
-    """The sweep's masked models and the final cut agree, by the cut model's own answers."""
+    """The sweep's masked model predicts the same as the cut model."""
     evaluate = evaluator({})
     result, data = aire.prune(evaluate.model, 0.5, "lamp"), split()
     answers = np.argmax(nnx.jit(lambda model: model(data.x, data.lengths))(result.model), axis=-1)
     assert evaluate(result.cut, "validation").accuracy == pytest.approx(np.mean(answers == data.y))
 
 
-def test_keys_tell_models_masks_and_splits_apart(evaluator):
+def test_keys_differ_by_model_mask_and_split(evaluator):
     everything = {"blocks/0/ssm": np.ones(4, bool), "blocks/1/ssm": np.ones(4, bool)}
     other = everything | {"blocks/1/ssm": np.array([True, True, True, False])}
     swapped = {"blocks/0/ssm": other["blocks/1/ssm"], "blocks/1/ssm": everything["blocks/0/ssm"]}
@@ -152,8 +152,8 @@ def test_keys_tell_models_masks_and_splits_apart(evaluator):
     assert again.key(Cut(everything), "validation") == keys[0]
 
 
-def test_keys_say_what_a_split_decodes_to_not_by_which_object(evaluator):
-    """Objects have other addresses in each process: a stopped comparison would do everything again."""
+def test_keys_depend_on_what_a_split_decodes_to_not_on_the_object(evaluator):
+    """An object's address differs between processes, so a stopped comparison would evaluate everything again."""
     everything = {"blocks/0/ssm": np.ones(4, bool), "blocks/1/ssm": np.ones(4, bool)}
 
     def key(factor: int) -> str:
@@ -186,7 +186,7 @@ def test_one_scope_for_all_methods(evaluator):
 
 
 def test_the_largest_ratio_within_the_tolerance():
-    """Not the first that fails: accuracy may come back."""
+    """It is not the last before the first failure, because accuracy can rise again."""
     points = [Point("aire", 0, r, 0, Evaluation(0.0, a)) for r, a in [(0.0, 0.9), (0.1, 0.88), (0.2, 0.89), (0.3, 0.5)]]
     assert largest_within(points, Evaluation(0.0, 0.9), 1.0).ratio == 0.2
 

@@ -1,4 +1,4 @@
-"""The papers' tables, of runs that the experiments' own functions write; cells computed by hand."""
+"""The papers' tables from synthetic runs, with cells computed by hand."""
 
 import csv
 import importlib
@@ -25,14 +25,14 @@ LRA = papers.AVERAGED
 
 
 def rows(root, make, layer="s5", size="full"):
-    """A table of the runs in a folder as dicts, by the first two cells."""
+    """The rows of a table as dicts, by the first two cells."""
     models, damaged = saved_runs.find(root)
     assert not damaged
     header, *cells = make(layer, table_job.collect(models, layer, size), size == "full")
     return {row[:2]: dict(zip(header, row, strict=True)) for row in cells}
 
 
-def test_ours_stand_beside_the_papers_numbers(tmp_path):
+def test_our_numbers_are_beside_the_papers(tmp_path):
     for seed, ratio, test in ((1, 0.2, 0.61), (2, 0.4, 0.60)):
         config = papers.task_config("lra_listops", "s5", "full")
         config.seed = seed
@@ -66,7 +66,7 @@ def test_the_papers_averages_follow_from_its_rows():
     assert np.mean([n.lost for n in numbers]) == pytest.approx(0.29, abs=0.005)
 
 
-def test_small_stands_apart_whatever_the_folders_name(tmp_path):
+def test_small_runs_have_their_own_tables_whatever_the_folders_name(tmp_path):
     write_prune(tmp_path / "lra_text", papers.task_config("lra_text", "s5", "small"))
     write_prune(tmp_path / "small", papers.task_config("lra_text", "s4d", "full"))
     assert rows(tmp_path, accuracy_rows)["Text", "AIRE"]["seeds"] == "0"
@@ -96,7 +96,7 @@ def test_a_trained_model_counts_once_over_both_kinds_of_runs(tmp_path):
     assert costs == ("ListOps", "S5", "1", "100", "60", "-40.0", "1.50", "1 × cpu")
 
 
-def test_other_settings_are_marked_and_give_way_to_the_configs_own(tmp_path):
+def test_other_settings_are_marked_and_excluded_if_there_are_the_configs_own(tmp_path):
     config = papers.task_config("lra_text", "s5", "full")
     config.train.epochs, config.data.folder, config.prune.batch_size = 1, "elsewhere", 3
     write_prune(tmp_path / "changed", config, 0.5)
@@ -135,7 +135,7 @@ def test_methods_are_compared_where_aire_cuts(tmp_path):
     assert set(by_method) == {"states cut (%)", *METHODS}
 
 
-def test_damaged_runs_are_named_and_foreign_folders_passed_over(tmp_path):
+def test_damaged_runs_are_named_and_foreign_folders_skipped(tmp_path):
     for name in ("complete", "torn", "keyless", "impossible", "no_points", "few_points"):
         write_prune(tmp_path / name, papers.task_config("lra_text", "s5", "full"))
     text = (tmp_path / "torn" / "results.json").read_text()
@@ -164,7 +164,7 @@ def test_damaged_runs_are_named_and_foreign_folders_passed_over(tmp_path):
 
 @pytest.fixture
 def written(tmp_path):
-    """The tables of three runs, one of them damaged: (the runs, the tables)."""
+    """The tables of three runs, one of them damaged: (config, folder of the tables)."""
     root, workdir = tmp_path / "runs", tmp_path / "runs" / "paper_table"
     write_prune(root / "a", papers.task_config("lra_image", "s5", "full"))
     write_compare(root / "b", "lra_listops,small", (1, 2))
@@ -205,7 +205,7 @@ def test_latex_escapes_by_hand():
     assert "\\caption{\\#1}\\label{tab:name}\n\\begin{tabular}{lr}" in text
 
 
-def test_latex_has_nothing_left_to_escape(written):
+def test_latex_is_fully_escaped(written):
     text = (written[1] / "tables.tex").read_text()
     text.encode("ascii")
     assert not re.findall(r"(?<!\\)[#%](?! \\usepackage)", text)
@@ -224,7 +224,7 @@ def test_latex_compiles(written, tmp_path):
     assert result.returncode == 0, result.stdout
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_a_missing_folder_is_named(tmp_path):
     config = get_config()
     config.runs = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"no folder .*nowhere, given as --config.runs"):

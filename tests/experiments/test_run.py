@@ -25,7 +25,7 @@ SMOKE = "--config=lra_listops_prune:smoke"
 
 
 @pytest.mark.xdist_group("run")
-def test_the_whole_job_leaves_everything(finished):
+def test_a_run_writes_all_files(finished):
     workdir, printed = finished
     figures = {"accuracy_against_ratio.png", "states_per_layer.png", "eigenvalues.png"}
     files = {"results.csv", "results.json", "report.md", "pruned.safetensors", "model.safetensors"}
@@ -62,7 +62,7 @@ def test_the_pruned_model_reports_its_own_test_accuracy(finished, data):
 
 
 def check_pruned_model(workdir, results, data):
-    """The accuracy in the results is that of the saved file, by a plain call."""
+    """The saved model has the test accuracy in the results."""
     split = load_task(results["config"]["data"], data).splits["test"]
     model = aire.load(workdir / "pruned.safetensors")
     batch = split.take(np.arange(len(split)))
@@ -73,8 +73,8 @@ def check_pruned_model(workdir, results, data):
 @pytest.mark.xdist_group("run")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind,per_layer", [("s4d", 16 * 8), ("lru", 8)])
-def test_the_whole_job_with_another_layer(kind, per_layer, data, tmp_path):
-    """Variants in any order: the kind of model comes before its size. S4D counts its states in each of 16 channels."""
+def test_another_layer(kind, per_layer, data, tmp_path):
+    """Variants may come in any order. S4D counts its states in each of 16 channels."""
     more = ["--config.prune.methods=('aire',)", "--config.prune.ratios=(0.0, 0.5)"]
     call(f"--config=lra_listops_prune:smoke,{kind}", *more, data=data, workdir=tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
@@ -87,7 +87,7 @@ def test_the_whole_job_with_another_layer(kind, per_layer, data, tmp_path):
 
 @pytest.mark.xdist_group("run")
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_identical_weights(finished, data, tmp_path):
+def test_a_killed_run_resumes_to_identical_weights(finished, data, tmp_path):
     more = [SMOKE, "--config.train.epochs=80", "--config.train.evaluate_every=20"]
     more += ["--config.prune.methods=('aire',)", "--config.prune.ratios=(0.0, 0.5)"]
     call(*more, data=data, workdir=tmp_path / "uninterrupted")
@@ -107,7 +107,7 @@ def test_a_killed_run_goes_on_to_identical_weights(finished, data, tmp_path):
 
 
 @pytest.mark.slow
-def test_pixels_go_the_same_way(data, tmp_path):
+def test_image_data(data, tmp_path):
     folder = write_idx(tmp_path / "files", pictures(train=192, test=80))
     args = "--config=fashion_mnist_prune:smoke", f"--config.data.folder={folder}", "--config.prune.methods=('aire',)"
     printed = call(*args, data=data, workdir=tmp_path / "run")
@@ -152,7 +152,7 @@ def test_a_mistake_is_one_clear_line(args, message, data, tmp_path, monkeypatch)
 
 
 def error_of(*args, monkeypatch, **folders):
-    """The line that `run.py` ends with."""
+    """The error message of `run.py`."""
     monkeypatch.setattr(sys, "argv", command(*args, **folders)[1:])
     with pytest.raises(SystemExit) as stopped:
         run.main()
@@ -168,7 +168,7 @@ def test_an_error_goes_to_standard_error(data, tmp_path):
 
 
 @pytest.mark.xdist_group("run")
-def test_a_config_that_does_not_fit_is_refused_and_nothing_is_lost(finished, data, monkeypatch):
+def test_a_config_that_does_not_fit_is_an_error_and_changes_no_file(finished, data, monkeypatch):
     workdir, _ = finished
     before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
     for args, message in [
@@ -201,9 +201,9 @@ def test_a_cache_of_the_users_own_is_left_alone(tmp_path):
     assert jax.config.jax_compilation_cache_dir == before == os.environ["JAX_COMPILATION_CACHE_DIR"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only there are huge pages asked for")
+@pytest.mark.skipif(sys.platform != "linux", reason="huge pages are requested on Linux only")
 @pytest.mark.parametrize(("name", "pages"), [("aire", "glibc.malloc.hugetlb=1"), ("theirs", "None")])
-def test_the_installed_command_asks_for_huge_pages_as_run_does_and_an_import_does_not(name, pages, tmp_path):
+def test_the_installed_command_asks_for_huge_pages_and_an_import_does_not(name, pages, tmp_path):
     script = tmp_path / name
     script.write_text("import os, run; print(os.environ.get('GLIBC_TUNABLES'))")
     environment = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
@@ -220,7 +220,7 @@ def test_help_names_the_configs(flag, monkeypatch, capsys):
     assert "lra_listops_prune" in printed and "--config=NAME" in printed
 
 
-ALONE = tuple(name for name in SECTIONS if not name.startswith("reference"))  # those need clones of the references
+ALONE = tuple(name for name in SECTIONS if not name.startswith("reference"))  # the others need clones
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,11 @@ from experiments.speed.table import Table
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that a call moves on by as long as it says it takes; returns a maker of such calls, and their order."""
+    """A fake clock. Returns a maker of calls with given durations, and the list of calls made."""
     now, order = [0.0], []
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
 
-    def takes(name, seconds):
+    def lasting(name, seconds):
         left = iter(seconds)
 
         def call():
@@ -30,19 +30,19 @@ def clock(monkeypatch):
 
         return call
 
-    return takes, order
+    return lasting, order
 
 
 def test_calls_take_turns_and_medians_leave_out_the_first(clock):
-    takes, order = clock
-    calls = {"a": takes("a", [100, 3, 1, 2]), "b": takes("b", [100, 5, 50, 4])}
+    lasting, order = clock
+    calls = {"a": lasting("a", [100, 3, 1, 2]), "b": lasting("b", [100, 5, 50, 4])}
     assert timing.interleaved(calls, 3) == {"a": 2, "b": 5}
     assert "".join(order) == "abababab"
 
 
 def test_every_call_is_returned(clock):
-    takes, _ = clock
-    np.testing.assert_array_equal(timing.repeated({"a": takes("a", [100, 3, 1, 2])}, 3)["a"], [3, 1, 2])
+    lasting, _ = clock
+    np.testing.assert_array_equal(timing.repeated({"a": lasting("a", [100, 3, 1, 2])}, 3)["a"], [3, 1, 2])
 
 
 def test_memory_and_operations_of_a_program():
@@ -98,7 +98,7 @@ def test_points_are_collected_by_curve():
 
 
 def test_a_forward_pass_is_timed_on_plain_arrays(make_model):
-    """Not through `nnx.jit`, whose dispatch takes longer than a small model."""
+    """The dispatch of `nnx.jit` would dominate a small model."""
     model = make_model((2,))
     batch = {"x": np.arange(40).reshape(2, 20) % 20, "lengths": np.array([20, 7], np.int32)}
     run, call = timing.forward(model, batch)
