@@ -1,4 +1,4 @@
-"""What the papers' tables lack: the commands, in order; failures; jobs. Real runs where they take seconds."""
+"""Runs that the papers' tables lack: commands, failures, jobs, and real runs that take seconds."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ def config(**changes):
 
 
 def options(job):
-    """What follows run.py in the commands of a job."""
+    """The options in the commands of a job."""
     return [list(run.command[2:-2]) for run in job]
 
 
@@ -47,7 +47,7 @@ def test_the_commands_in_the_order_of_tasks(tmp_path):
     )
 
 
-def test_only_what_is_missing_and_only_the_zoos_model_is_not_trained(tmp_path):
+def test_only_missing_runs_are_planned_and_only_zoo_models_are_not_trained(tmp_path):
     write_prune(tmp_path / "anywhere", papers.task_config("lra_text", "s5", "small"))  # its seed is 0
     changed = papers.task_config("lra_text", "s5", "small")
     changed.seed, changed.train.epochs = 1, 1
@@ -65,7 +65,7 @@ def test_only_what_is_missing_and_only_the_zoos_model_is_not_trained(tmp_path):
     ]
 
 
-def test_eight_kilohertz_takes_the_model_of_its_job(tmp_path):
+def test_eight_kilohertz_uses_the_model_of_its_job(tmp_path):
     wanted = config(size="full", seeds=(5,), tasks=("speech_commands", "speech_commands_8khz"))
     (job,) = missing_runs.plan(wanted, tmp_path, tmp_path)
     trained = tmp_path / "speech_commands_seed_5"
@@ -79,7 +79,7 @@ def test_eight_kilohertz_takes_the_model_of_its_job(tmp_path):
     assert missing_runs.plan(wanted, tmp_path, tmp_path) == []
 
 
-def test_folders_of_files_go_to_the_option_that_the_task_has(tmp_path):
+def test_folders_become_the_option_of_the_task(tmp_path):
     wanted = config()
     wanted.folders.update(lra_listops="/lra", lra_text="/imdb")
     jobs = missing_runs.plan(wanted, tmp_path, tmp_path)
@@ -103,7 +103,7 @@ def test_mistakes_are_found_before_anything_runs(changes, message, tmp_path):
 
 
 def stub(folder, script, task="lra_text"):
-    """A run whose command is a few lines of Python, run with its folder."""
+    """A run whose command is a Python script that gets the folder."""
     return Run(folder, (sys.executable, "-c", script, str(folder)), papers.task_config(task, "s5", "small"), "seed 0")
 
 
@@ -120,7 +120,7 @@ def test_failures_are_reported_by_their_last_line_and_the_rest_goes_on(tmp_path,
     ]
     monkeypatch.setattr(missing_runs, "plan", lambda *_: jobs)
     failures = missing_runs.run(config(), tmp_path, tmp_path)
-    assert failures == {"first": "error: no data (exit code 1)", "dies": "it says nothing (exit code -9)"}
+    assert failures == {"first": "error: no data (exit code 1)", "dies": "no error message (exit code -9)"}
     assert (tmp_path / "last" / "ran").exists() and not (tmp_path / "needs_first").exists()
     printed = capfd.readouterr()
     assert f"missing in {tmp_path}: 4 runs, in 3 jobs\n" in printed.out and "so far\n" in printed.out
@@ -168,7 +168,7 @@ def test_jobs_of_the_local_cluster(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cluster_that_is_not_there(tmp_path, monkeypatch):
+def test_a_missing_cluster_is_named(tmp_path, monkeypatch):
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match="cluster='slurm': cannot submit: "):
@@ -177,9 +177,9 @@ def test_a_cluster_that_is_not_there(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_missing_runs_through_the_command_line(tmp_path):
-    """ListOps is trained, pruned and found again; Retrieval cannot write its folder, and is listed with its error."""
+    """ListOps is trained, pruned and found. Retrieval cannot write its folder and is listed with its error."""
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "lra_retrieval_smoke").write_text("")  # a file where the folder is to be
+    (tmp_path / "runs" / "lra_retrieval_smoke").write_text("")  # a file in place of the folder
     command = [sys.executable, "run.py", "--config=paper_table", "--config.run=missing", "--config.size=smoke"]
     command += ["--config.tasks=('lra_retrieval', 'lra_listops')", "--config.layers=('s5',)"]
     command += [

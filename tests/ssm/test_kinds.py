@@ -209,7 +209,7 @@ def test_a_file_of_a_kind_that_is_not_registered_is_refused(make, tmp_path):
 @pytest.mark.parametrize("groups,B", [("standard", "ssm"), ("BandCdecay", "ssm_decay"), ("BfastandCdecay", "regular")])
 def test_the_optimiser_goes_by_roles_and_not_by_names(make, groups, B):
     model = make(PolarConfig(), (4,))
-    config = OptimizerConfig(0.1, 0.1, 0.1, groups, 1, 10)
+    config = OptimizerConfig(0.1, 0.1, 0.1, groups)
     labels = label(split_model(model)[1], config, parameter_roles(model))["blocks"][0]
     assert labels["ssm"] == {
         **{"squash": "ssm", "turn": "ssm", "B_re": B, "B_im": B},
@@ -232,11 +232,7 @@ def test_it_trains(make, ssm, tmp_path):
         epochs=2,
         warmup_epochs=0,
         evaluate_every=4,
-        lr=0.02,
-        ssm_lr=0.01,
-        weight_decay=0.01,
-        groups="standard",
-        dt_global=False,
+        optimizer=OptimizerConfig(lr=0.02, ssm_lr=0.01, weight_decay=0.01),
     )
     model = make(ssm)
     data = {"train": split(128), "validation": split(32)}
