@@ -68,6 +68,7 @@ def schedule(base: float, config: OptimizerConfig) -> optax.Schedule:
     warmup, end = config.warmup_steps, config.total_steps - config.warmup_steps
 
     def rate(t):
+        t = jnp.asarray(t, jnp.float32)
         cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(t - 1, 0, end) / end))
         annealed = (base - config.lr_min) * cosine + config.lr_min
         warming = base * t / max(warmup, 1)
