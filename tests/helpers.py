@@ -1,5 +1,6 @@
 """What several test files share: golden data, made-up files, one training step."""
 
+import functools
 import gzip
 import importlib
 import io
@@ -18,6 +19,16 @@ from aire.training.step import init_state, make_train_step, split_model
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _call(graphdef, state, *args):
+    return nnx.merge(graphdef, state)(*args)
+
+
+def logits(model: nnx.Module, *args) -> jax.Array:
+    """model(*args), compiled. Models of equal structure share a compilation; batch statistics are not updated."""
+    return _call(*nnx.split(model), *args)
 
 
 def golden(file: str) -> dict[str, dict[str, np.ndarray]]:

@@ -65,6 +65,7 @@ def schedule(base: float, *, warmup_steps: int, total_steps: int, lr_min: float 
     end = total_steps - warmup_steps
 
     def rate(t):
+        t = jnp.asarray(t, jnp.float32)
         cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(t - 1, 0, end) / end))
         annealed = (base - lr_min) * cosine + lr_min
         warming = base * t / max(warmup_steps, 1)
