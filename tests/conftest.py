@@ -58,6 +58,13 @@ def made(kind: type, *args, seed: int):
     return nnx.clone(once(kind, *args, seed=seed))
 
 
+@pytest.fixture(scope="module")
+def jax_defaults():
+    """JAX's own promotion of ranks and dtypes, as in a user's program."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
 @pytest.fixture
 def x64():
     """float64 for oracles that need more digits than float32 has."""

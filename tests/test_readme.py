@@ -14,6 +14,7 @@ from aire.pruning.scores import SCORES
 from aire.ssm import KINDS
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
+pytestmark = pytest.mark.usefixtures("jax_defaults")
 REGISTRIES = (SCORES, METHODS, KINDS, TASKS)
 
 
@@ -24,7 +25,7 @@ def snippets(section: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
+def ran(tmp_path_factory, jax_defaults):
     """What the names of the snippets stand for in the end; what they registered is taken back."""
     folder = tmp_path_factory.mktemp("readme")
     rng = np.random.default_rng(0)

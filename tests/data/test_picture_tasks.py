@@ -66,9 +66,9 @@ def test_the_papers_settings():
         ("scifar", 6, 512, 192, 3, 0.1, 0.0045, 0.001, 50, 250, 0.07, "BfastandCdecay", True),
     ):
         config = get_config(task)
-        m, t = config.model, config.train
-        found = [m.depth, m.d_model, m.states, m.ssm.blocks, m.dropout, t.lr, t.ssm_lr, t.batch_size, t.epochs]
-        assert [*found, t.weight_decay, t.groups, m.ssm.clip_eigs] == expected
+        m, t, o = config.model, config.train, config.train.optimizer
+        found = [m.depth, m.d_model, m.states, m.ssm.blocks, m.dropout, o.lr, o.ssm_lr, t.batch_size, t.epochs]
+        assert [*found, o.weight_decay, o.groups, m.ssm.clip_eigs] == expected
         assert (config.name, config.init, t.warmup_epochs, m.activation) == (task, "scratch", 1, "half_glu1")
 
 

@@ -8,6 +8,8 @@ from flax import nnx
 
 from experiments.speed.naive import naive_twin
 
+pytestmark = pytest.mark.usefixtures("jax_defaults")
+
 
 @pytest.mark.parametrize(
     ("kind", "activation", "bidirectional"),

@@ -246,7 +246,7 @@ def evaluator(make_model):
         calls.append(split)
         return evaluate(model, split)
 
-    return CutEvaluator(model, {"validation": split(), "test": split()}, counted, known={}), calls
+    return CutEvaluator(model, {"validation": split(), "test": split()}, counted, cache={}), calls
 
 
 def test_the_cache_tells_readouts_apart(evaluator):

@@ -17,13 +17,7 @@ from aire.utils.errors import UserError
 H, N = 3, 8
 
 
-@pytest.fixture(autouse=True)
-def promotion():
-    """JAX's defaults, as in a user's program."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
-
-
+pytestmark = pytest.mark.usefixtures("jax_defaults")
 INPUTS = np.random.default_rng(0).normal(size=(30, H)).astype(np.float32)
 
 
