@@ -191,9 +191,9 @@ def with_ssm(**options):
         (dataclasses.replace(STATE_CONFIG, activation="full_glu"), "missing params/encoder/layers_0/out1/bias"),
         (dataclasses.replace(STATE_CONFIG, batchnorm=False), "unknown batch_stats/encoder/layers_0/norm/mean"),
         (with_ssm(bidirectional=False), r"C holds 2 direction\(s\), but bidirectional=False"),
-        (with_ssm(conj_sym=False), "all eigenvalues lie on one side of the real axis, .* but conj_sym=False"),
-        (S4D_CONFIG, "cannot import .*: expected a .pt or .pth file of PyTorch"),
-        (LRU_CONFIG, "cannot import .*: expected a .npz file of NumPy"),
+        (with_ssm(conj_sym=False), "all eigenvalues are on one side of the real axis, .* but conj_sym=False"),
+        (S4D_CONFIG, "cannot import .*: expected a PyTorch .pt or .pth file"),
+        (LRU_CONFIG, "cannot import .*: expected a NumPy .npz file"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(config, message):
@@ -213,12 +213,12 @@ def changed(**changes):
             changed(params__encoder__layers_1__seq__B=BN[f"var/{B}"][:, :, 0]),
             rf"{B} has shape \(4, 8\), expected \(4, 8,",
         ),
-        (changed(params__encoder__layers_1__seq__B=BN[f"var/{B}"] * np.nan), f"{B} holds 64 NaN or infinite values"),
+        (changed(params__encoder__layers_1__seq__B=BN[f"var/{B}"] * np.nan), f"{B} has 64 NaN or infinite values"),
         (changed(params__encoder__layers_1__seq__E=np.ones(3)), "unknown params/encoder/layers_1/seq/E"),
-        (changed(ema__decoder__bias=np.ones(4)), r"beside the model and its training state, unknown \['ema'\]"),
-        ({"model": changed()}, r"holds no params of a model, but \['model'\]"),
+        (changed(ema__decoder__bias=np.ones(4)), r"besides the model and its training state, unknown \['ema'\]"),
+        ({"model": changed()}, r"contains \['model'\], but no params of a model"),
         ({"params": {"Dense_0": {"kernel": np.ones((2, 2))}}}, "unknown params/Dense_0/kernel; missing batch_stats/"),
-        ([1.0, 2.0], r"holds no params of a model, but \['0', '1'\]"),
+        ([1.0, 2.0], r"contains \['0', '1'\], but no params of a model"),
     ],
 )
 def test_a_checkpoint_of_something_else_is_refused(tree, message, tmp_path):
@@ -229,7 +229,7 @@ def test_a_checkpoint_of_something_else_is_refused(tree, message, tmp_path):
 def test_whole_conjugate_pairs_are_not_taken_for_halves():
     variables, imag = below(BN, "var/"), np.array([-3, -1, 1, 3], np.float32)
     variables |= {name: imag for name in variables if name.endswith("Lambda_im")}
-    with pytest.raises(UserError, match="the eigenvalues are whole conjugate pairs, but conj_sym=True"):
+    with pytest.raises(UserError, match="the eigenvalues are complete conjugate pairs, but conj_sym=True"):
         convert.s5_model(variables, activation="half_glu2", prenorm=True, batchnorm=True)
 
 
@@ -261,19 +261,19 @@ def damaged_orbax(folder):
 @pytest.mark.parametrize(
     "write,message",
     [
-        (write_file("a.msgpack", STATE.read_bytes()[:5000]), "is damaged or not a msgpack file of Flax: "),
-        (write_file("a.msgpack", b""), "is damaged or not a msgpack file of Flax: "),
-        (write_file("a.msgpack", pickle.dumps(Bomb())), "is damaged or not a msgpack file of Flax: "),
-        (write_file("checkpoint_3", pickle.dumps(Bomb())), "is damaged or not a msgpack file of Flax: "),
+        (write_file("a.msgpack", STATE.read_bytes()[:5000]), "is damaged or not a Flax msgpack file: "),
+        (write_file("a.msgpack", b""), "is damaged or not a Flax msgpack file: "),
+        (write_file("a.msgpack", pickle.dumps(Bomb())), "is damaged or not a Flax msgpack file: "),
+        (write_file("checkpoint_3", pickle.dumps(Bomb())), "is damaged or not a Flax msgpack file: "),
         (
             write_file("a.pkl", pickle.dumps(Bomb())),
             "a.pkl: expected .* Pickles are not read, because they can run code",
         ),
-        (write_object_array, "model.npy: expected a .msgpack or checkpoint_N file of Flax, or a folder of Orbax"),
-        (lambda folder: folder / "nowhere.msgpack", "no file or folder at .*nowhere.msgpack: expected a .msgpack"),
-        (lambda folder: folder, r"is not a checkpoint of Orbax: expected one item, or params; found \[\]"),
-        (lambda folder: write_steps(folder, {"a": np.ones(2)}, (3, 7)), r"give one of them, as .*7; found \[3, 7\]"),
-        (damaged_orbax, "is damaged or not a checkpoint of Orbax: "),
+        (write_object_array, "model.npy: expected a Flax .msgpack or checkpoint_N file, or an Orbax folder"),
+        (lambda folder: folder / "nowhere.msgpack", "no file or folder at .*nowhere.msgpack: expected a Flax .msgpack"),
+        (lambda folder: folder, r"is not an Orbax checkpoint: expected one item, or params; found \[\]"),
+        (lambda folder: write_steps(folder, {"a": np.ones(2)}, (3, 7)), r"name one, such as .*7; found \[3, 7\]"),
+        (damaged_orbax, "is damaged or not an Orbax checkpoint: "),
     ],
 )
 def test_a_wrong_file_is_named_and_nothing_runs(write, message, tmp_path, monkeypatch):
@@ -312,7 +312,7 @@ def test_a_state_dict_of_another_architecture_is_refused(state_dict, message):
 
 def test_pytorch_files_want_an_s4d_config_and_pytorch(tmp_path, monkeypatch):
     (tmp_path / "model.pth").write_bytes(b"")
-    with pytest.raises(UserError, match=r"cannot import .*: expected a .msgpack or checkpoint_N file of Flax"):
+    with pytest.raises(UserError, match=r"cannot import .*: expected a Flax .msgpack or checkpoint_N file"):
         convert.from_file(tmp_path / "model.pth", STATE_CONFIG)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match=r"needs PyTorch 2\.6 or newer: pip install torch"):
@@ -370,16 +370,19 @@ def test_an_s4d_config_that_does_not_fit_is_refused(change, message, torch, tmp_
     [
         (
             lambda torch: {"model": {}, "hook": Bomb()},
-            "holds more than tensors, or is damaged; loading it could run code",
+            "contains more than tensors, or is damaged. It is not loaded, because that could run code",
         ),
-        (lambda torch: torch.nn.Linear(2, 2), "holds more than tensors, or is damaged; loading it could run code"),
-        (lambda torch: [torch.ones(2)], "holds no state dict, but a list"),
-        (lambda torch: {"model": {}, "optimizer": {}}, r"holds, beside the model, unknown \['optimizer'\]"),
+        (
+            lambda torch: torch.nn.Linear(2, 2),
+            "contains more than tensors, or is damaged. It is not loaded, because that could run code",
+        ),
+        (lambda torch: [torch.ones(2)], "contains a list, not a state dict"),
+        (lambda torch: {"model": {}, "optimizer": {}}, r"contains, besides the model, unknown \['optimizer'\]"),
         (
             lambda torch: {"state_dict": {"a": torch.ones(2)}},
-            "state_dict is not a tensor of float32 or float64, but dict",
+            "state_dict has type dict, expected a float32 or float64 tensor",
         ),
-        (lambda torch: {"a": torch.ones(2, dtype=torch.bfloat16)}, "a is not a tensor of .* but torch.bfloat16"),
+        (lambda torch: {"a": torch.ones(2, dtype=torch.bfloat16)}, "a has type torch.bfloat16, expected"),
         (lambda torch: {"a": torch.ones(2)}, "unknown a; missing decoder.bias; missing decoder.weight"),
     ],
 )
@@ -394,7 +397,7 @@ def test_a_pytorch_file_of_something_else_is_refused(make, message, torch, tmp_p
 def test_a_truncated_pytorch_file_is_named(zipped, torch, tmp_path):
     path = write_torch(torch, tmp_path, tensors(torch, POSTNORM), _use_new_zipfile_serialization=zipped)
     path.write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(UserError, match=r"ckpt.pth is damaged or not a state dict of PyTorch: "):
+    with pytest.raises(UserError, match=r"ckpt.pth is damaged or not a PyTorch state dict: "):
         convert.from_file(path, S4D_CONFIG)
 
 
@@ -429,7 +432,7 @@ def test_a_file_of_arrays_gives_compressms_logits(tmp_path):
             LINEAR | {"blocks/0/norm/ema_first_time": np.array([False])},
             r"ema_first_time has shape \(1,\), expected \(\)",
         ),
-        (LINEAR | {"blocks/1/norm/ema_first_time": np.array(True)}, "the batch norm of blocks/1 has seen no batch"),
+        (LINEAR | {"blocks/1/norm/ema_first_time": np.array(True)}, "the batch norm of blocks/1 was never trained"),
         (
             LINEAR | {"linear_layer/weight": np.ones(5, np.float32)},
             r"linear_layer/weight has shape \(5,\), expected \(d_output, H\)",
@@ -442,7 +445,10 @@ def test_a_file_of_arrays_gives_compressms_logits(tmp_path):
             EMBED | {"linear_encoder/bias": np.ones(4, np.float32)},
             r"linear_encoder/weight has shape \(11, 4\), expected \(4, 4\)",
         ),
-        (below(LRU_MODELS["embed_dual"], "var/"), "dual_head is CompreSSM's head for two documents"),
+        (
+            below(LRU_MODELS["embed_dual"], "var/"),
+            "dual_head, CompreSSM's three-layer head for two documents, is not supported",
+        ),
         ({"weight": np.ones(2)}, r"missing array 'linear_layer/weight'; given: \['weight'\]"),
     ],
 )
@@ -482,10 +488,10 @@ def one_array(folder):
 @pytest.mark.parametrize(
     "write,message",
     [
-        (truncated_npz, "is damaged or not a .npz file of arrays of numbers: BadZipFile"),
-        (one_array, "is damaged or not a .npz file of arrays of numbers: "),
+        (truncated_npz, "is damaged or not an .npz file of numeric arrays: BadZipFile"),
+        (one_array, "is damaged or not an .npz file of numeric arrays: "),
         (lambda folder: write_npz(folder, {"a": np.array(Bomb(), object)}), "Object arrays cannot be loaded"),
-        (lambda folder: folder / "model.npz", r"no file or folder at .*model.npz: expected a .npz file of NumPy"),
+        (lambda folder: folder / "model.npz", r"no file or folder at .*model.npz: expected a NumPy .npz file"),
     ],
 )
 def test_a_wrong_file_of_arrays_is_named_and_nothing_runs(write, message, tmp_path, monkeypatch):

@@ -68,11 +68,14 @@ def test_fewer_examples(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"eval.tsv: no pairs in it"),
+        ("", r"eval.tsv: the file has no pairs"),
         ("1.0\ta\tb\tb'x'\n", r"line 1: expected 5 tab-separated columns .* found 4"),
-        (ROWS["train"] + "0.0\ta\tb\tb'x'\tb'trunc", r"line 3: text \"b'trunc\"….* is not a literal .* truncated\?"),
-        ("0.0\ta\tb\tb'\tb'x'\n", r"line 1: text .* is not a literal"),
-        ("0.0\ta\tb\tplain\tb'x'\n", r"line 1: text 'plain'….* is not a literal"),
+        (
+            ROWS["train"] + "0.0\ta\tb\tb'x'\tb'trunc",
+            r"line 3: text \"b'trunc\"….* is not a Python bytes literal, .* truncated\?",
+        ),
+        ("0.0\ta\tb\tb'\tb'x'\n", r"line 1: text .* is not a Python bytes literal"),
+        ("0.0\ta\tb\tplain\tb'x'\n", r"line 1: text 'plain'….* is not a Python bytes literal"),
         ("2.0\ta\tb\tb'x'\tb'x'\n", r"line 1: label '2.0'; expected 0.0 or 1.0"),
     ],
 )
@@ -103,7 +106,7 @@ def test_more_characters_than_ascii_has(tmp_path):
             False,
             r"^AAN: no folder given; needed: new_aan_pairs.train.tsv, .* lra_release.gz \(7.7 GB.*data.folder=FOLDER",
         ),
-        (True, r"nowhere: no new_aan_pairs.train.tsv, new_aan_pairs.eval.tsv, new_aan_pairs.test.tsv there; needed: "),
+        (True, r"nowhere: missing new_aan_pairs.train.tsv, new_aan_pairs.eval.tsv, new_aan_pairs.test.tsv; needed: "),
     ],
 )
 def test_nothing_there_says_what_is_needed(tmp_path, given, message):
@@ -114,5 +117,5 @@ def test_nothing_there_says_what_is_needed(tmp_path, given, message):
 
 def test_one_file_missing(tmp_path):
     (write(tmp_path / "tsv_data") / "new_aan_pairs.test.tsv").unlink()
-    with pytest.raises(UserError, match=r"tsv_data: no new_aan_pairs.test.tsv there"):
+    with pytest.raises(UserError, match=r"tsv_data: missing new_aan_pairs.test.tsv;"):
         load(tmp_path / "data", Release(tmp_path))

@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 from aire.data import cifar10
-from aire.data.cifar10 import Files, load, parse_pickle, to_grey
+from aire.data.cifar10 import CifarSource, load, parse_pickle, to_grey
 from aire.data.formats import archives, pickled
 from aire.data.splits import held_out
 from aire.data.synthetic import binary_batch, cifar_batches
@@ -79,7 +79,7 @@ def test_calls_are_recorded_and_never_done(call, tmp_path, monkeypatch):
     found = pickled.parse(b"\x80\x02" + call.encode())
     assert isinstance(found, pickled.Call) and len(found.arguments) == 1
     assert not list(tmp_path.iterdir())
-    with pytest.raises(UserError, match="some file: no batch of CIFAR-10"):
+    with pytest.raises(UserError, match="some file: not a batch of CIFAR-10"):
         parse_pickle(b"\x80\x02" + call.encode(), "some file")
 
 
@@ -87,7 +87,7 @@ def test_damaged_pickles():
     """Cut anywhere, or with any of its operations' bytes flipped: one clear error, or the same shape."""
     whole = pickled_batch(*BATCHES["data_batch_1"])
     for end in (*range(0, 300, 7), len(whole) // 2, len(whole) - 1):
-        with pytest.raises(UserError, match="some file: no batch of CIFAR-10"):
+        with pytest.raises(UserError, match="some file: not a batch of CIFAR-10"):
             parse_pickle(whole[:end], "some file")
     for place in range(300):
         for flip in (0x01, 0x55, 0xFF):
@@ -102,7 +102,7 @@ def test_damaged_pickles():
 
 def test_another_array():
     images, labels = BATCHES["data_batch_1"]
-    with pytest.raises(UserError, match=r"no batch of CIFAR-10 \(data of shape"):
+    with pytest.raises(UserError, match=r"not a batch of CIFAR-10 \(data of shape"):
         parse_pickle(pickled_batch(images, labels).replace(b"M\x04\x00M\x00\x0c", b"M\x00\x0cM\x04\x00"), "some file")
     with pytest.raises(UserError, match="expected an array of unsigned bytes"):
         parse_pickle(pickled_batch(images, labels).replace(b"U\x02u1", b"U\x02i1"), "some file")
@@ -162,7 +162,7 @@ def test_image(tmp_path):
 def test_both_versions_give_the_same(tmp_path, packed):
     binary = load(tmp_path / "data", write_cifar(tmp_path / "binary", BATCHES), grey=False)
     folder = write_python_version(tmp_path / "python", packed=packed)
-    assert Files(tmp_path, folder).config_name().startswith("python_folder_")
+    assert CifarSource(tmp_path, folder).config_name().startswith("python_folder_")
     python = load(tmp_path / "data", folder, grey=False)
     for name, split in binary.items():
         np.testing.assert_array_equal(split.x, python[name].x)
@@ -175,7 +175,7 @@ def test_the_unpacked_folder_and_grey_from_one_preparation(tmp_path, monkeypatch
     for name, batch in BATCHES.items():
         (tree / f"{name}.bin").write_bytes(binary_batch(*batch))
     whole = load(tmp_path / "data", tmp_path, grey=False)
-    monkeypatch.setattr(Files, "splits", lambda self: pytest.fail("prepared a second time"))
+    monkeypatch.setattr(CifarSource, "splits", lambda self: pytest.fail("prepared a second time"))
     pooled = load(tmp_path / "data", tree, grey=True, pool=4, validation_examples=1)
     assert inputs(pooled["validation"]).shape == (1, 64, 1)
     np.testing.assert_array_equal(pooled["test"].x, to_grey(whole["test"].x))
@@ -183,7 +183,7 @@ def test_the_unpacked_folder_and_grey_from_one_preparation(tmp_path, monkeypatch
 
 def test_a_missing_batch(tmp_path):
     folder = write_cifar(tmp_path / "files", {name: BATCHES[name] for name in list(BATCHES)[1:]})
-    message = r"files: no data_batch_1 in it; needed: cifar-10-binary.tar.gz, 170.1 MB; get it from https://www.cs.tor"
+    message = r"files: missing data_batch_1; needed: cifar-10-binary.tar.gz, 170.1 MB; get it from https://www.cs.tor"
     with pytest.raises(UserError, match=message) as error:
         load(tmp_path / "data", folder, grey=True)
     assert "\n" not in str(error.value)
@@ -194,7 +194,7 @@ def test_batches_that_do_not_fit(tmp_path):
     folder = write_cifar(tmp_path / "files", {**BATCHES, "data_batch_3": (images, labels + 10)})
     with pytest.raises(UserError, match=r"data batches: label 8 is 1\d; expected 0 to 9"):
         load(tmp_path / "data", folder, grey=True)
-    with pytest.raises(UserError, match=r"test_batch.bin: 3,074 bytes, no multiple of 3,073: damaged"):
+    with pytest.raises(UserError, match=r"test_batch.bin: 3,074 bytes, not a multiple of 3,073: the file is damaged"):
         cifar10.parse_binary(bytes(3074), "test_batch.bin")
     assert not list(tmp_path.glob("data/cifar10/*/1.0.0"))
 

@@ -15,14 +15,14 @@ from aire.data.fashion_mnist import MEAN, PUBLISHED, STD, files, load
 from aire.data.formats import idx
 from aire.data.formats.idx import Checksums
 from aire.data.formats.pixels import Sequences
-from aire.data.synthetic import idx_bytes, pictures
+from aire.data.synthetic import idx_arrays, idx_bytes
 from aire.utils.errors import UserError
 from tests.helpers import write_idx
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    return write_idx(tmp_path / "files", pictures())
+    return write_idx(tmp_path / "files", idx_arrays())
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def publish(folder, tmp_path, monkeypatch):
             name: Checksums(
                 len(packed := (folder / f"{name}.gz").read_bytes()), sha256(packed), sha256(idx_bytes(array))
             )
-            for name, array in pictures().items()
+            for name, array in idx_arrays().items()
         },
     )
     monkeypatch.setattr(fashion_mnist, "PUBLISHED", published)
@@ -81,7 +81,7 @@ def test_pooling():
 
 @pytest.mark.parametrize("pool", [1, 2, 4, 7, 14, 28])
 def test_pooling_keeps_the_mean(pool):
-    images = pictures()["t10k-images-idx3-ubyte"]
+    images = idx_arrays()["t10k-images-idx3-ubyte"]
     x = to_sequences(images, pool)
     assert x.shape == (10, (28 // pool) ** 2, 1)
     np.testing.assert_allclose(x.mean(axis=(1, 2)) * STD + MEAN, images.mean(axis=(1, 2)) / 255, rtol=1e-5)
@@ -92,7 +92,7 @@ def test_pooling_keeps_the_mean(pool):
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_splits(tmp_path, packed):
-    made = pictures()
+    made = idx_arrays()
     splits = load(tmp_path / "data", write_idx(tmp_path / "files", made, packed=packed))
     images, labels = made["train-images-idx3-ubyte"], made["train-labels-idx1-ubyte"]
     held_out = [11, 23, 35]
@@ -112,7 +112,7 @@ def test_splits(tmp_path, packed):
 def test_prepared_once_for_all_options(folder, tmp_path, monkeypatch, capsys):
     whole = load(tmp_path / "data", folder)
     assert "46/46 examples (100%)" in capsys.readouterr().out
-    monkeypatch.setattr(idx.Files, "splits", lambda self: pytest.fail("prepared a second time"))
+    monkeypatch.setattr(idx.IdxSource, "splits", lambda self: pytest.fail("prepared a second time"))
     pooled = load(tmp_path / "data", str(folder), pool=2, train_examples=30, validation_examples=2)
     assert capsys.readouterr() == ("", "")
     assert {name: inputs(split).shape for name, split in pooled.items()} == {
@@ -125,8 +125,8 @@ def test_prepared_once_for_all_options(folder, tmp_path, monkeypatch, capsys):
 
 def test_changed_files_are_read_anew_and_packing_does_not_matter(folder, tmp_path):
     before = files("", folder).config_name()
-    assert files("", write_idx(tmp_path / "unpacked", pictures(), packed=False)).config_name() == before
-    assert files("", write_idx(folder, pictures(seed=1))).config_name() != before
+    assert files("", write_idx(tmp_path / "unpacked", idx_arrays(), packed=False)).config_name() == before
+    assert files("", write_idx(folder, idx_arrays(seed=1))).config_name() != before
 
 
 @pytest.mark.parametrize(
@@ -145,20 +145,28 @@ def test_bad_options_are_noticed_before_preparing(folder, tmp_path, options, mes
 
 def test_missing_files(folder, tmp_path):
     (folder / "train-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(UserError, match=r"files: no train-labels-idx1-ubyte there, .*dataset-fashion-mnist.*http://"):
+    with pytest.raises(
+        UserError,
+        match=r"files: missing train-labels-idx1-ubyte .with or without .gz.; .*dataset-fashion-mnist.*http://",
+    ):
         load(tmp_path / "data", folder)
-    with pytest.raises(UserError, match=r"nowhere: no train-images-.*, train-labels-.*, t10k-images-.*, t10k-labels"):
+    with pytest.raises(
+        UserError, match=r"nowhere: missing train-images-.*, train-labels-.*, t10k-images-.*, t10k-labels"
+    ):
         load(tmp_path / "data", tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"t10k-labels-idx1-ubyte": np.zeros(9, np.uint8)}, r"t10k-labels-.*gz: 9 labels for the 10 of .*t10k-images-"),
+        (
+            {"t10k-labels-idx1-ubyte": np.zeros(9, np.uint8)},
+            r"t10k-labels-.*gz: 9 labels for the 10 images in .*t10k-images-",
+        ),
         ({"t10k-labels-idx1-ubyte": np.array([*range(9), 10], np.uint8)}, r"label 9 is 10; expected 0 to 9"),
         ({"t10k-images-idx3-ubyte": np.zeros((10, 32, 32), np.uint8)}, r"items of shape \(32, 32\); expected \(28, 28"),
-        (pictures(train=11), r"train-labels-idx1-ubyte.gz: 11 labels; expected at least 12"),
-        (pictures(test=0), r"t10k-labels-idx1-ubyte.gz: 0 labels; expected at least 1"),
+        (idx_arrays(train=11), r"train-labels-idx1-ubyte.gz: 11 labels; expected at least 12"),
+        (idx_arrays(test=0), r"t10k-labels-idx1-ubyte.gz: 0 labels; expected at least 1"),
     ],
 )
 def test_files_that_do_not_fit(folder, tmp_path, changes, message):
@@ -175,7 +183,7 @@ def test_files_that_do_not_fit(folder, tmp_path, changes, message):
 def test_download(publish, tmp_path, capsys):
     splits = load(tmp_path / "data")
     assert capsys.readouterr().out.count("Fashion-MNIST: downloading ") == 4
-    np.testing.assert_array_equal(splits["test"].y, pictures()["t10k-labels-idx1-ubyte"])
+    np.testing.assert_array_equal(splits["test"].y, idx_arrays()["t10k-labels-idx1-ubyte"])
     for path in publish.iterdir():
         path.unlink()
     again = load(tmp_path / "data")
@@ -190,14 +198,14 @@ def test_debians_package_saves_the_download(publish, tmp_path, capsys):
     publish.rename(tmp_path / "debian")
     assert len(load(tmp_path / "data")["test"]) == 10
     printed = capsys.readouterr().out
-    assert f"taking the files of Debian's package, {tmp_path / 'debian'}" in printed and "downloading" not in printed
+    assert f"using the files of Debian's package, {tmp_path / 'debian'}" in printed and "downloading" not in printed
 
 
 @pytest.mark.parametrize("package", [True, False])
 def test_other_files_than_the_published(publish, tmp_path, package):
     """From a package, what the files hold counts; from the network, every byte."""
-    write_idx(tmp_path / "debian" if package else publish, pictures(seed=1))
-    sha = "SHA-256 of what it holds is" if package else "its SHA-256 is"
+    write_idx(tmp_path / "debian" if package else publish, idx_arrays(seed=1))
+    sha = "the SHA-256 of its content is" if package else "its SHA-256 is"
     with pytest.raises(UserError, match=rf"train-images-idx3-ubyte.gz: not the published file: {sha} [0-9a-f]{{64}}, "):
         load(tmp_path / "data")
     assert not list(tmp_path.glob("data/fashion_mnist/*/1.0.0"))
@@ -228,7 +236,7 @@ load(sys.argv[1], sys.argv[2])
 
 def test_killed_while_preparing(folder, tmp_path):
     """kill -9 amid the examples, then the same call: nothing is left of the first, and the data is whole."""
-    write_idx(folder, pictures(train=120))
+    write_idx(folder, idx_arrays(train=120))
     command = [sys.executable, "-c", KILLED, str(tmp_path / "data"), str(folder)]
     assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
     left = {path.name.partition(".")[0] for path in tmp_path.glob("data/fashion_mnist/*/*")}

@@ -32,7 +32,7 @@ def test_idx_packed_or_not():
         (b"<htm" + LABELS, (), "begins with 3c 68 74 6d; expected"),
         (bytes([0, 0, 13]) + LABELS[3:], (), "begins with 00 00 0d 01; expected"),  # floats
         (LABELS, (2, 3), "begins with 00 00 08 01; expected an idx file that begins with 00 00 08 03"),
-        (PICTURES[:15], (2, 3), "15 bytes, its header alone has 16: truncated"),
+        (PICTURES[:15], (2, 3), "15 bytes, but the header needs 16: truncated"),
         (PICTURES, (28, 28), r"items of shape \(2, 3\); expected \(28, 28\)"),
         (PICTURES[:-1], (2, 3), "expected 28 bytes for 2 items, found 27; it is damaged"),
         (PICTURES + b"\x00", (2, 3), "expected 28 bytes for 2 items, found 29; it is damaged"),

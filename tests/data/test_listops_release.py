@@ -59,7 +59,7 @@ def test_changed_files_are_read_anew(release, tmp_path):
 
 
 def test_sequence_longer_than_the_asked_length(release, tmp_path):
-    with pytest.raises(UserError, match=r"'train', example 1: 9 tokens are more than the length 8"):
+    with pytest.raises(UserError, match=r"'train', example 1: 9 tokens exceed the length 8"):
         load(tmp_path / "data", Release(release), length=8)
 
 
@@ -75,10 +75,10 @@ def test_the_task_has_a_maximum_length(release, tmp_path, longest):
 
 
 def test_missing_folder_and_file(release, tmp_path):
-    with pytest.raises(UserError, match=r"nowhere: no basic_train.tsv, basic_val.tsv, basic_test.tsv there; .*lra_rel"):
+    with pytest.raises(UserError, match=r"nowhere: missing basic_train.tsv, basic_val.tsv, basic_test.tsv; .*lra_rel"):
         load(tmp_path / "data", Release(tmp_path / "nowhere"), length=12)
     (release / "basic_val.tsv").unlink()
-    with pytest.raises(UserError, match=r"no basic_val.tsv there; expected the folder listops-1000"):
+    with pytest.raises(UserError, match=r"missing basic_val.tsv; expected the folder listops-1000"):
         load(tmp_path / "data", Release(release), length=12)
 
 
@@ -95,11 +95,11 @@ GOOD = "Source\tTarget\r\n1\t1\r\n"
         ("1\t1\r\n2\t2\r\n", r"line 1: expected the header Source, Target; found \['1', '1'\]"),
         (GOOD + "[MAX 1 2 ]\r\n", r"line 3: expected 2 tab-separated columns, found 1"),
         (GOOD + "1\t2\t3\r\n", r"line 3: expected 2 tab-separated columns, found 3"),
-        (GOOD + "[MAX 1 2\t2\r\n", r"line 3: the brackets do not make one whole expression"),
-        (GOOD + "1 ]\t2\r\n", r"line 3: the brackets do not make one whole expression"),
-        (GOOD + "] [MAX\t2\r\n", r"line 3: the brackets do not make one whole expression"),
-        (GOOD + "1 2\t2\r\n", r"line 3: the brackets do not make one whole expression"),
-        (GOOD + "\t2\r\n", r"line 3: the brackets do not make one whole expression"),
+        (GOOD + "[MAX 1 2\t2\r\n", r"line 3: the brackets do not form one complete expression"),
+        (GOOD + "1 ]\t2\r\n", r"line 3: the brackets do not form one complete expression"),
+        (GOOD + "] [MAX\t2\r\n", r"line 3: the brackets do not form one complete expression"),
+        (GOOD + "1 2\t2\r\n", r"line 3: the brackets do not form one complete expression"),
+        (GOOD + "\t2\r\n", r"line 3: the brackets do not form one complete expression"),
         (GOOD + "[AVG 1 2 ]\t2\r\n", r"line 3: token '\[AVG' is not in the vocabulary: \] 0 1 "),
         (GOOD + "[MAX 1 <eos> ]\t2\r\n", r"line 3: token '<eos>' is not in the vocabulary"),
         (GOOD + "[MAX 1 é ]\t2\r\n", r"line 3: token '.*' is not in the vocabulary"),

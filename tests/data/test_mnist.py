@@ -9,14 +9,14 @@ from aire.data import mnist
 from aire.data.formats import idx
 from aire.data.mnist import bit_reversal, files, load
 from aire.data.splits import held_out, torch_permutation
-from aire.data.synthetic import pictures
+from aire.data.synthetic import idx_arrays
 from aire.utils.errors import UserError
 from tests.helpers import write_idx
 
 
 @pytest.fixture
 def folder(tmp_path):
-    return write_idx(tmp_path / "files", pictures(train=60))
+    return write_idx(tmp_path / "files", idx_arrays(train=60))
 
 
 def inputs(split):
@@ -42,7 +42,7 @@ def test_bit_reversal_by_hand():
 
 @pytest.mark.parametrize("permuted", [False, True])
 def test_values_and_splits(folder, tmp_path, permuted):
-    made = pictures(train=60)
+    made = idx_arrays(train=60)
     splits = load(tmp_path / "data", folder, permuted=permuted)
     images, labels = made["train-images-idx3-ubyte"], made["train-labels-idx1-ubyte"]
     mask = held_out(60)
@@ -62,7 +62,7 @@ def test_values_and_splits(folder, tmp_path, permuted):
 
 def test_permuted_and_pooled_come_from_one_preparation(folder, tmp_path, monkeypatch):
     load(tmp_path / "data", folder)
-    monkeypatch.setattr(idx.Files, "splits", lambda self: pytest.fail("prepared a second time"))
+    monkeypatch.setattr(idx.IdxSource, "splits", lambda self: pytest.fail("prepared a second time"))
     splits = load(tmp_path / "data", folder, permuted=True, pool=2, train_examples=5)
     assert inputs(splits["train"]).shape == (5, 196, 1)
 

@@ -14,7 +14,7 @@ from flax import nnx
 from PIL import Image
 
 from aire.data import pathfinder
-from aire.data.contours import DESIGNS, Picture, draw
+from aire.data.contours import DESIGNS, Scene, draw
 from aire.data.pathfinder import Generated, Release, load, read_list
 from aire.data.pipeline import Batches
 from aire.models import Classifier, ModelConfig
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module", params=DESIGNS)
-def drawn(request) -> list[tuple[Picture, bool]]:
+def drawn(request) -> list[tuple[Scene, bool]]:
     return [(draw(DESIGNS[request.param], bool(i % 2), f"test {i}"), bool(i % 2)) for i in range(30)]
 
 
@@ -45,7 +45,7 @@ def between(one, other) -> float:
     return min(to_segment(p, *s) for s, points in ((one, other), (other, one)) for p in points)
 
 
-def linked(picture: Picture) -> list[set]:
+def linked(picture: Scene) -> list[set]:
     """The dashes of the whole picture in groups, joined where they come within two margins of each other."""
     groups = []
     for dash in (dash for contour in (*picture.contours, *picture.distractors) for dash in contour):
@@ -233,18 +233,18 @@ def test_other_files_are_read_anew(tmp_path):
     ("file", "content", "message"),
     [
         ("imgs/2/sample_1.png", None, "cannot read .*imgs/2/sample_1.png: No such file"),
-        ("imgs/2/sample_1.png", b"", "imgs/2/sample_1.png: an empty file; get the archive again"),
+        ("imgs/2/sample_1.png", b"", "imgs/2/sample_1.png: the file is empty; get the archive again"),
         ("imgs/2/sample_1.png", "truncated", "sample_1.png.*truncated"),
         ("imgs/2/sample_1.png", "flipped", "sample_1.png.*(broken|damaged)"),
         ("imgs/2/sample_1.png", b"GIF89a no PNG", "cannot read .*sample_1.png: cannot identify image file"),
         ("imgs/2/sample_1.png", "larger", "sample_1.png: 64×64 pixels; expected 32×32"),
-        ("metadata/2.npy", pickle.dumps(["imgs/2"]), "2.npy: not text; expected .* pickles are not read"),
+        ("metadata/2.npy", pickle.dumps(["imgs/2"]), "2.npy: not text; expected .* pickles are not supported"),
         ("metadata/2.npy", b"\x93NUMPY\x01\x00", "2.npy: not text"),
         ("metadata/2.npy", b"imgs/2 sample_0.png 0 1\nimgs/2 sample_1.png 1", "2.npy, line 2: expected .*'imgs/2 samp"),
         ("metadata/2.npy", b"imgs/2 sample_0.png 0 2 1.0\n", r"2.npy, line 1: expected .* label \(0 or 1\)"),
         ("metadata/2.npy", b"../.. secret.png 0 1 1.0\n", "2.npy, line 1: expected folder, file"),
         ("metadata/2.npy", b"/etc passwd 0 1 1.0\n", "2.npy, line 1: expected folder, file"),
-        ("metadata/2.npy", b"", "8 pictures listed; expected at least 10"),
+        ("metadata/2.npy", b"", "8 images listed; expected at least 10"),
     ],
 )
 def test_damaged_files(tmp_path, file, content, message):
@@ -270,7 +270,7 @@ def test_damaged_files(tmp_path, file, content, message):
 
 def test_no_release(tmp_path):
     with pytest.raises(
-        UserError, match=r"no metadata/\*.npy there; expected the folder pathfinder128 of the Long Range"
+        UserError, match=r"missing metadata/\*.npy; expected the folder pathfinder128 of the Long Range"
     ):
         Release(tmp_path / "nowhere", 128).sizes()
 

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from aire.data.pipeline import Batches
-from aire.data.synthetic import cifar_batches, pictures
+from aire.data.synthetic import cifar_batches, idx_arrays
 from aire.data.tasks import Task, load_task
 from aire.models import Classifier
 from aire.training.loop import TrainConfig
@@ -33,7 +33,7 @@ def get_config(task: str, variants: str = ""):
 @pytest.fixture
 def folder(tmp_path):
     """Public files of all of them, made up."""
-    write_idx(tmp_path / "files", pictures(train=192, test=80))
+    write_idx(tmp_path / "files", idx_arrays(train=192, test=80))
     return write_cifar(tmp_path / "files", cifar_batches(train=40, test=80))
 
 

@@ -34,7 +34,7 @@ def test_pad_to_exactly_the_longest():
 
 def test_pad_names_the_first_sequence_that_is_too_long():
     sequences = [np.ones(n, np.uint8) for n in (3, 5, 4, 9)]
-    with pytest.raises(UserError, match=r"'test', example 1: 5 tokens are more than the length 4; .* has 9"):
+    with pytest.raises(UserError, match=r"'test', example 1: 5 tokens exceed the length 4; .* has 9"):
         pad(sequences, [0] * 4, 4, name="test")
 
 
@@ -87,7 +87,7 @@ def test_batch_holds_the_rows_of_its_examples():
 
 
 def test_batches_have_no_end_to_iterate_to():
-    with pytest.raises(TypeError, match=r"Batches has no end: index it by step, batches\[step\]"):
+    with pytest.raises(TypeError, match=r"Batches is infinite: index it by step, batches\[step\]"):
         next(iter(Batches(make_split(20), batch_size=4, seed=0)))
 
 

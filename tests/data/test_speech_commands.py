@@ -86,10 +86,10 @@ def test_a_longer_recording_is_cut():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"some.wav: no WAV file \(truncated\)"),
-        (b"RIFF....WAVX", r"some.wav: no WAV file \(not a WAVE file\)"),
-        (wav([1, 2, 3])[:-2], r"some.wav: 2 of 3 samples there: it is truncated"),
-        (wav([1, 2, 3])[:30], r"some.wav: no WAV file"),
+        (b"", r"some.wav: not a WAV file \(truncated\)"),
+        (b"RIFF....WAVX", r"some.wav: not a WAV file \(not a WAVE file\)"),
+        (wav([1, 2, 3])[:-2], r"some.wav: has 2 of 3 samples: it is truncated"),
+        (wav([1, 2, 3])[:30], r"some.wav: not a WAV file"),
         (wav([1, 2], channels=2), r"some.wav: 16 bits, 2 channels, 16000 Hz; expected 16 bits, 1 channel, 16000 Hz"),
         (wav([1, 2], rate=8000), r"16 bits, 1 channels, 8000 Hz; expected"),
         (wav([1, 2], width=1), r"8 bits, 1 channels, 16000 Hz; expected"),
@@ -105,10 +105,10 @@ def test_recordings_that_are_none(content, message):
     [
         (
             {"testing_list.txt": None},
-            "no testing_list.txt among the files; needed: speech_commands_v0.02.tar.gz, 2,428.9",
+            "testing_list.txt is missing; needed: speech_commands_v0.02.tar.gz, 2,428.9",
         ),
         ({"testing_list.txt": b""}, "no recordings for test; needed"),
-        ({"cat/a_nohash_0.wav": b"RIFF"}, "cat/a_nohash_0.wav: no WAV file"),
+        ({"cat/a_nohash_0.wav": b"RIFF"}, "cat/a_nohash_0.wav: not a WAV file"),
         (dict.fromkeys(TREE), "no files of Speech Commands in it; needed: speech_commands_v0.02.tar.gz"),
     ],
 )

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import aire
-from aire.data.synthetic import pictures
+from aire.data.synthetic import idx_arrays
 from aire.data.tasks import load_task
 from aire.pruning.methods import METHODS
 from experiments.speed.speed_job import SECTIONS
@@ -134,7 +134,7 @@ def test_a_killed_run_goes_on_to_identical_weights(finished, data, tmp_path):
 
 @pytest.mark.slow
 def test_pixels_go_the_same_way(data, tmp_path):
-    folder = write_idx(tmp_path / "files", pictures(train=192, test=80))
+    folder = write_idx(tmp_path / "files", idx_arrays(train=192, test=80))
     args = "--config=fashion_mnist_prune:smoke", f"--config.data.folder={folder}", "--config.prune.methods=('aire',)"
     result = run(*args, data=data, workdir=tmp_path / "run")
     assert result.returncode == 0, result.stderr
@@ -163,12 +163,18 @@ def test_pixels_go_the_same_way(data, tmp_path):
         ([SMOKE, "--config.prune.methods=('airy',)"], "unknown score 'airy': expected one of"),
         ([SMOKE, "--config.prune.scope=local"], "scope='local': expected one of"),
         ([SMOKE, "--config.data.task=lists"], "unknown task 'lists': expected one of ["),
-        (["--config=fashion_mnist_prune:smoke", "--config.data.folder=nowhere"], "nowhere: no train-images-idx3-ubyte"),
+        (
+            ["--config=fashion_mnist_prune:smoke", "--config.data.folder=nowhere"],
+            "nowhere: missing train-images-idx3-ubyte",
+        ),
         (["--config=fashion_mnist_prune:smoke", "--config.data.pool=5"], "pool=5: expected a divisor of 28"),
         ([SMOKE, "--config.init=nowhere.safetensors"], "no model file at nowhere.safetensors"),
-        ([SMOKE, "--config.init=nowhere"], "no file or folder at nowhere: expected a .msgpack or checkpoint_N file"),
+        (
+            [SMOKE, "--config.init=nowhere"],
+            "no file or folder at nowhere: expected a Flax .msgpack or checkpoint_N file",
+        ),
         ([SMOKE, "--config.init=zoo"], "no model 'lra_listops_smoke' in the zoo"),
-        ([SMOKE, "--config.data.lra_release=nowhere"], "nowhere: no basic_train.tsv"),
+        ([SMOKE, "--config.data.lra_release=nowhere"], "nowhere: missing basic_train.tsv"),
         ([SMOKE, "--config.data.length=20"], "max_length=30 does not fit length 20"),
         ([SMOKE, "--config.model.activation=relu"], "activation='relu': expected one of"),
     ],

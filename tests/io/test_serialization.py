@@ -98,11 +98,11 @@ def damage(path, kind):
         ("truncated", "is damaged or not a safetensors file"),
         ("not safetensors", "is damaged or not a safetensors file"),
         ("foreign", "is not a model written by aire.save"),
-        ("nan", "blocks/0/ssm/D holds 1 NaN or infinite values"),
+        ("nan", "blocks/0/ssm/D has 1 NaN or infinite values"),
         ("other shape", r"blocks/0/ssm/D has shape \(3,\), expected \(8,\)"),
         ("other names", "unknown blocks/0/ssm/E; missing blocks/0/ssm/D"),
         ("other dtype", "blocks/0/ssm/D has dtype int32"),
-        ("other config", "holds a config that this version does not know"),
+        ("other config", "has a config that this version does not support"),
     ],
 )
 def test_a_wrong_file_is_named(make_model, tmp_path, kind, message):
@@ -172,7 +172,7 @@ BANK = below(golden("s4d_layers.npz")["small"], "state_dict/")
         (BANK | {"kernel.log_dt": BANK["D"][:2]}, r"kernel.log_dt has shape \(2,\), expected \(4,\)"),
         (BANK | {"kernel.C": BANK["kernel.C"][..., 0]}, r"kernel.C has shape \(4, 4\), expected \(4, 4, 2\)"),
         (BANK | {"kernel.log_A_real": BANK["D"]}, r"kernel.log_A_real has shape \(4,\), expected \(H, N/2\)"),
-        (BANK | {"D": np.full(4, np.nan, np.float32)}, "D holds 4 NaN or infinite values"),
+        (BANK | {"D": np.full(4, np.nan, np.float32)}, "D has 4 NaN or infinite values"),
         (LAYER, "missing array 'kernel.log_A_real'"),
     ],
 )
@@ -193,7 +193,7 @@ LRU = below(golden("lru_layers.npz")["perturbed_N_lt_H"], "param/")
         (LRU | {"nu_log": LRU["nu_log"][:2]}, r"nu_log has shape \(2,\), expected \(3,\)"),
         (LRU | {"C_im": LRU["C_im"].T}, r"C_im has shape \(3, 7\), expected \(7, 3\)"),
         (LRU | {"B_re": LRU["D"]}, r"B_re has shape \(7,\), expected \(N, H\)"),
-        (LRU | {"theta_log": np.full(3, -np.inf, np.float32)}, "theta_log holds 3 NaN or infinite values"),
+        (LRU | {"theta_log": np.full(3, -np.inf, np.float32)}, "theta_log has 3 NaN or infinite values"),
         (LAYER, "missing array 'B_re'"),
     ],
 )
