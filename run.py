@@ -2,7 +2,7 @@
 
     python run.py --config=NAME[:variant,variant] [--config.key=value …] [--workdir=FOLDER] [--data_dir=FOLDER]
 
-Installed, the command `aire` does the same from any folder.
+After installation, the command `aire` does the same from any folder.
 
 NAME is a file in configs/. Results go to --workdir (default: the run's name under $AIRE_WORKDIR or ./runs), prepared
 datasets to --data_dir (default: $AIRE_DATA_DIR or ./data).
@@ -16,14 +16,14 @@ if (
     and sys.platform == "linux"
     and "GLIBC_TUNABLES" not in os.environ
 ):
-    # XLA takes a step's temporary memory anew each time, which costs a fraction in huge pages (section "pages" of
-    # --config=speed measures it). Glibc reads this once, when a process starts, so it starts again.
+    # XLA allocates a step's temporary memory anew each time, which costs less in huge pages (section "pages" of
+    # --config=speed measures it). Restart, because glibc reads this variable only when a process starts.
     os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     os.execv(sys.executable, sys.orig_argv)
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -31,23 +31,21 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from aire.utils.errors import UserError
+from aire.utils.files import locked
 
 _CONFIGS = Path(__file__).parent / "configs"
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints and results.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared datasets.")
-
 
 def config_names() -> list[str]:
-    """The configs there are."""
+    """Return the names that --config accepts."""
     return sorted(path.stem for path in _CONFIGS.glob("*.py") if path.stem not in ("common", "__init__"))
 
 
 def load_config(argv: list[str]) -> tuple[ConfigDict, list[str]]:
-    """The config that --config=NAME[:variants] names, and the rest of the command line.
+    """Return the config that --config=NAME[:variants] names, and the other arguments.
 
     Raises:
-        UserError: no or several configs, an unknown name or variant, or an override of a key that is not there.
+        UserError: not exactly one config is given, a name or variant is unknown, or an override's key does not exist.
     """
     given = [a for a in argv if a.startswith(("--config=", "-config="))]
     if len(given) != 1:
@@ -67,33 +65,47 @@ def _check_key(config: ConfigDict, key: str) -> None:
     node = config
     for part in key.split("."):
         if not isinstance(node, ConfigDict) or part not in node:
-            known = list(node) if isinstance(node, ConfigDict) else []
-            raise UserError(f"the config has no {key!r}{_hint(part, known)}; at {part!r} there are: {', '.join(known)}")
+            names = list(node) if isinstance(node, ConfigDict) else []
+            moved = [k for k in _keys(config) if k.split(".")[-1] == key.split(".")[-1]]  # right name, wrong place
+            hint = f" (did you mean {moved[0]!r}?)" if moved else _hint(part, names)
+            raise UserError(f"the config has no {key!r}{hint}; at {part!r} there are: {', '.join(names)}")
         node = node[part]
 
 
-def _hint(wrong: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(wrong, list(known), n=1)
+def _keys(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    for name, value in config.items():
+        yield prefix + name
+        if isinstance(value, ConfigDict):
+            yield from _keys(value, f"{prefix}{name}.")
+
+
+def _hint(wrong: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(wrong, list(names), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def run(argv: list[str]) -> None:
     """Parse the command line and run the experiment that the config names."""
     config, rest = load_config(argv)
-    config_flags.DEFINE_config_dict("config", config, sys_argv=rest)
-    positional = flags.FLAGS(rest)[1:]
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints and results.", flag_values=values)
+    flags.DEFINE_string("data_dir", None, "Folder of prepared datasets.", flag_values=values)
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
+    positional = values(rest)[1:]
     if positional:
         raise UserError(f"unexpected arguments {positional}: overrides look like --config.train.epochs=10")
-    workdir = Path(_WORKDIR.value or Path(os.environ.get("AIRE_WORKDIR", "runs")) / config.name)
-    data_dir = Path(_DATA_DIR.value or os.environ.get("AIRE_DATA_DIR", "data"))
+    workdir = Path(values.workdir or Path(os.environ.get("AIRE_WORKDIR", "runs")) / config.name)
+    data_dir = Path(values.data_dir or os.environ.get("AIRE_DATA_DIR", "data"))
     keep_compiled(workdir)
-    importlib.import_module(f"experiments.{config.experiment}").run(config, workdir, data_dir)
+    experiment = importlib.import_module(f"experiments.{config.experiment}")
+    with locked(workdir, f"runs in {workdir}"):
+        experiment.run(config, workdir, data_dir)
 
 
 def keep_compiled(workdir: Path) -> None:
-    """Keep compiled programs in the work folder, unless the user has set another place for them.
+    """Cache compiled programs in the work folder, so a resumed run does not compile again.
 
-    What was compiled once need not be when the same command goes on.
+    A cache folder that the user has set is left alone.
     """
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
@@ -109,7 +121,7 @@ def main() -> None:
     except (UserError, flags.Error) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from the last checkpoint")
+        sys.exit("interrupted; run the same command again to resume from the last checkpoint")
 
 
 if __name__ == "__main__":

@@ -1,24 +1,24 @@
-"""The papers' tables from finished runs: ours beside their numbers, as Markdown, CSV and LaTeX.
+"""The papers' tables from finished runs, our numbers beside theirs, as Markdown, CSV and LaTeX.
 
     python run.py --config=paper_table                             of all finished runs in $AIRE_WORKDIR or ./runs
     python run.py --config=paper_table --config.runs=FOLDER        of those in FOLDER and below,
                                                                    such as the published ones in experiments/results
     python run.py --config=paper_table --config.run=missing        first trains and prunes what is missing
     … --config.size=small --config.seeds="(0,1,2)" --config.layers="('s5',)" --config.tasks="('lra_listops',)"
-    … --config.folders.lra_retrieval=FOLDER                        a task's files, where they are not fetched
+    … --config.folders.lra_retrieval=FOLDER                        a task's files, if they are not downloaded
     … --config.cluster=slurm --config.jobs.slurm_partition=NAME    each task as one job: `pip install submitit`
 
-Runs of both kinds count: NAME_prune and compare_methods. What a run is of is read from the config saved in it.
+Runs of TASK_prune and of compare_methods count. Task, layer and size of a run are read from its saved config.
 
-`missing` says what it will run, and goes on with the next task where one fails. Stopped or killed, the same command
-goes on where it was. At full size every task takes hours to days on one accelerator; none was measured here.
+`missing` prints what it will run, and continues with the next task if one fails. After an interruption, run the same
+command again to resume. At full size every task takes hours to days on one accelerator; none was measured here.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
 
-# From the cheapest to the dearest at full size, by steps × examples × length × depth × width², not by a measurement.
+# By cost at full size, cheapest first: steps × batch × length × depth × width², not measured.
 TASKS = (
     "smnist",
     "fashion_mnist",
@@ -42,14 +42,14 @@ def get_config(variants: str = "") -> ConfigDict:
             "experiment": "paper_table",
             "name": "paper_table",
             "runs": "",  # the folder to search, and to run in; empty: $AIRE_WORKDIR or ./runs
-            "run": "none",  # or "missing"; all below is about what that runs
+            "run": "none",  # or "missing"; all settings below are about the missing runs
             "size": "full",  # or "small"; "smoke" for tests
             "layers": ("s5", "s4d"),
             "seeds": (),  # empty: each config's own
             "tasks": TASKS,
             "folders": dict.fromkeys(TASKS, ""),  # of a task's files: its config's data.folder or data.lra_release
-            "cluster": "none",  # one after the other, here; "local": all jobs at once, here; "slurm"
-            "jobs": {  # what a job asks for, in submitit's words; 0 and "" are not passed on
+            "cluster": "none",  # in sequence on this machine; "local": all jobs at once on this machine; "slurm"
+            "jobs": {  # resources of a job, as submitit names them; 0 and "" are not passed on
                 "timeout_min": 3 * 24 * 60,
                 "cpus_per_task": 8,
                 "gpus_per_node": 1,

@@ -1,12 +1,12 @@
-r"""Benchmark: models beside the straightforward formulation, cut models, growth, the loop, and pruning itself.
+r"""Benchmark: models beside a naive implementation, cut models, growth, the training loop, and pruning itself.
 
     python run.py --config=speed                                     about an hour on one CPU core
     python run.py --config=speed --config.sections="('models',)"     one section of experiments/speed/speed_job.py
     git clone https://github.com/lindermanlab/S5 && python run.py --config=speed --config.sections="('reference',)" \
-        --config.reference=S5                                        beside the S5 reference itself, up to ten minutes
+        --config.reference=S5                                        beside the S5 reference, up to ten minutes
     git clone https://github.com/state-spaces/s4 && pip install torch einops && python run.py --config=speed \
         --config.sections="('reference_s4d',)" --config.reference_s4d=s4              beside the S4D reference, a minute
-    python run.py --config=speed:smoke                               seconds; for tests
+    python run.py --config=speed:smoke                               seconds, for tests
 
 Medians of interleaved repetitions in one process, after one call of each to warm up. For one core:
 `XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" taskset -c 0 python run.py …`.
@@ -70,7 +70,7 @@ def get_config(variants: str = "") -> ConfigDict:
             },
             # (batch, length, stored states): ListOps, Image, Pathfinder and Path-X, batch reduced.
             "scan_shapes": ((8, 2048, 8), (4, 1024, 192), (8, 1024, 128), (1, 16384, 128)),
-            "loop": "small",  # the variants of lra_listops_prune whose training it is; also that of the start
+            "loop": "small",  # variants of lra_listops_prune; also for the section "start"
             "pages": (wide, small, bank),
             # The largest network of the paper (Image, sCIFAR): 6 layers of P = 384, H = 512.
             "network": {"layers": 6, "states": 192, "d_model": 512},
@@ -83,7 +83,7 @@ def get_config(variants: str = "") -> ConfigDict:
 
 
 def smoke(config: ConfigDict) -> None:
-    """Every section but those that start processes, once, on tiny shapes."""
+    """Every section that starts no processes, once, on tiny shapes."""
     config.repetitions = 1
     config.sections = tuple(name for name in config.sections if name not in ("start", "pages"))
     config.models = config.reference_models = (("s5", 1, 4, 4, 32, 2),)

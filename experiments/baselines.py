@@ -1,4 +1,4 @@
-"""What needs no sequence model: the majority class, and a linear classifier, on the bag of tokens or all inputs."""
+"""Baselines without a sequence model: the majority class, and a linear classifier on token counts or all inputs."""
 
 from collections.abc import Mapping
 
@@ -12,12 +12,12 @@ from aire.data.pipeline import Split
 from aire.data.tasks import Task
 
 _PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2)
-_MOST_INPUTS = 4096  # of an example, for a linear classifier on all of them: sound and Path-X have more
+_MOST_INPUTS = 4096  # per example; sound and Path-X have more and get no linear classifier
 _ITERATIONS = 100  # of L-BFGS; ten times as many change the accuracy on Fashion-MNIST by 0.2 points
 
 
 def measure(task: Task) -> dict[str, dict[str, float]]:
-    """Accuracy of each baseline that fits the task, by its name and evaluated split."""
+    """Return the accuracy of each baseline that suits the task, by name and split."""
     data = task.splits
     fits = {"majority class": majority(data)}
     if data["train"].holds_tokens:
@@ -30,14 +30,17 @@ def measure(task: Task) -> dict[str, dict[str, float]]:
 
 
 def majority(data: Mapping[str, Split]) -> dict[str, float]:
-    """Accuracy, per evaluated split, of always answering with the training split's most frequent class."""
+    """Return the accuracy of the training split's most frequent class, by split."""
     answer = np.bincount(data["train"].y).argmax()
     return {name: float(np.mean(data[name].y == answer)) for name in ("validation", "test")}
 
 
 def linear(features: Mapping[str, np.ndarray], data: Mapping[str, Split], classes: int) -> dict[str, float]:
-    """Accuracy, per evaluated split, of multinomial logistic regression on each split's features, float32 (n, any);
-    its L2 penalty is chosen on validation."""
+    """Return the accuracy of multinomial logistic regression, by split. Validation chooses the L2 penalty.
+
+    Args:
+        features: of each split, float32 (n, any).
+    """
     mean, std = features["train"].mean(axis=0), features["train"].std(axis=0) + 1e-6
     features = {name: (f - mean) / std for name, f in features.items()}
 
@@ -50,15 +53,14 @@ def linear(features: Mapping[str, np.ndarray], data: Mapping[str, Split], classe
 
 
 def _counts(split: Split, vocabulary: int) -> np.ndarray:
-    """How often each token stands in each sequence, float32 (n, vocabulary), two documents side by side; padding
-    counts for nothing."""
+    """Count each token in each sequence, without padding: float32 (n, vocabulary), two documents side by side."""
     x, lengths = split.x.reshape(split.lengths.size, -1), split.lengths.reshape(-1)
     counts = [np.bincount(row[:length], minlength=vocabulary) for row, length in zip(x, lengths, strict=True)]
     return np.array(counts, np.float32).reshape(len(split), -1)
 
 
 def _inputs(split: Split) -> np.ndarray:
-    """All inputs of each example, float32 (n, inputs)."""
+    """Return all inputs of each example, float32 (n, inputs)."""
     return split.take(np.arange(len(split)))["x"].reshape(len(split), -1)
 
 
@@ -67,9 +69,9 @@ def _logits(W, features):
 
 
 def _fit(features: np.ndarray, labels: np.ndarray, classes: int, penalty: float) -> np.ndarray:
-    """Weights (features + 1, classes) by L-BFGS."""
+    """Fit weights (features + 1, classes) by L-BFGS."""
     shape = (features.shape[1] + 1, classes)
-    # One-hot, for indexing by the labels leaves XLA a large constant to fold, which takes seconds and prints warnings.
+    # One-hot, because indexing by the labels leaves XLA a large constant to fold, with warnings, for seconds.
     X, Y = jnp.asarray(features), jax.nn.one_hot(labels, classes)
 
     @jax.jit

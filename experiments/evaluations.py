@@ -1,4 +1,4 @@
-"""Evaluations of cut models: each distinct cut once, and kept on disk for a sweep that is stopped and goes on."""
+"""Evaluations of cut models, each distinct cut once. A file of them lets a stopped sweep resume."""
 
 import dataclasses
 import functools
@@ -22,22 +22,22 @@ from aire.utils.files import write_bytes, writing
 
 
 class EvaluationFile(UserDict[str, Evaluation]):
-    """A dict of evaluations that appends each new one to a file of JSON lines, so that a kill loses none.
+    """A dict of evaluations that appends each new one to a file of JSON lines, so a kill loses none.
 
-    A kill in the middle of a write leaves a last line without its end; it is dropped at the next start.
+    A kill during a write leaves an incomplete last line, which the next start drops.
 
     Raises:
-        UserError: the file cannot be written, or an earlier line of it is not an evaluation.
+        UserError: the file cannot be written, or a complete line is not an evaluation.
     """
 
     def __init__(self, path: str | Path):
         super().__init__()
         self.path = Path(path)
         text = self.path.read_bytes() if self.path.exists() else b""
-        whole = text[: text.rfind(b"\n") + 1]
-        if whole != text or not self.path.exists():
-            write_bytes(self.path, whole)
-        for number, line in enumerate(whole.splitlines(), 1):
+        complete = text[: text.rfind(b"\n") + 1]
+        if complete != text or not self.path.exists():
+            write_bytes(self.path, complete)
+        for number, line in enumerate(complete.splitlines(), 1):
             key, evaluation = self._parse(number, line)
             self.data[key] = evaluation
 
@@ -46,7 +46,7 @@ class EvaluationFile(UserDict[str, Evaluation]):
             record = json.loads(line)
             return str(record["key"]), Evaluation(float(record["loss"]), float(record["accuracy"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self.path}, line {number} is not an evaluation; move the file away to go on") from error
+            raise UserError(f"{self.path}, line {number} is not an evaluation; move the file away") from error
 
     def __setitem__(self, key: str, evaluation: Evaluation) -> None:
         line = json.dumps({"key": key, **dataclasses.asdict(evaluation)}) + "\n"
@@ -56,13 +56,13 @@ class EvaluationFile(UserDict[str, Evaluation]):
 
 
 class CutEvaluator:
-    """Evaluates one model after cuts, which share one compilation, and remembers the results in `known`.
+    """Evaluate one model after different cuts, which share one compilation.
 
     Args:
         model: the uncut model.
         splits: by name.
         evaluate: from `make_evaluator`, for models of this structure and shape.
-        known: evaluations by `key`, which covers everything that they depend on but the code: model, cut and split.
+        cache: evaluations by `key`, a digest of all they depend on except the code: model, cut and split.
     """
 
     def __init__(
@@ -70,28 +70,28 @@ class CutEvaluator:
         model: Classifier,
         splits: Mapping[str, Split],
         evaluate: Callable[[Classifier, Split], Evaluation],
-        known: MutableMapping[str, Evaluation],
+        cache: MutableMapping[str, Evaluation],
     ):
-        self.model, self.known = model, known
+        self.model, self.cache = model, cache
         self._splits, self._evaluate = splits, evaluate
         self._sources: dict[str, str] = {}
 
     def __call__(self, cut: Cut, split: str) -> Evaluation:
-        """Of the model after this cut."""
+        """Evaluate the model after this cut."""
         key = self.key(cut, split)
-        if key not in self.known:
-            self.known[key] = self._evaluate(apply_masked(self.model, cut), self._splits[split])
-        return self.known[key]
+        if key not in self.cache:
+            self.cache[key] = self._evaluate(apply_masked(self.model, cut), self._splits[split])
+        return self.cache[key]
 
     def uncut(self, split: str) -> Evaluation:
-        """Of the model with all its states."""
+        """Evaluate the model with all its states."""
         return self(Cut({path: np.ones(layer.n_states, bool) for path, layer in layers(self.model).items()}), split)
 
     def key(self, cut: Cut, split: str) -> str:
         return hashlib.sha256(f"{self._source(split)} {cut.digest()}".encode()).hexdigest()
 
     def _source(self, split: str) -> str:
-        """What an evaluation on a split depends on beside the cut; hashed once for each split that is evaluated."""
+        """Return what an evaluation depends on besides the cut. Each split is hashed when it is first evaluated."""
         if split not in self._sources:
             self._sources[split] = f"{self._model} {_data(self._splits[split])}"
         return self._sources[split]
@@ -103,5 +103,5 @@ class CutEvaluator:
 
 
 def _data(split: Split) -> str:
-    """A digest of what a split holds; the first example also tells how the stored data is decoded."""
+    """Return a digest of a split. The first example covers how the stored data is decoded."""
     return digest({"x": split.x, "lengths": split.lengths, "y": split.y, "first": split.take(np.arange(1))["x"]})

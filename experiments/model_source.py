@@ -1,10 +1,11 @@
-"""A trained model: from the zoo, from a file, or trained here."""
+"""Obtain a trained model: from the zoo, from a file, or by training."""
 
 import dataclasses
 import json
 from pathlib import Path
 
 from flax import nnx
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 import aire
@@ -14,13 +15,13 @@ from aire.io.weights import run_as
 from aire.models import Classifier, ModelConfig
 from aire.ssm import kind_of, ssm_config
 from aire.training.loop import TrainConfig, train
-from aire.utils.errors import UserError
+from aire.utils.errors import UserError, differences
 from aire.utils.files import write_text
 from experiments.provenance import provenance
 
 
 def model_config(config: ConfigDict, task: Task) -> ModelConfig:
-    """The model that a config describes, for the inputs and classes of a task."""
+    """Return the `ModelConfig` of a config for the inputs and classes of a task."""
     options = config.to_dict()
     states, depth, ssm = options.pop("states"), options.pop("depth"), ssm_config(options.pop("ssm"))
     sizes = (kind_of(ssm).n_states(states, options["d_model"]),) * depth
@@ -28,15 +29,15 @@ def model_config(config: ConfigDict, task: Task) -> ModelConfig:
 
 
 def obtain_model(config: ConfigDict, task: Task, workdir: Path) -> tuple[Classifier, str]:
-    """The model to prune, in evaluation mode, and where it comes from, in words.
+    """Return the model to prune, in evaluation mode, and its origin in words.
 
     Args:
-        config: of the run; `config.init` is "scratch", "zoo", a `.safetensors` file of ours, or a checkpoint of a
-            reference implementation (`aire.convert.from_file`).
+        config: of the run; `config.init` is "scratch", "zoo", a `.safetensors` file of `aire.save`, or a checkpoint of
+            a reference implementation (`aire.convert.from_file`).
         task: its data.
-        workdir: where training keeps its checkpoints and metrics.
+        workdir: folder for checkpoints and metrics.
     Raises:
-        UserError: no such model, or one that does not fit the config; all differences are listed.
+        UserError: the model does not exist or does not fit the config; all differences are listed.
     """
     expected = model_config(config.model, task)
     if config.init == "scratch":
@@ -51,12 +52,12 @@ def obtain_model(config: ConfigDict, task: Task, workdir: Path) -> tuple[Classif
 
 
 def _train(config: ConfigDict, model: ModelConfig, task: Task, workdir: Path) -> tuple[Classifier, str]:
-    source = provenance()  # of the code as it is now, not after hours of training
+    source = provenance()  # before hours of training, in which the code may change
     fingerprint = {key: config[key].to_dict() for key in ("data", "model", "train")} | {"seed": config.seed}
     trained = train(
         Classifier(model, rngs=nnx.Rngs(config.seed)),
         task.splits,
-        TrainConfig(**config.train.to_dict()),
+        TrainConfig.from_dict(config.train.to_dict()),
         seed=config.seed,
         folder=workdir / "training",
         fingerprint=fingerprint,
@@ -70,20 +71,15 @@ def _train(config: ConfigDict, model: ModelConfig, task: Task, workdir: Path) ->
 
 
 def as_configured(found: ModelConfig, expected: ModelConfig) -> ModelConfig:
-    """A model's config with the options that a run chooses: the precision of the activations, and those of the layers
-    that were not learned, such as a factor on the time steps (2 for every second sample)."""
+    """Return a model's config with the options that do not depend on training: the precision of the activations, and
+    layer options such as the factor on the time steps (2 for every second sample)."""
     options = kind_of(found.ssm).layer.RUN_OPTIONS
     chosen = {name: getattr(expected.ssm, name) for name in options if hasattr(expected.ssm, name)}
     return dataclasses.replace(found, ssm=dataclasses.replace(found.ssm, **chosen), dtype=expected.dtype)
 
 
 def _check_fit(path: Path, found: ModelConfig, expected: ModelConfig) -> None:
-    """A model may have fewer states, having been cut, but nothing else that the config says otherwise."""
-    a, b = (dataclasses.asdict(c) for c in (found, expected))
-    differences = [f"{key} is {a[key]} there, {b[key]} here" for key in a if key != "state_sizes" and a[key] != b[key]]
-    if len(found.state_sizes) != len(expected.state_sizes):
-        differences.append(f"it has {len(found.state_sizes)} layers, the config {len(expected.state_sizes)}")
-    if differences:
-        raise UserError(
-            f"{path} does not fit the config: {'; '.join(differences)}; change the config, or use --config.init=scratch"
-        )
+    """Raise UserError if a model differs from the config. It may have fewer states, because it may have been cut."""
+    a, b = (dataclasses.asdict(c) | {"layers": len(c.state_sizes), "state_sizes": None} for c in (found, expected))
+    if words := differences(*(flatten_dict(c, sep=".") for c in (a, b))):
+        raise UserError(f"{path} does not fit the config: {words}; change the config, or use --config.init=scratch")

@@ -1,4 +1,4 @@
-"""What a result needs to be made again: versions, commit, machine."""
+"""What is needed to reproduce a result: versions, commit, machine."""
 
 import importlib.metadata
 import os
@@ -13,7 +13,7 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", 
 
 
 def provenance() -> dict:
-    """Versions of Python and the libraries, the commit of this repository, and the kind of machine."""
+    """Return the versions of Python and the libraries, the commit of this repository, and the kind of machine."""
     return {
         "commit": _commit(),
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES},
@@ -22,27 +22,27 @@ def provenance() -> dict:
 
 
 def _cores() -> str:
-    """How many this process may use, where the system tells."""
+    """Return how many cores this process may use, or the machine has if the system does not say."""
     number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return "1 core" if number == 1 else f"{number} cores"
 
 
 def _processor() -> str:
-    """Its name, where the system tells."""
+    """Return the processor's name, or its architecture if the system does not say."""
     described = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*:\s*(.+)$", described.read_text(), re.MULTILINE) if described.exists() else []
     return names[0] if names else platform.processor() or platform.machine()
 
 
 def _commit() -> str:
-    """The commit, marked where tracked files were changed since; "unknown" where this file is not in Git."""
+    """Return the commit, marked if tracked files have changed since; "unknown" if this file is not in Git."""
     folder = Path(__file__).parent
 
     def git(*args: str) -> str:
         return subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy may lie in another repository
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy may be inside another repository
         return git("rev-parse", "HEAD") + (" (with changes)" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -1,9 +1,5 @@
-"""What the pruning jobs share: every method at every ratio on validation, and the largest ratio within the tolerance.
+"""The sweep, shared by the pruning jobs: every method at every ratio, and the largest ratio within the tolerance."""
 
-Runs are the pairs (method, seed) to sweep; the seed matters to methods that draw.
-"""
-
-import dataclasses
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,26 +19,16 @@ from aire.training.evaluate import Evaluation
 from aire.utils.errors import UserError
 from aire.utils.progress import Progress
 from experiments.evaluations import CutEvaluator
+from experiments.records import Point
 
-Run = tuple[str, int]
-
-
-@dataclasses.dataclass(frozen=True)
-class Point:
-    """One cut of a sweep: `ratio` of all states cut by `method`, `states` left, and its validation."""
-
-    method: str
-    seed: int
-    ratio: float
-    states: int
-    validation: Evaluation
+Trial = tuple[str, int]  # a method and a seed, which matters to methods that use random numbers
 
 
 def prepare(run: ConfigDict) -> list[str]:
-    """Load the user's own scores and check a run's `prune`; returns the names of the methods to sweep.
+    """Load the user's scores, check the settings of the sweep, and return the methods to sweep.
 
     Raises:
-        UserError: mistakes that should not wait until after the training.
+        UserError: a setting is wrong. It is better to know before the training.
     """
     config = run.prune
     if config.scores_file:
@@ -57,7 +43,7 @@ def prepare(run: ConfigDict) -> list[str]:
     if config.calibration.examples < 1:
         raise UserError(f"prune.calibration.examples={config.calibration.examples}: expected at least 1")
     if 0.0 not in config.ratios:
-        raise UserError("prune.ratios must contain 0.0, the uncut model, so that something is always within tolerance")
+        raise UserError("prune.ratios must contain 0.0, the uncut model, which is always within the tolerance")
     states = kind_of(run.model.ssm).n_states(run.model.states, run.model.d_model)
     for name in names:
         _check_some_are_kept(name, max(config.ratios), scope(name, config), states, run.model.depth)
@@ -72,10 +58,10 @@ def _check_some_are_kept(method: str, ratio: float, scope: str, states: int, dep
 
 
 def load_scores(path: str) -> None:
-    """Run a Python file of the user's own, which registers scores or methods.
+    """Run a user's Python file that registers scores or methods.
 
     Raises:
-        UserError: no such file, an error in it, or nothing registered.
+        UserError: the file does not exist, fails, or registers nothing.
     """
     if not Path(path).is_file() or Path(path).suffix != ".py":
         raise UserError(f"prune.scores_file={path!r}: expected a Python file (.py) that registers scores")
@@ -92,16 +78,16 @@ def load_scores(path: str) -> None:
 
 
 def scope(method: str, config: ConfigDict) -> str:
-    """The config's scope where it has one, else the method's own."""
+    """Return the config's scope, or the method's own if the config has none."""
     return config.scope or methods.get(method).scope
 
 
 class Cuts:
-    """The cuts of one model, by run and ratio. Methods that need calibration share it where they share the seed.
+    """Find the cuts of one model. Methods with the same seed share their calibration.
 
     Args:
         model: the uncut model.
-        split: training examples, whose inputs calibrate; labels are not read.
+        split: training examples; their inputs calibrate, their labels are not read.
         config: a config's `prune`.
     """
 
@@ -109,25 +95,25 @@ class Cuts:
         self._model, self._split, self._config = model, split, config
         self._calibrations: dict[int, Calibration] = {}
 
-    def __call__(self, run: Run) -> dict[float, Cut]:
-        """The cuts of one run by ratio, ascending."""
-        scores = self.scores(run)
-        return {ratio: self._find(run, scores, ratio) for ratio in sorted(self._config.ratios)}
+    def __call__(self, trial: Trial) -> dict[float, Cut]:
+        """Return the cuts by ascending ratio."""
+        scores = self.scores(trial)
+        return {ratio: self._find(trial, scores, ratio) for ratio in sorted(self._config.ratios)}
 
-    def scores(self, run: Run) -> dict[str, Array]:
-        """The normalised scores of a run's method, per layer path."""
-        method, seed = run
+    def scores(self, trial: Trial) -> dict[str, Array]:
+        """Return the normalised scores by layer path."""
+        method, seed = trial
         chosen = methods.get(method)
         moments = self._calibration(seed).moments(self._model) if chosen.needs_calibration else None
         return aire.score(self._model, chosen, moments=moments, unstable=self._config.unstable, seed=seed)
 
-    def result(self, run: Run, ratio: float) -> PruneResult:
-        """The cut model of a run at one ratio, with its report."""
-        scores = self.scores(run)
-        return result_of(self._model, aire.modes(self._model), scores, self._find(run, scores, ratio))
+    def result(self, trial: Trial, ratio: float) -> PruneResult:
+        """Return the model cut at one ratio, with its report."""
+        scores = self.scores(trial)
+        return result_of(self._model, aire.modes(self._model), scores, self._find(trial, scores, ratio))
 
-    def _find(self, run: Run, scores: Mapping[str, Array], ratio: float) -> Cut:
-        method, seed = run
+    def _find(self, trial: Trial, scores: Mapping[str, Array], ratio: float) -> Cut:
+        method, seed = trial
         calibration = self._calibration(seed) if methods.get(method).needs_calibration else None
         options = {"ratio": ratio, "scope": scope(method, self._config), "calibration": calibration}
         return find_cut(self._model, scores, method, **options)
@@ -138,28 +124,28 @@ class Cuts:
         return self._calibrations[seed]
 
 
-def sweep(evaluate: CutEvaluator, cuts: Cuts, runs: Sequence[Run], name: str = "sweep") -> list[Point]:
-    """Every run at every ratio on validation. A cut that several agree on, or that is known, is not evaluated again."""
-    found = [(run, ratio, cut) for run in runs for ratio, cut in cuts(run).items()]
+def sweep(evaluate: CutEvaluator, cuts: Cuts, trials: Sequence[Trial], name: str = "sweep") -> list[Point]:
+    """Evaluate every trial at every ratio on validation. Equal cuts are evaluated once."""
+    found = [(trial, ratio, cut) for trial in trials for ratio, cut in cuts(trial).items()]
     distinct = {evaluate.key(cut, "validation"): cut for *_, cut in found}
-    missing = [cut for key, cut in distinct.items() if key not in evaluate.known]
-    known = len(distinct) - len(missing)
-    print(f"{name}: {len(found)} cuts, {len(distinct)} of them distinct, {known} known", flush=True)
-    with Progress(name, len(distinct), unit="cut", done=known) as progress:
+    missing = [cut for key, cut in distinct.items() if key not in evaluate.cache]
+    cached = len(distinct) - len(missing)
+    print(f"{name}: {len(found)} cuts, {len(distinct)} of them distinct, {cached} evaluated before", flush=True)
+    with Progress(name, len(distinct), unit="cut", done=cached) as progress:
         for cut in missing:
             progress.update(1, accuracy=evaluate(cut, "validation").accuracy)
-    return [Point(*run, ratio, cut.n_states, evaluate(cut, "validation")) for run, ratio, cut in found]
+    return [Point(*trial, ratio, cut.n_states, evaluate(cut, "validation")) for trial, ratio, cut in found]
 
 
 def calibration_batches(split: Split, config: ConfigDict, seed: int) -> list[dict[str, np.ndarray]]:
-    """Inputs and lengths of `config.calibration.examples` examples, drawn without replacement from the seed."""
+    """Return inputs and lengths of random examples, `config.calibration.examples` of them, without replacement."""
     chosen = np.random.default_rng(seed).permutation(len(split))[: config.calibration.examples]
     size = config.batch_size
     batches = (split.take(chosen[start : start + size]) for start in range(0, len(chosen), size))
     return [{"x": batch["x"], "lengths": batch["lengths"]} for batch in batches]
 
 
-def largest_within(points: Sequence[Point], full: Evaluation, tolerance: float) -> Point:
-    """The point with the largest ratio whose accuracy is at most `tolerance` points below the uncut model's."""
-    within = [p for p in points if full.accuracy - p.validation.accuracy <= tolerance / 100 + 1e-9]
+def largest_within(points: Sequence[Point], uncut: Evaluation, tolerance: float) -> Point:
+    """Return the point with the largest ratio that loses at most `tolerance` points of the uncut model's accuracy."""
+    within = [p for p in points if uncut.accuracy - p.validation.accuracy <= tolerance / 100 + 1e-9]
     return max(within, key=lambda p: p.ratio)

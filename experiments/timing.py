@@ -1,4 +1,4 @@
-"""Times of several functions side by side, and what compiling them took."""
+"""Time functions side by side, and measure their compilation."""
 
 import dataclasses
 import time
@@ -15,8 +15,13 @@ from aire.training.step import split_model
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A compiled function, the seconds that tracing and compiling took, the bytes of XLA's temporary memory, and the
-    floating-point operations of a call as XLA counts them (a loop's body once)."""
+    """A compiled function.
+
+    Attributes:
+        seconds: of tracing and compiling.
+        temporary: bytes of XLA's temporary memory.
+        operations: floating-point operations of a call as XLA counts them, a loop's body once.
+    """
 
     function: Callable[..., Any]
     seconds: float
@@ -27,11 +32,11 @@ class Compiled:
         return self.function(*args)
 
 
-Prepared = tuple[Compiled, Callable[[], Any]]  # a compiled function, and a call of it on its inputs
+Prepared = tuple[Compiled, Callable[[], Any]]  # a compiled function, and a call on its inputs
 
 
 def compiled(function: Callable[..., Any], *args: Any) -> Compiled:
-    """Compile a function, jitted already or not, for arguments of these shapes; it is not run."""
+    """Compile a function, jitted or not, for arguments of these shapes, without running it."""
     start = time.perf_counter()
     done = (function if hasattr(function, "lower") else jax.jit(function)).lower(*args).compile()
     seconds = time.perf_counter() - start
@@ -39,7 +44,7 @@ def compiled(function: Callable[..., Any], *args: Any) -> Compiled:
 
 
 def forward(model: nnx.Module, batch: Mapping[str, Array]) -> Prepared:
-    """The compiled forward pass in evaluation mode on a batch's x and lengths, and a call of it."""
+    """Compile the forward pass in evaluation mode for a batch's x and lengths."""
     model = nnx.clone(model)
     model.eval()
     functions, params, buffers = split_model(model)
@@ -49,14 +54,14 @@ def forward(model: nnx.Module, batch: Mapping[str, Array]) -> Prepared:
 
 
 def interleaved(functions: Mapping[str, Callable[[], object]], repetitions: int = 15) -> dict[str, float]:
-    """Median seconds of each function; measured as `repeated` does."""
+    """Return the median seconds of each function, from `repeated`."""
     return {name: float(np.median(times)) for name, times in repeated(functions, repetitions).items()}
 
 
 def repeated(functions: Mapping[str, Callable[[], object]], n: int) -> dict[str, np.ndarray]:
-    """Seconds of every call of each function, (n,), after one call of each to warm up. Results are waited for.
+    """Return the seconds of n calls of each function until the result is ready, after one call to warm up.
 
-    The calls take turns, so that a machine's drift reaches all alike.
+    The calls take turns, so a drift of the machine affects all functions alike.
     """
     for function in functions.values():
         jax.block_until_ready(function())

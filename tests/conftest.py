@@ -1,21 +1,61 @@
 """Fixtures: CPU only, small layers and models."""
 
+import functools
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Tests and the commands they run compile the same few programs many times over: once is enough.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.path.dirname(__file__), "..", ".pytest_cache", "jax")
+# Tests compile many small programs and run each a few times: compile fast, and share the results between processes.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+CACHE = os.path.join(os.path.dirname(__file__), "..", ".pytest_cache", "jax")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
+import contextlib
+import threading
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
+from flax.nnx.nn import normalization
+
+jaxtyping.install_import_hook(["aire.ssm", "aire.models", "aire.pruning"], "typechecker.check")
 
 from aire.models import Classifier, ModelConfig
 from aire.ssm import S4D, S5, S4DConfig, S5Config, ssm_config
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def promoting(fn: Callable) -> Callable:
+    """The function with JAX's standard promotion."""
+
+    @functools.wraps(fn)
+    def call(*args, **options):
+        with jax.numpy_dtype_promotion("standard"):
+            return fn(*args, **options)
+
+    return call
+
+
+for name in ("_normalize", "_compute_stats"):  # Flax's norms promote bfloat16 to float32
+    setattr(normalization, name, promoting(getattr(normalization, name)))
+
+
+@functools.cache
+def once(kind: type, *args, seed: int):
+    return kind(*args, rngs=nnx.Rngs(seed))
+
+
+def made(kind: type, *args, seed: int):
+    """A module of its own, from parameters that are drawn once."""
+    return nnx.clone(once(kind, *args, seed=seed))
 
 
 @pytest.fixture
@@ -28,7 +68,7 @@ def x64():
 @pytest.fixture
 def make_layer() -> Callable[..., S5]:
     def make(d_model: int = 3, n_states: int = 6, seed: int = 0, **options) -> S5:
-        return S5(d_model, n_states, S5Config(**{"blocks": 2, **options}), rngs=nnx.Rngs(seed))
+        return made(S5, d_model, n_states, S5Config(**{"blocks": 2, **options}), seed=seed)
 
     return make
 
@@ -39,7 +79,7 @@ def make_bank() -> Callable[..., S4D]:
 
     def make(counts=(3, 0, 1, 4), seed: int = 0, layer: type[S4D] = S4D, **options) -> S4D:
         N = max(*counts, 1)
-        full = layer(len(counts), N * len(counts), S4DConfig(**options), rngs=nnx.Rngs(seed))
+        full = made(layer, len(counts), N * len(counts), S4DConfig(**options), seed=seed)
         return full.cut(np.concatenate([np.arange(N) < count for count in counts]))
 
     return make
@@ -52,8 +92,28 @@ def make_model() -> Callable[..., Classifier]:
         if ssm.get("kind", "s5") == "s5":
             ssm = {"blocks": 2, **ssm}
         config = ModelConfig(20, d_model, 10, tuple(state_sizes), ssm_config(ssm), **options)
-        model = Classifier(config, rngs=nnx.Rngs(seed))
+        model = made(Classifier, config, seed=seed)
         model.eval()
         return model
 
     return make
+
+
+@pytest.fixture
+def serve():
+    """Publishes a folder on this machine: `serve(folder)` is its address."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with contextlib.ExitStack() as stack:
+
+        def start(folder: Path) -> str:
+            server = ThreadingHTTPServer(("localhost", 0), partial(Handler, directory=folder))
+            stack.callback(server.server_close)
+            threading.Thread(target=server.serve_forever, args=[0.01]).start()
+            stack.callback(server.shutdown)
+            return f"http://localhost:{server.server_port}"
+
+        yield start

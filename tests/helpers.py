@@ -1,5 +1,6 @@
 """What several test files share: golden data, made-up files, one training step."""
 
+import functools
 import gzip
 import importlib
 import io
@@ -14,11 +15,20 @@ from ml_collections import ConfigDict
 from aire.data import synthetic
 from aire.models import Classifier, ModelConfig
 from aire.training.loop import TrainConfig
-from aire.training.optimizer import make_optimizer
 from aire.training.step import init_state, make_train_step, split_model
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _call(graphdef, state, *args):
+    return nnx.merge(graphdef, state)(*args)
+
+
+def logits(model: nnx.Module, *args) -> jax.Array:
+    """model(*args), compiled. Models of equal structure share a compilation; batch statistics are not updated."""
+    return _call(*nnx.split(model), *args)
 
 
 def golden(file: str) -> dict[str, dict[str, np.ndarray]]:
@@ -77,12 +87,12 @@ def configured(name: str, variants: str = "") -> ConfigDict:
 
 def train_one_step(options: ModelConfig, config, batch: dict) -> float:
     """The loss of a training step on a new model; everything in one compilation."""
-    optimizer_config = TrainConfig(**config.train.to_dict()).optimizer(epoch_steps=10)
+    train = TrainConfig.from_dict(config.train.to_dict())
 
     @jax.jit
     def step(batch):
         model = Classifier(options, rngs=nnx.Rngs(0))
-        optimizer = make_optimizer(optimizer_config, model)
+        optimizer = train.make_optimizer(model, epoch_steps=10)
         functions, *_ = split_model(model)
         return make_train_step(functions, optimizer)(init_state(model, optimizer, jax.random.key(0)), batch)
 

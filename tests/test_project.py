@@ -59,3 +59,8 @@ def test_the_readme_names_every_config():
         task = path.stem.removesuffix("_prune")
         named = f"`{task}`" if task != path.stem else f"--config={path.stem}"
         assert path.stem in ("__init__", "common") or named in readme
+
+
+def test_the_package_imports_nothing_that_windows_lacks():
+    for path in (ROOT / "aire").rglob("*.py"):
+        assert not re.search(r"^\s*(import|from) (fcntl|resource|pwd|termios)\b", path.read_text(), re.MULTILINE), path

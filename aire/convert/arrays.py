@@ -7,22 +7,19 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from aire.io.weights import check_arrays
 from aire.models import ModelConfig
-from aire.utils.errors import UserError
+from aire.utils.errors import UserError, differences
 
 Arrays = dict[str, np.ndarray]  # by path, "a/b/c"
 Shapes = dict[str, tuple[int, ...]]
 
 
-def flatten(tree: Mapping, prefix: str = "") -> Arrays:
+def flatten(tree: Mapping) -> Arrays:
     """Nested or flat mapping to one level with "/" between names."""
-    flat = {}
-    for name, value in tree.items():
-        path = f"{prefix}{name}"
-        flat |= flatten(value, f"{path}/") if isinstance(value, Mapping) else {path: np.asarray(value)}
-    return flat
+    return {path: np.asarray(array) for path, array in flatten_dict(dict(tree), sep="/").items()}
 
 
 def subtree(arrays: Arrays, prefix: str) -> Arrays:
@@ -61,10 +58,8 @@ def check_options(config: ModelConfig, fixed: Mapping[str, Any], reference: str,
         reference: the name of the reference, for the message.
         source: the origin of the arrays, for the message.
     """
-    pairs = [(name, there, attrgetter(name)(config)) for name, there in fixed.items()]
-    differences = [f"{name} is {there!r} there, {here!r} here" for name, there, here in pairs if there != here]
-    if differences:
-        raise UserError(f"{source}, a model of {reference}, does not fit the config: {'; '.join(differences)}")
+    if words := differences(fixed, {name: attrgetter(name)(config) for name in fixed}):
+        raise UserError(f"{source}, a model of {reference}, does not fit the config: {words}")
 
 
 def check_shapes(arrays: Arrays, shapes: Shapes, source: str) -> None:

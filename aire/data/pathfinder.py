@@ -20,6 +20,7 @@ from aire.data.contours import DESIGNS
 from aire.data.formats import preparation
 from aire.data.formats.preparation import SPLITS, PreparedOnce
 from aire.data.pipeline import Split
+from aire.data.splits import torch_permutation
 from aire.utils.errors import MissingFileError, UserError
 from aire.utils.files import reading
 
@@ -113,7 +114,7 @@ class Release:
         return dict(zip(SPLITS, (n - 2 * (n // 10), n // 10, n // 10), strict=True))
 
     def splits(self) -> dict[str, Iterator[Example]]:
-        order, splits = iter(_torch_permutation(len(self._listed))), {}
+        order, splits = iter(torch_permutation(len(self._listed), seed=42)), {}  # as the references
         for name, size in self.sizes().items():
             chosen = [self._listed[index] for _, index in zip(range(size), order, strict=False)]
             splits[name] = ((read_png(path, self.side), label) for path, label in chosen)
@@ -182,16 +183,6 @@ def read_png(path: Path, side: int) -> np.ndarray:
             return np.asarray(image.convert("L"))
     except (SyntaxError, ValueError, Image.DecompressionBombError) as error:  # raised by Pillow for damaged files
         raise UserError(f"{path}: damaged ({error}); get the archive again") from error
-
-
-def _torch_permutation(n: int) -> list[int]:
-    """0 to n-1 as torch.randperm orders them with the seed 42: the references split the list in that order."""
-    draws = np.random.RandomState(42).randint(0, 2**32, n, np.uint32).tolist()  # PyTorch's own 32-bit numbers
-    order = list(range(n))
-    for i, draw in enumerate(draws):
-        j = i + draw % (n - i)
-        order[i], order[j] = order[j], order[i]
-    return order
 
 
 # Preparing and loading -----------------------------------------------------------------------------------------------

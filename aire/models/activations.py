@@ -1,4 +1,4 @@
-"""What follows a state space layer: GELU, and a gate that a dense layer opens (S5 paper, appendix G.1).
+"""The activation after a state space layer: GELU and a gated linear unit (S5 paper, appendix G.1).
 
 With y the layer's output, g = m gelu(y) and m the dropout mask:
 
@@ -6,32 +6,34 @@ With y the layer's output, g = m gelu(y) and m the dropout mask:
     half_glu1   g σ(W g + b)
     half_glu2   y σ(W g + b)
     full_glu    (W₁ g + b₁) σ(W₂ g + b₂)
-    glu         the same on the exact GELU, the S4D reference's; the others have its approximation by tanh
+    glu         as full_glu, on the exact GELU, as in the S4D reference; the others use its tanh approximation
 
-The gradients keep y and the dense layers' outputs; GELU, sigmoid and products are cheaper to compute again than to
-store.
+The gradients store y and the outputs of the dense layers. Recomputing GELU, sigmoid and products is cheaper than
+storing them.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from flax import nnx
-from jax import Array
+from jaxtyping import Array, Float
 
-from aire.models.recompute import two_stages
+from aire.models.recompute import checkpoint_second_stage
 
-Dense = list[Array]  # the dense layers' outputs, (N, H) each
+Dense = list[Float[Array, "N H"]]  # outputs of the dense layers
 
 
 @dataclasses.dataclass(frozen=True)
 class Activation:
-    """An activation: value(y, g, dense outputs), on the exact GELU or its approximation by tanh."""
+    """An activation: value(y, g, dense outputs), with the exact GELU or its tanh approximation."""
 
     value: Callable[[Array, Array, Dense], Array]
     exact: bool = False
 
-    def gelu(self, y: Array, mask: Array) -> Array:
+    def gelu(self, y: Float[Array, "N H"], mask: Float[Array, "N H"]) -> Float[Array, "N H"]:
+        """m gelu(y)."""
         return mask * jax.nn.gelu(y, approximate=not self.exact)
 
 
@@ -44,26 +46,26 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-def activate(name: str, y: Array, mask: Array, layers: Sequence[nnx.Module]) -> Array:
-    """The activation of that name.
+def activate(
+    name: str, y: Float[Array, "N H"], mask: Float[Array, "N H"], layers: Sequence[nnx.Module]
+) -> Float[Array, "N H"]:
+    """Apply an activation.
 
     Args:
         name: a key of `ACTIVATIONS`.
-        y: output of the state space layer, (N, H).
-        mask: dropout mask, (N, H).
+        y: output of the state space layer.
+        mask: dropout mask.
         layers: its dense layers, in the order of the table; any modules from (N, H) to (N, H).
-    Returns:
-        (N, H).
     """
     activation = ACTIVATIONS[name]
-    # `two_stages` differentiates by what it is given, so a module's parameters are passed beside its structure.
-    split = [nnx.split(layer, nnx.Param, ...) for layer in layers]
+    # `checkpoint_second_stage` differentiates with respect to its arguments, so parameters are passed as arguments.
+    parts: list[Any] = [nnx.split(layer, nnx.Param, ...) for layer in layers]  # structure, parameters, other variables
 
-    def dense(inputs: tuple[Array, Array], params: Sequence[nnx.State]) -> Dense:
+    def dense(inputs: tuple[Array, Array], params: Sequence[Any]) -> Dense:
         g = activation.gelu(*inputs)
-        return [nnx.merge(graphdef, p, rest)(g) for (graphdef, _, rest), p in zip(split, params, strict=True)]
+        return [nnx.merge(part[0], p, part[2])(g) for part, p in zip(parts, params, strict=True)]
 
     def value(inputs: tuple[Array, Array], z: Dense) -> Array:
         return activation.value(inputs[0], activation.gelu(*inputs), z)
 
-    return two_stages(dense, value)((y, mask), [params for _, params, _ in split])
+    return checkpoint_second_stage(dense, value)((y, mask), [part[1] for part in parts])

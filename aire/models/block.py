@@ -2,7 +2,8 @@
 
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from aire.models.activations import activate
 from aire.models.config import ModelConfig
@@ -13,16 +14,18 @@ from aire.ssm import kind_of
 class Linear(nnx.Linear):
     """A dense layer on (..., features), computed on two axes.
 
-    The gradient of its kernel then contracts one axis. Over two, XLA first transposes its inputs, (H, B L), which on a
-    CPU takes longer than the rest of the layer.
+    The gradient of its kernel then contracts one axis. To contract two, XLA first transposes the inputs, which on a CPU
+    takes longer than the rest of the layer.
     """
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:  # type: ignore[override]
         return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
 class Block(nnx.Module):
-    """Norm, state space layer, activation with gate, residual: (B, L, H) to (B, L, H)."""
+    """Norm, state space layer, activation with gate, residual sum."""
+
+    norm: BatchNorm | nnx.LayerNorm
 
     def __init__(self, config: ModelConfig, n_states: int, *, rngs: nnx.Rngs):
         H, kind = config.d_model, kind_of(config.ssm)
@@ -38,9 +41,9 @@ class Block(nnx.Module):
             self.out2 = nnx.Linear(H, H, dtype=config.dtype, rngs=rngs)
         self.drop = nnx.Dropout(config.dropout)
 
-    def __call__(self, x: Array, rngs: nnx.Rngs | None = None) -> Array:
-        # On two axes, (B L, H): behind a reshape XLA does not see that a dense layer needs its input as an array, and
-        # computes it again for every other consumer.
+    def __call__(self, x: Float[Array, "B L H"], rngs: nnx.Rngs | None = None) -> Float[Array, "B L H"]:
+        # On two axes, (B L, H). With a reshape before the dense layer, XLA would compute the layer's input again for
+        # every other consumer.
         rows = x.reshape(-1, x.shape[-1])
         u = self.norm(rows) if self.prenorm else rows
         y = self.ssm(u.reshape(x.shape)).reshape(rows.shape)
@@ -53,12 +56,14 @@ class Block(nnx.Module):
         return value * self._mask(y.dtype, shape, rngs) if dense else value
 
     def _dense(self) -> list[nnx.Module]:
-        """The dense layers of the activation, in its order."""
+        """The dense layers of the activation, in the order of `activate`."""
         return [getattr(self, name) for name in ("out1", "out2") if hasattr(self, name)]
 
-    def _mask(self, dtype: jnp.dtype, shape: tuple[int, ...], rngs: nnx.Rngs | None) -> Array:
-        """Dropout mask for (B, L, H), shared over time, as rows (B L, H). Multiply by it: `jnp.where` would save the
-        broadcast mask for the backward pass."""
+    def _mask(self, dtype: DTypeLike, shape: tuple[int, ...], rngs: nnx.Rngs | None) -> Float[Array, "BL H"]:
+        """Dropout mask shared over time, as rows (B L, H).
+
+        Multiply by it, because `jnp.where` would save the broadcast mask for the backward pass.
+        """
         B, _, H = shape
         mask = self.drop(jnp.ones((B, 1, H), dtype), rngs=rngs)
         return jnp.broadcast_to(mask, shape).reshape(-1, H)

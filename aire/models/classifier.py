@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import Array
+from jaxtyping import Array, Float, Int, Num
 
 from aire.models.block import Linear
 from aire.models.config import ModelConfig
 from aire.ssm import kind_of
 from aire.utils.errors import UserError
+
+AnyArray = Array | np.ndarray
 
 
 class RetrievalHead(nnx.Module):
@@ -21,8 +23,8 @@ class RetrievalHead(nnx.Module):
         self.layer1 = nnx.Linear(4 * config.d_model, config.d_model, precision="highest", rngs=rngs)
         self.layer2 = nnx.Linear(config.d_model, config.d_output, precision="highest", rngs=rngs)
 
-    def __call__(self, pooled: Array) -> Array:
-        """Logits (B, classes) from pooled (2B, H): the first documents of all pairs, then the second ones."""
+    def __call__(self, pooled: Float[Array, "documents H"]) -> Float[Array, "B classes"]:
+        """Logits from the pooled features of the first documents of all pairs, then those of the second documents."""
         a, b = jnp.split(pooled, 2)
         return self.layer2(jax.nn.gelu(self.layer1(jnp.concatenate([a, b, a - b, a * b], axis=-1))))
 
@@ -30,12 +32,14 @@ class RetrievalHead(nnx.Module):
 class Classifier(nnx.Module):
     """A stack of state space blocks with a linear encoder and a pooled head (S5 paper, appendix G.1).
 
-    A new model is in training mode: the first call then changes batch norm's statistics. Call `eval()` for inference;
-    models that are loaded or imported are in evaluation mode already.
+    A new model is in training mode, where a call changes the statistics of batch norm. Call `eval()` for inference.
+    Loaded and imported models are in evaluation mode.
     """
 
+    decoder: RetrievalHead | nnx.Linear
+
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        # Sizes and options of the layers are asked of the layers: a copy here would be wrong after a cut.
+        # `config` reads sizes and options from the layers, because a copy here would be wrong after a cut.
         self._options = dataclasses.replace(config, state_sizes=(0,) * len(config.state_sizes))
         self.encoder = Linear(config.d_input, config.d_model, rngs=rngs)
         make_block = kind_of(config.ssm).make_block
@@ -50,7 +54,7 @@ class Classifier(nnx.Module):
         """The config of a model of these sizes.
 
         Raises:
-            UserError: the layers have different options, so that no config describes them.
+            UserError: the layers have different options, so no config describes them.
         """
         ssm_layers = [block.ssm for block in self.blocks]
         if len({layer.config for layer in ssm_layers}) > 1:
@@ -58,18 +62,17 @@ class Classifier(nnx.Module):
         sizes = tuple(layer.n_states for layer in ssm_layers)
         return dataclasses.replace(self._options, state_sizes=sizes, ssm=ssm_layers[0].config)
 
-    def __call__(self, x: Array, lengths: Array | None = None, *, rngs: nnx.Rngs | None = None) -> Array:
-        """Logits of a batch.
+    def __call__(
+        self, x: Num[AnyArray, "..."], lengths: Int[AnyArray, "..."] | None = None, *, rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "B classes"]:
+        """Compute the logits of a batch.
 
         Args:
-            x: (B, L, d_input) float, or (B, L) integer tokens. Two documents: (B, 2, L, d_input) or (B, 2, L); the
-                reference's stacked form, 2B sequences with the first documents of all pairs before the second ones, is
-                accepted too.
-            lengths: true lengths (B,), or (B, 2), where sequences are padded. Padding passes through the layers as any
-                other input, as in the S5 reference; only the pooling leaves it out.
-            rngs: source of the `dropout` key; needed in training mode with dropout.
-        Returns:
-            (B, d_output), unnormalised.
+            x: (B, L, d_input) float, or (B, L) integer tokens. Two documents: (B, 2, L, d_input) or (B, 2, L), or the
+                reference's stacked form: 2B sequences, the first documents of all pairs before the second documents.
+            lengths: true lengths (B,), or (B, 2), of padded sequences. The layers process padding like any other input,
+                as in the S5 reference; only the pooling skips it.
+            rngs: source of the `dropout` key; required in training mode with dropout.
         Raises:
             UserError: tokens outside the vocabulary, lengths outside 1…L, or a wrong shape.
         """
@@ -77,14 +80,14 @@ class Classifier(nnx.Module):
         if options.retrieval:
             x, lengths = stack_documents(x, lengths)
         self._check(x, lengths)
-        if x.ndim == 2:  # int32, because `one_hot` counts in the dtype of the tokens: uint8 ends at 255
+        if x.ndim == 2:  # int32, because `one_hot` counts in the dtype of the tokens and uint8 ends at 255
             x = jax.nn.one_hot(x.astype(jnp.int32), options.d_input)
-        x = self.encoder(x).astype(options.dtype)
+        h = self.encoder(jnp.asarray(x)).astype(options.dtype)
         for block in self.blocks:
-            x = block(x, rngs)
-        return self.decoder(pool(x.astype(jnp.float32), lengths, options.pooling))
+            h = block(h, rngs)
+        return self.decoder(pool(h.astype(jnp.float32), lengths, options.pooling))
 
-    def _check(self, x: Array, lengths: Array | None) -> None:
+    def _check(self, x: AnyArray, lengths: AnyArray | None) -> None:
         d_input = self._options.d_input
         tokens = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.integer)
         if not tokens and (x.ndim != 3 or x.shape[-1] != d_input):
@@ -99,11 +102,13 @@ class Classifier(nnx.Module):
             raise UserError(f"lengths in {steps.min()}…{steps.max()}: expected 1…{x.shape[1]}, the padded length")
 
 
-def stack_documents(x: Array, lengths: Array | None) -> tuple[Array, Array | None]:
-    """Pairs of documents as 2B sequences, the first documents before the second ones.
+def stack_documents(
+    x: Num[AnyArray, "..."], lengths: Int[AnyArray, "..."] | None
+) -> tuple[Num[AnyArray, "..."], Int[AnyArray, "..."] | None]:
+    """Stack pairs of documents to 2B sequences, the first documents before the second documents.
 
     Args:
-        x: tokens (B, 2, L) or floats (B, 2, L, d_input); what is stacked already is returned as it is.
+        x: tokens (B, 2, L) or floats (B, 2, L, d_input). Stacked documents are returned unchanged.
         lengths: (B, 2), (2B,) or None.
     """
     if x.ndim == (3 if jnp.issubdtype(x.dtype, jnp.integer) else 4):
@@ -113,19 +118,21 @@ def stack_documents(x: Array, lengths: Array | None) -> tuple[Array, Array | Non
     return x, lengths
 
 
-def _concrete(x: Array | None) -> np.ndarray | None:
-    """Concrete values of `x`; None if `x` is None, empty or a tracer. Uses NumPy because a jnp operation on a
-    closed-over array would be staged out."""
+def _concrete(x: AnyArray | None) -> np.ndarray | None:
+    """Concrete values of `x`; None if `x` is None, empty or a tracer.
+
+    Uses NumPy because a jnp operation on a closed-over array would be staged out.
+    """
     return None if x is None or isinstance(x, jax.core.Tracer) or not x.size else np.asarray(x)
 
 
-def pool(x: Array, lengths: Array | None, pooling: str) -> Array:
-    """(B, L, H) to (B, H): the mean over, or the last of, the first `lengths` steps (of all where None)."""
+def pool(x: Float[Array, "B L H"], lengths: Int[AnyArray, "B"] | None, pooling: str) -> Float[Array, "B H"]:
+    """The mean over the first `lengths` steps, or the last of them; over all steps if None."""
     if pooling == "last":
         return x[:, -1] if lengths is None else jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    steps = jnp.arange(x.shape[1])
+    steps = jnp.arange(x.shape[1])[None]
     mask = jnp.ones(x.shape[:2], bool) if lengths is None else steps < lengths[:, None]
-    # A product with the mask also where it is all ones: XLA fuses a mean with the block before it, and then holds
-    # every constant of that as a whole array.
-    total = jnp.einsum("blh,bl->bh", x, mask.astype(x.dtype), precision="highest")  # float32 also where TF32 is default
+    # Multiplies by the mask even if it is all ones, because XLA would fuse a plain mean with the block before it and
+    # materialise every constant of that block as a full array.
+    total = jnp.einsum("blh,bl->bh", x, mask.astype(x.dtype), precision="highest")  # not TF32
     return total / mask.sum(axis=1, keepdims=True).astype(x.dtype)

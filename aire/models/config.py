@@ -1,4 +1,4 @@
-"""`ModelConfig`: everything that fixes a model's shape and behaviour."""
+"""`ModelConfig`: the shape and behaviour of a model."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,26 +14,26 @@ POOLINGS = ("mean", "masked_mean", "last")
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Everything that fixes a model's shape and behaviour; a pruned model differs in `state_sizes` alone.
+    """The shape and behaviour of a model. A pruned model differs only in `state_sizes`.
 
     Attributes:
         d_input: input features, or size of the vocabulary for token inputs.
         d_model: features H inside the model.
         d_output: classes.
-        state_sizes: stored states of each layer; its length is the depth.
+        state_sizes: stored states of each layer; the length is the depth.
         ssm: options of the state space layers, of any kind in `aire.ssm.KINDS`.
-        activation: "gelu", "half_glu1", "half_glu2" or "full_glu" (S5 paper, appendix G.1), or "glu", the S4D
-            reference's: as "full_glu", but on the exact GELU instead of its tanh approximation.
+        activation: "gelu", "half_glu1", "half_glu2" or "full_glu" (S5 paper, appendix G.1), or "glu" of the
+            S4D reference: as "full_glu", with the exact GELU in place of its tanh approximation.
         prenorm: normalise before the layer instead of after the residual sum.
         batchnorm: batch norm (over batch and time) instead of layer norm.
         bn_momentum: momentum of batch norm's running statistics.
-        dropout: rate; one mask is shared by all time steps of a sequence.
-        pooling: "mean" over time (over the true steps where lengths are given), "masked_mean" (the same, and lengths
-            are required), or "last" (the last true step).
+        dropout: rate; all time steps of a sequence share one mask.
+        pooling: "mean" over time (over the true steps if lengths are passed), "masked_mean" (the same, lengths are
+            required), or "last" (the last true step).
         retrieval: two-document head in place of the classifier.
-        dtype: of the activations inside the blocks, "float32" or "bfloat16". Parameters, the recurrence (or the
-            convolution), pooling and head are float32 in both. Matmuls between float32 activations are in JAX's default
-            precision, which on accelerators is lower unless `jax_default_matmul_precision` says otherwise.
+        dtype: dtype of the activations inside the blocks, "float32" or "bfloat16". Parameters, the recurrence (or the
+            convolution), pooling and head are always float32. Matmuls of float32 activations use JAX's default
+            precision, which is lower on accelerators unless `jax_default_matmul_precision` is set.
     """
 
     d_input: int
@@ -66,5 +66,5 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`, also after JSON."""
+        """Invert `dataclasses.asdict`, also after a round trip through JSON."""
         return cls(**{**fields, "ssm": ssm_config(fields["ssm"])})

@@ -1,24 +1,24 @@
-"""Functions whose gradients keep little: what they are computed from, and compute the rest again."""
+"""Functions whose gradients store few residuals and recompute the rest."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Shaped
 
 PyTree = Any
 
 
-def two_stages(first: Callable[..., PyTree], second: Callable[..., Array]) -> Callable[..., Array]:
-    """f(x, w) = second(x, first(x, w)), differentiated from x, w and the value of `first` alone.
+def checkpoint_second_stage(first: Callable[..., PyTree], second: Callable[..., Array]) -> Callable[..., Array]:
+    """Return f(x, w) = second(x, first(x, w)), whose VJP saves only x, w and first(x, w).
 
-    What `jax.checkpoint` is for. On a CPU that does not help: XLA merges what is computed again with what was computed
-    before, or, kept from that by a barrier, computes it early, for barriers are gone when the order is fixed.
+    `jax.checkpoint` does not help on a CPU. XLA merges the recomputation with the first computation. With a barrier
+    between them it schedules the recomputation early, because it drops barriers before it schedules.
 
     Args:
-        first: of trees of float arrays x and w, whose value costs more to compute again than to keep.
-        second: of x and that value.
+        first: function of x and w, trees of float arrays. Its value is expensive to recompute.
+        second: function of x and that value, cheap to recompute.
     """
 
     @jax.custom_vjp
@@ -29,8 +29,8 @@ def two_stages(first: Callable[..., PyTree], second: Callable[..., Array]) -> Ca
         z = first(x, w)
         return second(x, z), (x, w, z)
 
-    def backward(kept: tuple[PyTree, ...], cotangent: Array) -> tuple[PyTree, PyTree]:
-        x, w, z = after(cotangent, kept)
+    def backward(residuals: tuple[PyTree, ...], cotangent: Array) -> tuple[PyTree, PyTree]:
+        x, w, z = depend_on(cotangent, residuals)
         x_cotangent, z_cotangent = jax.vjp(second, x, z)[1](cotangent)
         more, w_cotangent = jax.vjp(first, x, w)[1](z_cotangent)
         return jax.tree.map(jnp.add, x_cotangent, more), w_cotangent
@@ -39,15 +39,15 @@ def two_stages(first: Callable[..., PyTree], second: Callable[..., Array]) -> Ca
     return function
 
 
-def after(value: Array, tree: PyTree) -> PyTree:
+def depend_on(value: Shaped[Array, "..."], tree: PyTree) -> PyTree:
     """Identity on `tree` that adds a data dependency on `value` (a scheduling barrier).
 
-    On a CPU it adds a zero that XLA cannot fold, because XLA drops barriers there before it schedules; on other
-    platforms it is a barrier.
+    On a CPU it adds a zero that XLA cannot fold, because XLA drops barriers there before it schedules. On other
+    platforms it is an optimization barrier.
     """
 
     def add_zero(value: Array, tree: PyTree) -> PyTree:
-        zero = jnp.fmin(jnp.abs(value[(0,) * value.ndim]), 0)  # also of NaN and infinity
+        zero = jnp.fmin(jnp.abs(value[(0,) * value.ndim]), 0)  # zero for NaN and infinity, too
         return jax.tree.map(lambda a: a + zero.astype(a.dtype), tree)
 
     def barrier(value: Array, tree: PyTree) -> PyTree:

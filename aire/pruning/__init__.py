@@ -1,4 +1,4 @@
-"""Scores, selection, refit and surgery: which states a model keeps, and the smaller model."""
+"""Scores, selection, refit and surgery: which states to keep, and the smaller model."""
 
 from aire.pruning import methods, scores
 from aire.pruning.api import find_cut, prune, score

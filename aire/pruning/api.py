@@ -1,11 +1,11 @@
-"""Score, normalise, select, refit and cut: each step a function, and all of them in one call."""
+"""Score, normalise, select, refit and cut: each step as a function, and all steps in one call."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import Array
+from jaxtyping import Array, Float
 
 from aire.pruning import methods, scores, surgery
 from aire.pruning.calibration import Batch, Calibration
@@ -28,23 +28,23 @@ def score(
     normalize: str | None = None,
     unstable: str = "error",
     seed: int = 0,
-) -> dict[str, Array]:
+) -> dict[str, Float[Array, "_"]]:
     """Score every state of a model.
 
     Args:
-        model: any module with state space layers, or the modes of each layer, such as `Modes.discrete` gives.
+        model: any module with state space layers, or the modes of each layer, such as from `Modes.discrete`.
         method: a method of `aire.pruning.methods.METHODS`, a score of `aire.pruning.scores.SCORES`, or a `Method`.
-        moments: per layer path, from `aire.calibrate`, for scores that need them.
+        moments: by layer path, from `aire.calibrate`, for scores that need them.
         normalize: "prefix" (AIRE-Prune, LAST: comparable across layers), "channel" (the same within each system of a
-            bank) or "none" (the raw energies); None: as the method has it, "prefix" for a score alone.
-        unstable: what a score that holds for stable states alone does about |λ̄| ≥ 1: "error", or "first" to rank them
-            above all others. Scores that do not read the energy of an infinite response ignore it.
-        seed: of scores that draw at random; the others do not read it.
+            bank) or "none" (the raw energies). None uses the setting of the method, which is "prefix" for a score.
+        unstable: how a score defined only for stable states treats |λ̄| ≥ 1: "error", or "first" to rank these states
+            above all others. Other scores ignore it.
+        seed: seed of random scores. Other scores ignore it.
     Returns:
-        Per layer path, float (n_states,), non-negative.
+        Scores by layer path, non-negative.
     Raises:
         UserError: an unknown name, missing moments, NaN or infinite weights, an unstable eigenvalue, or a score that
-            gives anything but a non-negative number per state; the layer is named.
+            does not return one non-negative number per state. The message names the layer.
     """
     chosen = methods.get(method)
     normalize = chosen.normalize if normalize is None else normalize
@@ -76,26 +76,26 @@ def _check_modes(path: str, modes: Modes, unstable: str) -> None:
 
 
 def _checked(path: str, name: str, energies: object, defined: Array) -> Array:
-    """What a score gave, as an array, if it is one non-negative number for each state."""
+    """Return the energies as an array. Raise UserError unless they are one non-negative number per state."""
     try:
         values = np.asarray(energies, np.float64)
     except (TypeError, ValueError) as error:
-        raise UserError(f"score {name!r} gave a {type(energies).__name__} for layer {path!r}: {error}") from error
+        raise UserError(f"score {name!r} returned a {type(energies).__name__} for layer {path!r}: {error}") from error
     if values.shape != defined.shape:
         given, expected = list(values.shape), list(defined.shape)
-        raise UserError(f"score {name!r} gave shape {given} for layer {path!r}: expected {expected}")
+        raise UserError(f"score {name!r} returned shape {given} for layer {path!r}: expected {expected}")
     used = values[np.asarray(defined)]
     if not (np.isfinite(used).all() and (used >= 0).all()):
         raise UserError(
-            f"score {name!r} gave negative, NaN or infinite values for layer {path!r}; a score that divides by "
-            "1 − |λ̄|² is registered with stable=True"
+            f"score {name!r} returned negative, NaN or infinite values for layer {path!r}; register a score that "
+            "divides by 1 − |λ̄|² with stable=True"
         )
     return energies if isinstance(energies, Array) else jnp.asarray(values)
 
 
 def find_cut(
     model: nnx.Module,
-    state_scores: Mapping[str, Array],
+    state_scores: Mapping[str, Float[Array, "_"]],
     method: str | Method,
     *,
     ratio: Ratio | None = None,
@@ -104,16 +104,16 @@ def find_cut(
     leave_whole: Sequence[str] = (),
     calibration: Calibration | None = None,
 ) -> Cut:
-    """Select by scores, and refit if the method does.
+    """Select states by their scores, and refit if the method has a refit.
 
     Args:
-        model: the model that the scores are of.
-        state_scores: per layer path, as from `score`.
-        method: as in `score`; its scope holds where `scope` is None.
+        model: the scored model.
+        state_scores: by layer path, from `score`.
+        method: as in `score`. Its scope applies if `scope` is None.
         ratio, threshold, leave_whole: as in `select`.
-        calibration: for a method with a refit.
+        calibration: inputs for the refit.
     Raises:
-        UserError: as `select` does, or a refit without calibration.
+        UserError: as in `select`, or a refit without calibration.
     """
     chosen = methods.get(method)
     scope = chosen.scope if scope is None else scope
@@ -141,21 +141,22 @@ def prune(
     """Cut the states that matter least, without retraining (AIRE-Prune, algorithm 1).
 
     Args:
-        model: any module with state space layers; it is not changed.
-        ratio: share of all states to cut, in [0, 1), or shares by layer pattern, as in `select`; or
+        model: any module with state space layers. It is not changed.
+        ratio: share of all states to cut, in [0, 1), or shares by layer pattern, as in `select`. Pass `ratio` or
+            `threshold`.
         threshold: the lowest score to keep.
         method: a method of `aire.pruning.methods.METHODS`, a score of `aire.pruning.scores.SCORES`, or a `Method`.
-        scope, normalize: in place of the method's own, which are "global" and "prefix" for a score alone. The scope
+        scope, normalize: override the settings of the method, which are "global" and "prefix" for a score. The scope
             "channel" is short for "global" with normalize="channel".
         leave_whole: patterns of layers that keep all states, as in `select`.
-        calibration: unlabelled inputs, as `aire.calibrate` takes them, for methods that need them.
+        calibration: unlabelled inputs, as for `aire.calibrate`, for methods that need them.
         unstable, seed: as in `score`.
     Raises:
-        UserError: as `score` and `select` do, or a method that needs calibration without it.
+        UserError: as in `score` and `select`, or missing calibration.
     """
     if scope == "channel":
         if normalize not in (None, "channel"):
-            raise UserError(f"scope='channel' means normalize='channel', but normalize={normalize!r} was given")
+            raise UserError(f"scope='channel' means normalize='channel', not normalize={normalize!r}")
         scope, normalize = "global", "channel"
     chosen = methods.get(method)
     if calibration is not None and not isinstance(calibration, Calibration):
@@ -163,7 +164,8 @@ def prune(
     if chosen.needs_calibration and calibration is None:
         raise UserError(f"method {method!r} needs inputs of the model: pass calibration=batches")
     all_modes = surgery.modes(model)
-    moments = calibration.moments(model) if "moments" in scores.get(chosen.score).needs else None
+    needed = "moments" in scores.get(chosen.score).needs
+    moments = calibration.moments(model) if calibration is not None and needed else None
     state_scores = score(all_modes, chosen, moments=moments, normalize=normalize, unstable=unstable, seed=seed)
     cut = find_cut(
         model,

@@ -1,4 +1,4 @@
-"""Calibration: one pass of unlabelled inputs through a model, and the moments of every layer's states."""
+"""Calibration: measure the moments of every layer's states on unlabelled inputs."""
 
 import functools
 from collections.abc import Iterable, Mapping
@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, Num
+from numpy.typing import ArrayLike
 
 from aire.models import stack_documents
 from aire.pruning.moments import Moments
@@ -17,25 +17,25 @@ from aire.ssm import StateSpaceLayer, layers, map_layers
 from aire.ssm.paths import path_name
 from aire.utils.errors import UserError
 
-# Numbers that the states of one pass over rows of a batch may hold: 64 MiB. A bank's states for a whole batch of long
-# sequences would be gigabytes.
+# Maximum size of the states computed at once, in numbers: 64 MiB. The states of a bank for a batch of long sequences
+# would need gigabytes.
 _STATE_NUMBERS = 2**24
 
-Batch = ArrayLike | Mapping[str, ArrayLike]  # x, or a dict with x and, where sequences are padded, lengths
+Batch = ArrayLike | Mapping[str, ArrayLike]  # x, or a dict with x and, for padded sequences, lengths
 
 
 def calibrate(model: nnx.Module, batches: Iterable[Batch]) -> dict[str, Moments]:
     """Measure the moments of every state space layer on unlabelled inputs, in evaluation mode.
 
-    Sums are float32 within a batch, float64 over batches. Memory is one batch and one matrix of a layer's states.
+    Sums are float32 within a batch and float64 over batches. Memory holds one batch and one covariance per layer.
 
     Args:
-        model: any module with state space layers, called as model(x), or model(x, lengths) where lengths are given.
-        batches: inputs x, or dicts with x and lengths; other entries, such as labels, are not read.
+        model: any module with state space layers, called as model(x), or model(x, lengths) if a batch has lengths.
+        batches: inputs x, or dicts with x and lengths. Other entries, such as labels, are ignored.
     Returns:
-        Per layer path.
+        Moments by layer path.
     Raises:
-        UserError: no batches, or one without x.
+        UserError: no batches, a batch without x, or a layer that the model does not call.
     """
     model = nnx.clone(model)
     model.eval()
@@ -73,38 +73,38 @@ def calibrate(model: nnx.Module, batches: Iterable[Batch]) -> dict[str, Moments]
     return {path: total[path] for path in places}
 
 
-def inputs(batch: Batch) -> tuple[Array, Array | None]:
-    """x and lengths of a calibration batch. Raises UserError if it has no x."""
+def inputs(batch: Batch) -> tuple[Num[Array, "..."], Int[Array, "..."] | None]:
+    """x and lengths of a calibration batch. Raise UserError if it has no x."""
     if not isinstance(batch, Mapping):
         return jnp.asarray(batch), None
     if "x" not in batch:
-        raise UserError(f"a calibration batch with {sorted(batch)}: expected inputs x, and lengths where padded")
+        raise UserError(f"a calibration batch with {sorted(batch)}: expected inputs x, and lengths if padded")
     lengths = batch.get("lengths")
     return jnp.asarray(batch["x"]), None if lengths is None else jnp.asarray(lengths)
 
 
 class Calibration:
-    """Calibration batches, kept in memory, and what was measured on them, once for a model."""
+    """Calibration batches in memory, with a cache of their moments for the last model."""
 
     def __init__(self, batches: Iterable[Batch]):
         self.batches = list(batches)
         self._measured: tuple[nnx.Module, dict[str, Moments]] | None = None
 
     def moments(self, model: nnx.Module) -> dict[str, Moments]:
-        """`calibrate` on the batches. The moments of the last model are kept."""
+        """`calibrate` on the batches, cached for the last model."""
         if self._measured is None or self._measured[0] is not model:
             self._measured = model, calibrate(model, self.batches)
         return self._measured[1]
 
 
 class Recording(nnx.Module):
-    """A layer that adds up the moments of its calls while a function is traced.
+    """A layer that accumulates the moments of its calls while a function is traced.
 
     Args:
         layer: the layer.
         place: as in `Moments`.
-        mask_rows: from the shape (B, L) of the inputs to 1 for true steps and 0 for padding.
-        sums: what the moments are added to.
+        mask_rows: maps the shape (B, L) of the inputs to a mask, 1 for true steps and 0 for padding.
+        sums: the moments are added to this dict.
     """
 
     def __init__(self, layer: StateSpaceLayer, place: np.ndarray, mask_rows: Any, sums: dict[str, Array]):
@@ -116,11 +116,13 @@ class Recording(nnx.Module):
         self._record(u, y)
         return y
 
-    def __getattr__(self, name: str) -> Any:  # what a model asks of its layer beside calling it
+    def __getattr__(self, name: str) -> Any:  # for models that read attributes of their layer
         return getattr(object.__getattribute__(self, "layer"), name)
 
 
-def _record(layer: StateSpaceLayer, place: np.ndarray, mask_rows: Any, sums: dict[str, Array], u: Array, y: Array):
+def _record(
+    layer: StateSpaceLayer, place: np.ndarray, mask_rows: Any, sums: dict[str, Array], u: Array, y: Array
+) -> None:
     mask = mask_rows(u.shape[:2])
     new = {
         "steps": mask.sum(),
@@ -130,8 +132,10 @@ def _record(layer: StateSpaceLayer, place: np.ndarray, mask_rows: Any, sums: dic
     sums.update({name: sums[name] + value if name in sums else value for name, value in new.items()})
 
 
-def _outer(layer: StateSpaceLayer, place: np.ndarray, u: Array, mask: Array) -> Array:
-    """Σ z zᵀ over the true steps of a batch, (channels, F, F), a few rows at a time."""
+def _outer(
+    layer: StateSpaceLayer, place: np.ndarray, u: Float[Array, "B L H"], mask: Float[Array, "B L"]
+) -> Float[Array, "channels F F"]:
+    """Σ z zᵀ over the true steps of a batch, a few rows at a time."""
     B, L, _ = u.shape
     channels, width = _extent(place)
     features = 2 * len(layer.reverse) * width
@@ -146,11 +150,11 @@ def _outer(layer: StateSpaceLayer, place: np.ndarray, u: Array, mask: Array) -> 
         return total + jnp.einsum("scf,scg->cfg", z, z, precision="highest"), None
 
     zero = jnp.zeros((channels, features, features), layer.D.dtype)
-    return jax.lax.scan(add, zero, tuple(chunks))[0]
+    return jax.lax.scan(add, zero, (chunks[0], chunks[1]))[0]
 
 
-def _features(x: Array, place: np.ndarray) -> Array:
-    """z at every step, (B L, channels, F), from the states (B, L, R, 2, n)."""
+def _features(x: Float[Array, "B L R 2 n"], place: np.ndarray) -> Float[Array, "BL channels F"]:
+    """z at every step, from the states."""
     B, L, R, _, n = x.shape
     channels, width = _extent(place)
     if channels == 1:
@@ -161,23 +165,25 @@ def _features(x: Array, place: np.ndarray) -> Array:
     return jnp.moveaxis(z, 3, 1).reshape(B * L, channels, -1)
 
 
-def _places(layer: StateSpaceLayer) -> np.ndarray:
-    """Of each state, its channel, and its place among the states of that channel; int (2, n)."""
+def _places(layer: StateSpaceLayer) -> Int[np.ndarray, "2 n"]:
+    """The channel of each state, and its index among the states of that channel."""
     channel = np.asarray(layer.channels())
     first = np.searchsorted(channel, channel)
     return np.stack([channel, np.arange(channel.size) - first])
 
 
 def _extent(place: np.ndarray) -> tuple[int, int]:
-    """Channels up to the last that has a state, and the most states of one."""
+    """The number of channels up to the last with a state, and the largest number of states in a channel."""
     channel, within = place
     return int(channel.max(initial=0)) + 1, int(within.max(initial=-1)) + 1
 
 
-def _mask(lengths: Array | None, shape: tuple[int, int]) -> Array:
-    """1 for true steps and 0 for padding, float32 (B, L)."""
+def _mask(
+    lengths: Int[Array | np.ndarray, "..."] | None, shape: tuple[int, int]
+) -> Float[Array, "{shape[0]} {shape[1]}"]:
+    """1 for true steps and 0 for padding, float32."""
     if lengths is None:
         return jnp.ones(shape)
     if lengths.shape != shape[:1]:
         raise UserError(f"lengths {list(lengths.shape)} for {shape[0]} sequences: expected one for each")
-    return (jnp.arange(shape[1]) < lengths[:, None]).astype(jnp.float32)
+    return (jnp.arange(shape[1])[None] < lengths[:, None]).astype(jnp.float32)

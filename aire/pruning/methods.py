@@ -1,7 +1,7 @@
-"""Methods: named choices of score, normalisation, scope and refit. All that the command line can name is one.
+"""Methods: named choices of score, normalisation, scope and refit, as used on the command line.
 
-Every score is a method of its own name too, normalised by prefix and selected globally: one that you register with
-`scores.register` is known at once. `METHODS["mine"] = Method("my_score", "none", "uniform")` adds any other choice.
+Every registered score is also a method of the same name, with prefix normalisation and global scope.
+`METHODS["mine"] = Method("my_score", "none", "uniform")` adds any other choice.
 """
 
 import dataclasses
@@ -14,18 +14,20 @@ from aire.pruning.calibration import Calibration
 from aire.pruning.surgery import Cut
 from aire.utils.errors import UserError
 
-Refit = Callable[[nnx.Module, Cut, Calibration], Cut]  # from the uncut model and the cut: the cut with new readouts
+Refit = Callable[
+    [nnx.Module, Cut, Calibration], Cut
+]  # refit(unpruned model, cut, calibration) -> the cut with new readouts
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """How states are compared, and what happens after the cut.
+    """How to compare states, and what to do after the cut.
 
     Attributes:
-        score: a name of `scores.SCORES`.
-        normalize: a name of `scores.NORMALIZATIONS`.
-        scope: "global", or "uniform": the same share of every layer; as in `select`.
-        refit: a step after the cut, refit(model, cut, calibration) -> the cut with replaced readouts; None for none.
+        score: a key of `scores.SCORES`.
+        normalize: a key of `scores.NORMALIZATIONS`.
+        scope: "global", or "uniform" for the same share of every layer, as in `select`.
+        refit: a step after the cut, refit(model, cut, calibration) -> the cut with replaced readouts, or None.
     """
 
     score: str
@@ -35,12 +37,12 @@ class Method:
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether it must see inputs of the model."""
+        """Whether it needs inputs of the model."""
         return self.refit is not None or "moments" in scores.get(self.score).needs
 
     @property
     def draws(self) -> bool:
-        """Whether it depends on a seed: of its random numbers, or of its choice of calibration inputs."""
+        """Whether it depends on a seed: for random numbers, or for the choice of calibration inputs."""
         return self.needs_calibration or "key" in scores.get(self.score).needs
 
 
@@ -49,12 +51,12 @@ METHODS: dict[str, Method] = {
     "last": Method("last"),  # LAST (NeurIPS 2024); its paper's baselines below
     "hankel": Method("hankel"),  # ours
     "random": Method("random", "none"),  # the prefix normalisation is meaningless for random scores
-    # LAMP (Lee et al., ICLR 2021): with weights in ascending order, score(u) = W[u]² / Σ_{v≥u} W[v]². Those at
-    # or after u are those at least as large, so it is the prefix normalisation of the squared magnitudes.
+    # LAMP (Lee et al., ICLR 2021): with weights in ascending order, score(u) = W[u]² / Σ_{v≥u} W[v]². The weights
+    # from u on are those at least as large, so this is the prefix normalisation of the squared magnitudes.
     "lamp": Method("magnitude"),
     "magnitude_global": Method("magnitude", "none"),
     "magnitude_uniform": Method("magnitude", "none", "uniform"),
-    "hinf_global": Method("last", "none"),  # squared, as LAST's score; the order is that of the norms
+    "hinf_global": Method("last", "none"),  # squares, which have the order of the norms
     "hinf_uniform": Method("last", "none", "uniform"),
     "aire_unnormalised": Method("aire", "none"),
     "aire_uniform": Method("aire", "prefix", "uniform"),
@@ -65,24 +67,23 @@ METHODS: dict[str, Method] = {
 
 
 def names() -> list[str]:
-    """All methods: those of `METHODS`, then the scores that none of them uses, which are the users' own."""
+    """All methods: those of `METHODS`, then the scores that none of them uses, that is the user's own."""
     used = {method.score for method in METHODS.values()}
     return [*METHODS, *(name for name in scores.SCORES if name not in used and name not in METHODS)]
 
 
 def data_free() -> list[str]:
-    """The methods that see no data: the papers', and the users' own of that kind."""
+    """The methods that need no calibration inputs."""
     return [name for name in names() if not get(name).needs_calibration]
 
 
 def get(name: str | Method) -> Method:
-    """The method of that name, or the score of that name, normalised by prefix and selected globally.
+    """Return the method of this name, or the score of this name with prefix normalisation and global scope.
 
-    A `Method` is returned as it is.
+    A `Method` is returned unchanged.
 
     Raises:
-        UserError: neither a method nor a score; the names there are listed. Or a user's score that has taken the name
-            of another method.
+        UserError: the name is neither a method nor a score, or it is both and the method uses another score.
     """
     method = name if isinstance(name, Method) else METHODS.get(name, Method(name))
     if method.score not in scores.SCORES:

@@ -1,4 +1,4 @@
-"""What pruning gives back: the smaller model, what was cut, and a report of every layer."""
+"""The result of pruning: the smaller model, the cut, and a report of every layer."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -7,8 +7,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from flax import nnx
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array
+from numpy.typing import ArrayLike
 
 from aire.pruning import scores
 from aire.pruning.surgery import Cut, apply
@@ -24,6 +24,7 @@ class Change(NamedTuple):
 
     @classmethod
     def total(cls, changes: Iterable["Change"]) -> "Change":
+        """The sum of changes."""
         before, after = zip(*changes, strict=True)
         return cls(sum(before), sum(after))
 
@@ -33,10 +34,10 @@ class LayerReport:
     """One layer before and after a cut.
 
     Attributes:
-        path: of the layer in the model.
-        states: stored states.
-        energy_kept: share of the layer's AIRE energy in the states that stay.
-        parameters: trainable numbers of the layer itself.
+        path: path of the layer in the model.
+        states: number of stored states.
+        energy_kept: share of the layer's AIRE energy in the kept states.
+        parameters: number of trainable parameters of the layer.
     """
 
     path: str
@@ -47,14 +48,14 @@ class LayerReport:
 
 @dataclasses.dataclass(frozen=True)
 class PruneResult:
-    """What `prune` gives back.
+    """The result of `prune`.
 
     Attributes:
         model: the smaller model.
-        cut: what was cut, with the readouts that a refit replaced.
-        scores: per layer path, the normalised scores that the selection compared.
+        cut: the kept states, and the readouts that a refit replaced.
+        scores: by layer path, the normalised scores that the selection compared.
         layers: one report per layer.
-        parameters: of the model.
+        parameters: number of trainable parameters of the model.
     """
 
     model: nnx.Module
@@ -65,16 +66,16 @@ class PruneResult:
 
     @property
     def keep(self) -> Mapping[str, ArrayLike]:
-        """Per layer path, bool (n_states,)."""
+        """The mask of kept states by layer path, bool (n,)."""
         return self.cut.keep
 
     @property
     def states(self) -> Change:
-        """Stored states of the model."""
+        """Number of stored states of the model."""
         return Change.total(layer.states for layer in self.layers)
 
     def summary(self) -> str:
-        """A table: per layer the states before and after, the share of energy kept, and the parameters; totals."""
+        """A table of states before and after, energy kept and parameters, by layer and in total."""
         rows = [("layer", "states", "cut", "energy kept", "parameters")]
         for r in self.layers:
             rows.append((r.path or "(model)", *_states(r.states), f"{r.energy_kept:.2%}", _arrow(r.parameters)))
@@ -96,7 +97,7 @@ def _states(change: Change) -> tuple[str, str]:
 def result_of(
     model: nnx.Module, modes: Mapping[str, Modes], state_scores: Mapping[str, Array], cut: Cut
 ) -> PruneResult:
-    """Apply a cut and report it."""
+    """Apply a cut and make its report."""
     smaller = apply(model, cut)
     before, after = layers(model), layers(smaller)
     reports = [
@@ -118,5 +119,5 @@ def _energy_kept(modes: Modes, keep: ArrayLike) -> float:
 
 
 def count_parameters(module: nnx.Module) -> int:
-    """Trainable real numbers of a module."""
+    """The number of trainable parameters of a module, in real numbers."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))

@@ -1,4 +1,4 @@
-"""The selector: scores of all layers in, keep masks out. Pure functions on dicts of arrays."""
+"""The selector: from the scores of all layers to masks of kept states. Pure functions on dicts of arrays."""
 
 import fnmatch
 from collections.abc import Mapping, Sequence
@@ -6,50 +6,50 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jaxtyping import Array, Bool, Float
 
 from aire.ssm.paths import natural_order
 from aire.utils.errors import UserError
 
 SCOPES = ("global", "uniform")
 
-Ratio = float | Mapping[str, float]  # of all states to cut, or by layer pattern
+Ratio = float | Mapping[str, float]  # share of states to cut, of the model or by layer pattern
 
 
 def select(
-    scores: Mapping[str, Array],
+    scores: Mapping[str, Float[Array, "_"]],
     *,
     ratio: Ratio | None = None,
     threshold: float | None = None,
     scope: str = "global",
     leave_whole: Sequence[str] = (),
-) -> dict[str, Array]:
-    """Which states to keep.
+) -> dict[str, Bool[Array, "_"]]:
+    """Select the states to keep.
 
     Args:
-        scores: per layer path, real (n_l,); higher matters more.
+        scores: by layer path; n_l scores in layer l. Higher matters more.
         ratio: share p of states to cut, in [0, 1). Globally, exactly round((1 − p) Σ n_l) states are kept, the
-            highest-scoring of the whole network; with scope "uniform", round((1 − p) n_l) of every layer. `round` is
-            Python's: halves go to the even number, after binary rounding of (1 − p) n. Ties go to the earlier layer,
-            then to the lower index; layers are ordered by path, numbers in it by value.
+            highest-scoring of the network; with scope "uniform", round((1 − p) n_l) of every layer. `round` is Python's
+            and rounds halves to even, after binary rounding of (1 − p) n. Ties go to the earlier layer, then to the
+            lower index. Layers are sorted by path, numbers in it by value.
             Or shares by pattern of the layer path, {"blocks/0/*": 0.2, "*": 0.6}: a layer belongs to the first pattern
-            that it matches, and the layers of a pattern are selected as if they were the whole network.
+            that it matches, and the layers of a pattern are selected as if they were the entire network.
         threshold: keep every state that scores at least this much, in place of a ratio.
         scope: "global" or "uniform".
-        leave_whole: patterns of layers that keep all their states; a ratio then is of the states of the others.
+        leave_whole: patterns of layers that keep all states. A ratio then counts only the states of the other layers.
     Returns:
-        Per layer path, bool (n_l,).
+        Masks of kept states by layer path.
     Raises:
-        UserError: not exactly one of ratio and threshold, a ratio outside [0, 1), a ratio or threshold that would keep
-            no state at all, a pattern without a layer or a layer without a pattern, an unknown scope, or a score that
-            is NaN (the layer is named).
+        UserError: both or neither of ratio and threshold, a ratio outside [0, 1), a ratio or threshold that keeps no
+            state, a pattern without a layer or a layer without a pattern, an unknown scope, or NaN scores (the message
+            names the layer).
 
     >>> keep = select({"a": jnp.array([0.9, 0.1]), "b": jnp.array([0.5, 0.4])}, ratio=0.5)
     >>> {layer: mask.tolist() for layer, mask in keep.items()}
     {'a': [True, False], 'b': [True, False]}
     """
     if (ratio is None) == (threshold is None):
-        raise UserError("give either ratio=… or threshold=…, and not both")
+        raise UserError("pass either ratio=… or threshold=…, not both")
     check_scope(scope)
     _check_scores(scores)
     whole = _matching(scores, leave_whole)
@@ -57,20 +57,20 @@ def select(
     others = {layer: s for layer, s in scores.items() if layer not in whole}
     if threshold is not None:
         keep |= _above(others, threshold, bool(whole))
-    else:
+    elif ratio is not None:
         for share, group in _groups(others, ratio):
             keep |= _highest(group, share, scope)
     return {layer: keep[layer] for layer in scores}
 
 
 def check_ratio(ratio: float) -> None:
-    """Raises UserError unless 0 ≤ ratio < 1."""
+    """Raise UserError unless 0 ≤ ratio < 1."""
     if not 0 <= ratio < 1:
         raise UserError(f"ratio={ratio}: expected a share of states to cut in [0, 1)")
 
 
 def check_scope(scope: str) -> None:
-    """Raises UserError unless the scope is known."""
+    """Raise UserError unless the scope is one of `SCOPES`."""
     if scope not in SCOPES:
         raise UserError(f"scope={scope!r}: expected one of {list(SCOPES)}")
 
@@ -82,7 +82,7 @@ def _check_scores(scores: Mapping[str, Array]) -> None:
 
 
 def _matching(scores: Mapping[str, Array], patterns: Sequence[str]) -> set[str]:
-    """The layers that match any of the patterns, each of which must match one."""
+    """The layers that match any pattern. Raise UserError if a pattern matches none."""
     found = {pattern: set(fnmatch.filter(scores, pattern)) for pattern in patterns}
     for pattern, layers in found.items():
         if not layers:
@@ -91,7 +91,7 @@ def _matching(scores: Mapping[str, Array], patterns: Sequence[str]) -> set[str]:
 
 
 def _groups(scores: Mapping[str, Array], ratio: Ratio) -> list[tuple[float, dict[str, Array]]]:
-    """The ratios, each with the layers that are selected together."""
+    """Each ratio with the layers that are selected together."""
     if not isinstance(ratio, Mapping):
         return [(ratio, dict(scores))]
     _matching(scores, list(ratio))
@@ -102,7 +102,7 @@ def _groups(scores: Mapping[str, Array], ratio: Ratio) -> list[tuple[float, dict
 
 
 def _highest(scores: Mapping[str, Array], ratio: float, scope: str) -> dict[str, Array]:
-    """The states that a ratio keeps of some layers."""
+    """Select by ratio."""
     check_ratio(ratio)
     total = sum(s.size for s in scores.values())
     if scope == "uniform":
@@ -119,7 +119,7 @@ def _highest(scores: Mapping[str, Array], ratio: float, scope: str) -> dict[str,
 
 def _check_budget(ratio: float, budget: int, total: int) -> None:
     if total and not budget:
-        raise UserError(f"ratio={ratio} would keep none of the {total} states: give a smaller one")
+        raise UserError(f"ratio={ratio} would keep none of the {total} states: pass a smaller ratio")
 
 
 def _above(scores: Mapping[str, Array], threshold: float, may_be_empty: bool) -> dict[str, Array]:
@@ -132,8 +132,8 @@ def _above(scores: Mapping[str, Array], threshold: float, may_be_empty: bool) ->
 
 
 @jax.jit
-def _keep_top(scores: list[Array], budget: int) -> list[Array]:
-    """The `budget` highest of all scores together, as one mask per array; ties go to the earlier place."""
+def _keep_top(scores: list[Float[Array, "_"]], budget: int | Array) -> list[Bool[Array, "_"]]:
+    """Masks of the `budget` highest of all scores. Ties go to the earlier position."""
     flat = jnp.concatenate(scores)
     order = jnp.argsort(-flat, stable=True)
     keep = jnp.zeros(flat.size, bool).at[order].set(jnp.arange(flat.size) < budget)

@@ -1,4 +1,4 @@
-"""From a model and a `Cut` to the smaller model, or to one of the same size that computes the same."""
+"""Apply a `Cut` to a model: the smaller model, or an equivalent masked model of the same size."""
 
 import dataclasses
 import hashlib
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from aire.ssm import Modes, StateSpaceLayer, layers, map_layers
 from aire.ssm.paths import path_name
@@ -19,7 +19,7 @@ class Readout(NamedTuple):
     """A layer's output map after a cut.
 
     Attributes:
-        C: of the states that are kept, complex (directions, outputs of a channel, kept), as in `Modes`.
+        C: output matrix of the kept states, complex (R, O, kept), as in `Modes`.
         D: real (H,).
     """
 
@@ -29,11 +29,11 @@ class Readout(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """What a method decides about a model: which states stay, and the readouts that it replaced.
+    """The decision of a method: which states to keep, and which readouts to replace.
 
     Attributes:
-        keep: per layer path, bool (n_states,).
-        readouts: per layer path; a layer that is not named keeps its own C and D.
+        keep: masks of kept states by layer path, bool (n,).
+        readouts: new readouts by layer path. Other layers keep their C and D.
     """
 
     keep: Mapping[str, ArrayLike]
@@ -41,16 +41,15 @@ class Cut:
 
     @property
     def n_states(self) -> int:
-        """States that stay."""
+        """Number of kept states."""
         return sum(int(np.sum(mask)) for mask in self.keep.values())
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All that the cut consists of, by name: what tells two cuts apart."""
+        """All arrays of the cut by name. They identify the cut."""
         named = {path: np.asarray(mask) for path, mask in self.keep.items()}
         for path, readout in self.readouts.items():
-            named |= {
-                f"{path}~{name}": np.asarray(a) for name, a in readout._asdict().items()
-            }  # no path has "~C" in it
+            # No path contains "~C" or "~D".
+            named |= {f"{path}~{name}": np.asarray(a) for name, a in readout._asdict().items()}
         return named
 
     def digest(self) -> str:
@@ -59,7 +58,7 @@ class Cut:
 
 
 def digest(arrays: Mapping[str, ArrayLike]) -> str:
-    """SHA-256 of named arrays, in any order of the names, as hexadecimal digits."""
+    """SHA-256 of named arrays as hexadecimal digits, independent of their order."""
     sha = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
@@ -74,9 +73,9 @@ def modes(model: nnx.Module) -> dict[str, Modes]:
 
 
 def apply(model: nnx.Module, cut: Cut) -> nnx.Module:
-    """The model after a cut. Its arrays are really smaller.
+    """Return the model after a cut. Its arrays are smaller.
 
-    The model given is not changed; arrays without a state axis are shared with it.
+    The model is not changed. The new model shares the arrays without a state axis with it.
 
     Raises:
         UserError: unknown or missing layers, or a mask or readout of the wrong shape.
@@ -84,14 +83,14 @@ def apply(model: nnx.Module, cut: Cut) -> nnx.Module:
     _check(model, cut)
 
     def smaller(path: str, layer: StateSpaceLayer) -> StateSpaceLayer:
-        kept = layer.cut(cut.keep[path])
+        kept = layer.cut(np.asarray(cut.keep[path]))
         return kept.with_readout(*cut.readouts[path]) if path in cut.readouts else kept
 
     return map_layers(model, lambda path, layer: smaller(path_name(path), layer))
 
 
 def apply_masked(model: nnx.Module, cut: Cut) -> nnx.Module:
-    """A model of the same size that computes what `apply` would: one compilation serves every cut of a sweep.
+    """Return a model of the same size that computes what `apply` computes. All cuts of a sweep share one compilation.
 
     Raises:
         UserError: as `apply`.
@@ -100,7 +99,7 @@ def apply_masked(model: nnx.Module, cut: Cut) -> nnx.Module:
 
     def masked(path: str, layer: StateSpaceLayer) -> StateSpaceLayer:
         if path not in cut.readouts:
-            return layer.mask(cut.keep[path])
+            return layer.mask(np.asarray(cut.keep[path]))
         C, D = cut.readouts[path]
         kept = np.flatnonzero(np.asarray(cut.keep[path]))
         own = layer.readout()
@@ -110,17 +109,17 @@ def apply_masked(model: nnx.Module, cut: Cut) -> nnx.Module:
 
 
 def cut(model: nnx.Module, keep: Mapping[str, ArrayLike] | Cut) -> nnx.Module:
-    """`apply`, also for masks alone: per layer path, bool (n_states,), as from `select`; every layer must be named."""
+    """`apply`, also for plain masks: by layer path, bool (n,), as from `select`, for every layer."""
     return apply(model, as_cut(keep))
 
 
 def mask(model: nnx.Module, keep: Mapping[str, ArrayLike] | Cut) -> nnx.Module:
-    """`apply_masked`, also for masks alone."""
+    """`apply_masked`, also for plain masks."""
     return apply_masked(model, as_cut(keep))
 
 
 def as_cut(keep: Mapping[str, ArrayLike] | Cut) -> Cut:
-    """A `Cut`, from one or from its masks."""
+    """Convert masks to a `Cut`. A `Cut` is returned unchanged."""
     return keep if isinstance(keep, Cut) else Cut(keep)
 
 

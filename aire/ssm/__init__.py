@@ -1,4 +1,4 @@
-"""State space layers and their maths. Knows nothing of pruning."""
+"""State space layers and their maths, independent of pruning."""
 
 from aire.ssm.base import StateSpaceLayer
 from aire.ssm.lru import LRU, LRUConfig

@@ -1,8 +1,8 @@
-"""What all kinds of state space layer share: which arrays belong to states, cutting, masking, modes, states.
+"""The base class of state space layers: cutting, masking, modes and states.
 
-Axis legend of the whole package: B batch, L length, H features, P states of a MIMO layer such as S5 (those that are
-stored: one of each conjugate pair under conjugate symmetry), N state dimension of an S4D channel, n stored states of
-any layer, R scan directions (1 or 2).
+Axis legend of the package: B batch, L length, H features, P stored states of a MIMO layer such as S5 (one of each
+conjugate pair under conjugate symmetry), N state dimension of an S4D channel, n stored states of any layer, R scan
+directions (1 or 2), I inputs and O outputs of a channel (H and H for a MIMO layer, 1 and 1 for S4D).
 """
 
 from collections.abc import Mapping
@@ -11,9 +11,10 @@ from typing import Any, ClassVar, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from flax import nnx
-from jax import Array
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Bool, Complex, Float, Int32, Shaped
 
 from aire.ssm.modes import Modes
 from aire.ssm.scan import diagonal_scan
@@ -23,16 +24,16 @@ from aire.utils.errors import UserError
 class StateSpaceLayer(nnx.Module):
     """x_k = λ̄ x_{k-1} + B̄ u_k, y_k = s Re(C x_k) + D u_k in one direction or two: (B, L, H) to (B, L, H).
 
-    A kind of layer sets the three class attributes below, holds its output map in `C_re`, `C_im` (whose last axis is
-    the states') and `D (H,)`, and defines `discrete`, `drive` and `__call__`. A stable form of `margin` is worth
-    having. `aire.ssm.mimo.MIMO` defines all but `discrete` for layers whose states see all features.
+    A subclass sets the three class attributes below. It stores its output map in `C_re`, `C_im`, whose last axis is the
+    state axis, and `D` (H,). It defines `discrete`, `drive` and `__call__`, and should override `margin` with a
+    numerically stable form. `aire.ssm.MIMO` defines all but `discrete` for layers whose states see all features.
 
     Attributes:
-        STATE_AXIS: which axis of which array belongs to the states. Cutting and importing read it here alone.
-        ROLES: what each trained array is: "eigenvalue", "step", "input", "output" or "skip". The optimiser groups
-            parameters by it.
-        RUN_OPTIONS: the fields of `config` that belong to a run, not to what was learned.
-        config: the layer's options, a frozen dataclass with a field `kind`, and `bidirectional` if it can be.
+        STATE_AXIS: the state axis of each array that has one. Cutting and importing use it.
+        ROLES: the role of each trained array: "eigenvalue", "step", "input", "output" or "skip". The optimiser groups
+            parameters by role.
+        RUN_OPTIONS: the fields of `config` that belong to a run, not to the trained layer.
+        config: the layer's options, a frozen dataclass with a field `kind`, and `bidirectional` if the layer can be.
     """
 
     STATE_AXIS: ClassVar[Mapping[str, int]]
@@ -40,69 +41,79 @@ class StateSpaceLayer(nnx.Module):
     RUN_OPTIONS: ClassVar[tuple[str, ...]] = ()
 
     config: Any
+    C_re: nnx.Param
+    C_im: nnx.Param
+    D: nnx.Param
 
     @property
     def n_states(self) -> int:
-        """Stored states n."""
+        """The number n of stored states."""
         name, axis = next(iter(self.STATE_AXIS.items()))
         return getattr(self, name).shape[axis]
 
     @property
     def reverse(self) -> tuple[bool, ...]:
-        """Of each scan direction, whether it runs from the last step to the first; one where `config` says nothing."""
+        """For each scan direction, whether it runs backward. One forward direction unless `config` is bidirectional."""
         return (False, True) if getattr(self.config, "bidirectional", False) else (False,)
 
     @property
     def output_scale(self) -> float:
-        """The factor s of the output: 2 where one of each conjugate pair is stored."""
+        """The factor s of the output: 2 if one of each conjugate pair is stored."""
         return 1.0
 
-    def discrete(self) -> tuple[Array, Array]:
-        """λ̄ complex (n,) and B̄ complex (n, inputs of a channel)."""
+    def discrete(self) -> tuple[Complex[Array, "n"], Complex[Array, "n I"]]:
+        """λ̄ and B̄."""
         raise NotImplementedError
 
-    def drive(self, u: Array) -> Array:
-        """B̄ u as real and imaginary part, (B, L, 2, n), in the parameters' precision."""
+    def drive(self, u: Float[Array, "B L H"]) -> Float[Array, "B L 2 n"]:
+        """Real and imaginary part of B̄ u, in the parameters' precision."""
         raise NotImplementedError
 
-    def margin(self) -> Array:
-        """1 − |λ̄|², real (n,). A kind that knows log |λ̄| keeps more digits near 1."""
+    def margin(self) -> Float[Array, "n"]:
+        """1 − |λ̄|². Computed from log |λ̄|, it keeps more digits near |λ̄| = 1."""
         return 1 - jnp.abs(self.discrete()[0]) ** 2
 
-    def channels(self) -> Array:
-        """The independent system that each state belongs to, int32 (n,), ascending; one system unless overridden."""
+    def channels(self) -> Int32[Array, "n"]:
+        """The independent system that each state belongs to, ascending. One system unless overridden."""
         return jnp.zeros(self.n_states, jnp.int32)
 
-    def readout(self) -> Array:
-        """C, complex (R, outputs of a channel, n)."""
+    def readout(self) -> Complex[Array, "R O n"]:
+        """C."""
         return jax.lax.complex(self.C_re[...], self.C_im[...])
 
     def modes(self) -> Modes:
-        """The layer as a bank of discrete modes: what scores read."""
+        """The layer as a bank of discrete modes, the input of scores."""
         return Modes(*self.discrete(), self.readout(), self.margin(), self.channels())
 
-    def state_pairs(self, u: Array) -> Array:
-        """All states from zero initial ones, real and imaginary part: (B, L, R, 2, n) for inputs u (B, L, H)."""
+    def state_pairs(self, u: Float[Array, "B L H"]) -> Float[Array, "B L R 2 n"]:
+        """Real and imaginary part of all states, from zero initial states."""
         return diagonal_scan(self.discrete()[0], self.drive(u), reverse=self.reverse)
 
-    def states(self, u: ArrayLike) -> Array:
-        """All states from zero initial ones, complex (B, L, R, n), for inputs u (B, L, H)."""
+    def states(self, u: Shaped[ArrayLike, "B L H"]) -> Complex[Array, "B L R n"]:
+        """All states, from zero initial states."""
         x = self.state_pairs(as_floats(u, self.D.dtype))
         return jax.lax.complex(x[..., 0, :], x[..., 1, :])
 
-    def cut(self, keep: ArrayLike) -> Self:
-        """A layer with only the states where `keep`, bool (n,), is true. Its arrays are really smaller."""
+    def cut(self, keep: Bool[ArrayLike, "n"]) -> Self:
+        """Return a layer with only the states where `keep` is true. Its arrays are smaller."""
         kept = np.flatnonzero(np.asarray(keep))
         return self._replaced(
             {name: jnp.take(getattr(self, name)[...], kept, axis=axis) for name, axis in self.STATE_AXIS.items()}
         )
 
-    def mask(self, keep: ArrayLike) -> Self:
-        """A layer of the same size in which the states where `keep`, bool (n,), is false reach no output."""
-        return self._replaced({name: jnp.where(keep, getattr(self, name)[...], 0) for name in ("C_re", "C_im")})
+    def mask(self, keep: Bool[ArrayLike, "n"]) -> Self:
+        """Return a layer of the same size in which the states where `keep` is false reach no output."""
+        keep, C = jnp.asarray(keep), {name: getattr(self, name)[...] for name in ("C_re", "C_im")}
+        return self._replaced(
+            {name: jnp.where(jnp.expand_dims(keep, range(a.ndim - 1)), a, 0) for name, a in C.items()}
+        )
 
-    def with_readout(self, C: ArrayLike, D: ArrayLike) -> Self:
-        """The layer with another output map: C, complex as `readout` gives it, and D (H,)."""
+    def with_readout(self, C: npt.ArrayLike, D: npt.ArrayLike) -> Self:
+        """Return the layer with another output map: C, shaped as `readout` returns it, and D (H,).
+
+        Raises:
+            UserError: C or D has another shape.
+        """
         C, D = jnp.asarray(C), jnp.asarray(D)
         if C.shape != self.readout().shape or D.shape != self.D.shape:
             expected = f"C {list(self.readout().shape)} and D {list(self.D.shape)}"
@@ -111,24 +122,24 @@ class StateSpaceLayer(nnx.Module):
         own = {name: getattr(self, name) for name in parts}
         return self._replaced({name: a.reshape(own[name].shape).astype(own[name].dtype) for name, a in parts.items()})
 
-    def initial_state(self, batch: int) -> Array:
-        """Zero states, complex (B, n), to begin `step` with."""
-        return jnp.zeros((batch, self.n_states), jnp.result_type(self.D[...], jnp.complex64))
+    def initial_state(self, batch: int) -> Complex[Array, "{batch} n"]:
+        """Zero states, the initial argument of `step`."""
+        return jnp.zeros((batch, self.n_states), np.result_type(self.D.dtype, np.complex64))
 
     def check_one_direction(self) -> None:
-        """Raises UserError if the layer is bidirectional: such a layer needs the whole sequence."""
+        """Raise UserError if the layer is bidirectional."""
         if len(self.reverse) > 1:
-            raise UserError("step() needs a one-directional layer: a bidirectional one needs the whole sequence")
+            raise UserError("step() needs a one-directional layer: a bidirectional one needs the complete sequence")
 
     def _replaced(self, arrays: Mapping[str, Array]) -> Self:
-        """A copy with other arrays in its variables, which keep their metadata."""
+        """Copy the layer with other arrays in its variables, which keep their metadata."""
         layer = nnx.clone(self)
         for name, array in arrays.items():
             setattr(layer, name, getattr(self, name).replace(array))
         return layer
 
 
-def as_floats(u: ArrayLike, dtype: jnp.dtype) -> Array:
-    """Inputs of a layer as floats: in their own precision, or in `dtype` where they are integers or booleans."""
+def as_floats(u: Shaped[ArrayLike, "*A"], dtype: DTypeLike) -> Float[Array, "*A"]:
+    """Convert integers and booleans to `dtype`. Floats keep their precision."""
     u = jnp.asarray(u)
     return u if jnp.issubdtype(u.dtype, jnp.floating) else u.astype(dtype)

@@ -2,54 +2,57 @@
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Complex, Float
 
 from aire.utils.errors import UserError
 
+Discrete = tuple[Complex[Array, "P"], Complex[Array, "P H"]]
 
-def zoh(Lambda: Array, B: Array, Delta: Array) -> tuple[Array, Array]:
+
+def zoh(Lambda: Complex[Array, "P"], B: Complex[Array, "P H"], Delta: Float[Array, "P"]) -> Discrete:
     """Zero-order hold: λ̄ = exp(ΛΔ), B̄ = Λ⁻¹ (λ̄ − 1) B (S5 paper, eq. 6).
 
     Args:
-        Lambda: continuous eigenvalues, complex (P,).
-        B: continuous input matrix, complex (P, H).
-        Delta: time steps, real (P,).
+        Lambda: continuous eigenvalues.
+        B: continuous input matrix.
+        Delta: time steps.
     Returns:
-        λ̄, complex (P,), and B̄, complex (P, H).
+        λ̄ and B̄.
     """
-    Lambda_bar = jnp.exp(Lambda * Delta)
+    Lambda_bar = jnp.exp(zoh_log(Lambda, Delta))
     # λ̄ − 1 by subtraction, not expm1: float32 results then agree with the reference's to the last digits.
     return Lambda_bar, ((Lambda_bar - 1) / Lambda)[:, None] * B
 
 
-def bilinear(Lambda: Array, B: Array, Delta: Array) -> tuple[Array, Array]:
-    """Bilinear transform: λ̄ = (1 + ΛΔ/2) / (1 − ΛΔ/2), B̄ = Δ / (1 − ΛΔ/2) B. Shapes as in `zoh`."""
+def bilinear(Lambda: Complex[Array, "P"], B: Complex[Array, "P H"], Delta: Float[Array, "P"]) -> Discrete:
+    """Bilinear transform: λ̄ = (1 + ΛΔ/2) / (1 − ΛΔ/2), B̄ = Δ / (1 − ΛΔ/2) B."""
+    Delta = Delta.astype(Lambda.dtype)
     inverse = 1 / (1 - Lambda * Delta / 2)
     return inverse * (1 + Lambda * Delta / 2), (inverse * Delta)[:, None] * B
 
 
-def zoh_margin(Lambda: Array, Delta: Array) -> Array:
-    """1 − |λ̄|² under zero-order hold, real (P,).
+def zoh_margin(Lambda: Complex[Array, "P"], Delta: Float[Array, "P"]) -> Float[Array, "P"]:
+    """1 − |λ̄|² under zero-order hold.
 
     From the continuous eigenvalue, since 1 − |λ̄|² formed in float32 from λ̄ loses its digits as |λ̄| → 1.
     """
     return -jnp.expm1(2 * Lambda.real * Delta)
 
 
-def bilinear_margin(Lambda: Array, Delta: Array) -> Array:
-    """1 − |λ̄|² under the bilinear transform, real (P,): |1 − z/2|² − |1 + z/2|² = −2 Re z with z = ΛΔ."""
-    z = Lambda * Delta
+def bilinear_margin(Lambda: Complex[Array, "P"], Delta: Float[Array, "P"]) -> Float[Array, "P"]:
+    """1 − |λ̄|² under the bilinear transform: |1 − z/2|² − |1 + z/2|² = −2 Re z with z = ΛΔ."""
+    z = Lambda * Delta.astype(Lambda.dtype)
     return -2 * z.real / jnp.abs(1 - z / 2) ** 2
 
 
-def zoh_log(Lambda: Array, Delta: Array) -> Array:
-    """log λ̄ under zero-order hold, complex (P,); high powers of λ̄, exp(S log λ̄), keep their digits as |λ̄| → 1."""
-    return Lambda * Delta
+def zoh_log(Lambda: Complex[Array, "P"], Delta: Float[Array, "P"]) -> Complex[Array, "P"]:
+    """log λ̄ under zero-order hold. High powers of λ̄, as exp(S log λ̄), keep their digits as |λ̄| → 1."""
+    return Lambda * Delta.astype(Lambda.dtype)
 
 
-def bilinear_log(Lambda: Array, Delta: Array) -> Array:
-    """log λ̄ under the bilinear transform, complex (P,): log(1 + z/2) − log(1 − z/2) with z = ΛΔ."""
-    half = Lambda * Delta / 2
+def bilinear_log(Lambda: Complex[Array, "P"], Delta: Float[Array, "P"]) -> Complex[Array, "P"]:
+    """log λ̄ under the bilinear transform: log(1 + z/2) − log(1 − z/2) with z = ΛΔ."""
+    half = Lambda * Delta.astype(Lambda.dtype) / 2
     angle = jnp.arctan2(half.imag, 1 + half.real) + jnp.arctan2(half.imag, 1 - half.real)
     return jax.lax.complex(0.5 * jnp.log1p(-bilinear_margin(Lambda, Delta)), angle)
 
@@ -59,7 +62,7 @@ LOGARITHMS = {"zoh": zoh_log, "bilinear": bilinear_log}
 
 
 def check_options(discretization: str, dt_min: float, dt_max: float) -> None:
-    """Raises UserError for an unknown discretisation or an empty range of time steps."""
+    """Raise UserError for an unknown discretisation or an empty range of time steps."""
     if discretization not in DISCRETIZATIONS:
         raise UserError(f"discretization={discretization!r}: expected one of {sorted(DISCRETIZATIONS)}")
     if not 0 < dt_min <= dt_max:

@@ -1,17 +1,13 @@
-"""Initial eigenvalues, eigenvectors and time steps of diagonal state space layers.
-
-Axis legend of the whole package: B batch, L length, H features, P states of an S5 layer (those that are stored: one of
-each conjugate pair under conjugate symmetry), N state dimension of an S4D channel, R scan directions (1 or 2).
-"""
+"""Initial eigenvalues, eigenvectors and time steps of diagonal state space layers."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jaxtyping import Array, Complex128, Float32, PRNGKeyArray
 from scipy.linalg import block_diag
 
 
-def hippo_n(n: int) -> tuple[np.ndarray, np.ndarray]:
+def hippo_n(n: int) -> tuple[Complex128[np.ndarray, "n"], Complex128[np.ndarray, "n n"]]:
     """Eigendecomposition of HiPPO-N, the normal part of the HiPPO-LegS matrix.
 
     HiPPO-N is −½ I plus a skew-symmetric matrix (S4 paper, appendix C.1; S5 paper, section 4.3), so every eigenvalue
@@ -20,7 +16,7 @@ def hippo_n(n: int) -> tuple[np.ndarray, np.ndarray]:
     Args:
         n: size of the matrix.
     Returns:
-        Eigenvalues, complex128 (n,), by ascending imaginary part; eigenvectors V, complex128 (n, n).
+        Eigenvalues by ascending imaginary part, and eigenvectors V.
     """
     p = np.sqrt(np.arange(n) + 0.5)
     lower = -np.tril(np.outer(p, p), k=-1)
@@ -29,7 +25,9 @@ def hippo_n(n: int) -> tuple[np.ndarray, np.ndarray]:
     return -0.5 + 1j * imag, V
 
 
-def hippo_n_blocks(n_states: int, blocks: int, conj_sym: bool) -> tuple[np.ndarray, np.ndarray]:
+def hippo_n_blocks(
+    n_states: int, blocks: int, conj_sym: bool
+) -> tuple[Complex128[np.ndarray, "stored"], Complex128[np.ndarray, "size stored"]]:
     """Block-diagonal HiPPO-N initialisation of an S5 layer (S5 paper, appendix B.1).
 
     `blocks` copies of HiPPO-N; under conjugate symmetry the half with the smaller imaginary parts is stored. Where
@@ -40,7 +38,7 @@ def hippo_n_blocks(n_states: int, blocks: int, conj_sym: bool) -> tuple[np.ndarr
         blocks: number of blocks J.
         conj_sym: whether one of each conjugate pair is stored.
     Returns:
-        Eigenvalues, complex128 (P',), and V, complex128 (size, P'), with P' ≥ P the stored states of whole blocks.
+        Eigenvalues and eigenvectors V of the stored states of complete blocks, which are P or more.
     """
     stored = max(1, -(-n_states // blocks))
     size = 2 * stored if conj_sym else stored
@@ -48,19 +46,19 @@ def hippo_n_blocks(n_states: int, blocks: int, conj_sym: bool) -> tuple[np.ndarr
     return np.tile(Lambda[:stored], blocks), block_diag(*[V[:, :stored]] * blocks)
 
 
-def s4d_legs(N: int) -> np.ndarray:
-    """S4D-LegS: the eigenvalues of HiPPO-N with positive imaginary part, ascending, complex128 (N/2,)."""
+def s4d_legs(N: int) -> Complex128[np.ndarray, "pairs"]:
+    """S4D-LegS: the eigenvalues of HiPPO-N with positive imaginary part, N/2 of them, ascending."""
     return hippo_n(N)[0][N // 2 :]
 
 
-def s4d_inv(N: int) -> np.ndarray:
-    """S4D-Inv: A_n = −½ + i N/π (N/(2n + 1) − 1), the inverse law that S4D-LegS follows, complex128 (N/2,)."""
+def s4d_inv(N: int) -> Complex128[np.ndarray, "pairs"]:
+    """S4D-Inv: A_n = −½ + i N/π (N/(2n + 1) − 1), the inverse law that S4D-LegS follows."""
     n = np.arange(N // 2)
     return -0.5 + 1j * N / np.pi * (N / (2 * n + 1) - 1)
 
 
-def s4d_lin(N: int) -> np.ndarray:
-    """S4D-Lin: A_n = −½ + i π n, the frequencies of a Fourier series, complex128 (N/2,)."""
+def s4d_lin(N: int) -> Complex128[np.ndarray, "pairs"]:
+    """S4D-Lin: A_n = −½ + i π n, the frequencies of a Fourier series."""
     return -0.5 + 1j * np.pi * np.arange(N // 2)
 
 
@@ -68,6 +66,6 @@ def s4d_lin(N: int) -> np.ndarray:
 S4D_INITS = {"legs": s4d_legs, "inv": s4d_inv, "lin": s4d_lin}
 
 
-def log_steps(key: Array, n: int, dt_min: float, dt_max: float) -> Array:
-    """Logarithms of n time steps, log-uniform in [dt_min, dt_max], float32 (n,)."""
+def log_steps(key: PRNGKeyArray, n: int, dt_min: float, dt_max: float) -> Float32[Array, "{n}"]:
+    """Draw the logarithms of n time steps, uniform in [log dt_min, log dt_max]."""
     return jax.random.uniform(key, (n,), jnp.float32, np.log(dt_min), np.log(dt_max))

@@ -7,8 +7,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array
 from jax.nn.initializers import normal
+from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 from aire.ssm.mimo import MIMO
 from aire.utils.errors import UserError
@@ -16,12 +16,12 @@ from aire.utils.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class LRUConfig:
-    """Options of an LRU layer, beside its sizes.
+    """Options of an LRU layer, besides its sizes.
 
     Attributes:
-        kind: "lru"; tells the kinds of layers apart in files.
-        r_min, r_max: radii of the ring in which the eigenvalues start.
-        max_phase: their largest initial phase (6.28 in the references' code).
+        kind: "lru", the name of this kind of layer in files.
+        r_min, r_max: inner and outer radius of the ring of initial eigenvalues.
+        max_phase: their largest initial phase in radians (6.28 in the reference code).
         bidirectional: scan in both directions, each with its own C.
     """
 
@@ -41,8 +41,8 @@ class LRUConfig:
 class LRU(MIMO):
     """y_k = Re(C x_k) + D u_k with x_k = λ x_{k-1} + γ B u_k, λ = exp(−exp(ν_log) + i exp(θ_log)), γ = exp(γ_log).
 
-    |λ| < 1 whatever the parameters, so every state is stable. There are no conjugate pairs: all states are stored. γ
-    starts at √(1 − |λ|²), which makes the states' variance under white noise that of B u, and is then trained freely.
+    |λ| < 1 for all parameter values, so every state is stable. There are no conjugate pairs: all states are stored. The
+    initial γ is √(1 − |λ|²), so that under white noise the states have the variance of B u. γ is trained.
 
     Parameters, all float32: nu_log, theta_log, gamma_log (P,); B_re, B_im (P, H); C_re, C_im (R, H, P); D (H,).
 
@@ -55,28 +55,32 @@ class LRU(MIMO):
 
     STATE_AXIS: ClassVar = {"nu_log": 0, "theta_log": 0, "gamma_log": 0, "B_re": 0, "B_im": 0, "C_re": 2, "C_im": 2}
     ROLES: ClassVar = {
-        **dict.fromkeys(("nu_log", "theta_log", "gamma_log"), "eigenvalue"),  # the references train all three alike
+        **dict.fromkeys(("nu_log", "theta_log", "gamma_log"), "eigenvalue"),  # as in the reference code
         **dict.fromkeys(("B_re", "B_im"), "input"),
         **dict.fromkeys(("C_re", "C_im"), "output"),
         "D": "skip",
     }
+
+    nu_log: nnx.Param
+    theta_log: nnx.Param
+    gamma_log: nnx.Param
 
     def __init__(self, d_model: int, n_states: int, config: LRUConfig, *, rngs: nnx.Rngs):
         self.config = config
         for name, array in init_params(rngs.params(), d_model, n_states, config).items():
             setattr(self, name, nnx.Param(array))
 
-    def gain(self) -> tuple[Array, Array]:
-        """λ and γ, both complex (P,)."""
+    def gain(self) -> tuple[Complex[Array, "P"], Complex[Array, "P"]]:
+        """λ and γ."""
         Lambda = jnp.exp(jax.lax.complex(-jnp.exp(self.nu_log[...]), jnp.exp(self.theta_log[...])))
         return Lambda, jnp.exp(self.gamma_log[...]).astype(Lambda.dtype)
 
-    def margin(self) -> Array:
+    def margin(self) -> Float[Array, "P"]:
         return _margin(self.nu_log[...])
 
 
-def init_params(key: Array, d_model: int, n_states: int, config: LRUConfig) -> dict[str, Array]:
-    """Initial parameters of an LRU layer (LRU paper, lemma 3.2 and appendix A), float32, shapes as in `LRU`.
+def init_params(key: PRNGKeyArray, d_model: int, n_states: int, config: LRUConfig) -> dict[str, Array]:
+    """Draw the parameters of an LRU layer (LRU paper, lemma 3.2 and appendix A), float32, shapes as in `LRU`.
 
     The eigenvalues are uniform in area on the ring between the radii.
     """
@@ -100,6 +104,6 @@ def init_params(key: Array, d_model: int, n_states: int, config: LRUConfig) -> d
     }
 
 
-def _margin(nu_log: Array) -> Array:
-    """1 − |λ|², real (P,), from log |λ|: subtraction would lose its digits as |λ| → 1."""
+def _margin(nu_log: Float[Array, "P"]) -> Float[Array, "P"]:
+    """1 − |λ|² from log |λ|, because subtraction loses digits as |λ| → 1."""
     return -jnp.expm1(-2 * jnp.exp(nu_log))

@@ -6,7 +6,7 @@ Path = tuple[str | int, ...]  # attribute names, keys and indices from the model
 
 
 def path_name(path: Path) -> str:
-    """A path as text, its parts joined by "/". In a part "~" is written "~0", "/" "~1", as in a JSON pointer."""
+    """A path as text: its parts joined by "/". Inside a part, "~" becomes "~0" and "/" "~1", as in a JSON pointer."""
     return "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
 

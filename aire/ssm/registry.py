@@ -1,8 +1,8 @@
-"""The kinds of state space layer: all that the rest of the code asks about a kind is in its entry here."""
+"""The registry of the kinds of state space layer."""
 
 import dataclasses
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aire.ssm.base import StateSpaceLayer
@@ -18,33 +18,32 @@ class LayerKind:
 
     Attributes:
         config: its options, a frozen dataclass whose field `kind` has the kind's name as default.
-        layer: its class. Called as layer(d_model, n_states, config, rngs=rngs). The class says which arrays belong to
-            states and what each parameter is to the optimiser.
-        norm_epsilon: of the layer norm in its block; the default of its reference's framework.
-        per_channel: whether a config's `states` are those of each channel instead of the whole layer.
+        layer: its class, called as layer(d_model, n_states, config, rngs=rngs).
+        norm_epsilon: ε of the layer norm in its block; the default of its reference's framework.
+        per_channel: whether `states` in a config counts the states of each channel, not of the layer.
         block: the module around it, as "package.module:Class", called as Block(model_config, n_states, rngs=rngs).
         importer: the function that reads its reference's checkpoints, as "package.module:function", called as
-            function(path, model_config); None where there is none. Both are imported when used, because they import
-            this package.
+            function(path, model_config); None if there is none. `block` and `importer` are imported when used, because
+            they import this package.
     """
 
     config: type
-    layer: type[StateSpaceLayer]
+    layer: Callable[..., StateSpaceLayer]
     norm_epsilon: float = 1e-6
     per_channel: bool = False
     block: str = "aire.models:Block"
     importer: str | None = None
 
     def n_states(self, states: int, d_model: int) -> int:
-        """Stored states of a layer, from a config's `states` and `d_model`."""
+        """The number of stored states of a layer, from `states` and `d_model` of a config."""
         return states * d_model if self.per_channel else states
 
     def describe_states(self, states: int) -> str:
-        """A config's `states` in words."""
+        """Describe `states` of a config in words."""
         return f"{states} states per channel" if self.per_channel else f"{states} states"
 
     def make_block(self, config: Any, n_states: int, **options: Any) -> Any:
-        """The block with a layer of this kind."""
+        """Make the block around a layer of this kind."""
         return pkgutil.resolve_name(self.block)(config, n_states, **options)
 
 
@@ -58,38 +57,40 @@ KINDS: dict[str, LayerKind] = {
 
 
 def register(kind: LayerKind) -> None:
-    """Add a kind of layer under the name that its config has as `kind`. A second one of that name replaces the first.
+    """Add a kind of layer under the default of its config's field `kind`. Replaces a kind of the same name.
 
     Raises:
-        UserError: the config is no frozen dataclass or has no such field, or the layer is no `StateSpaceLayer`.
+        UserError: the config is not a frozen dataclass or has no such field, or the layer is not a `StateSpaceLayer`.
     """
     if not (isinstance(kind.config, type) and dataclasses.is_dataclass(kind.config) and _is_frozen(kind.config)):
-        raise UserError(f"{kind.config!r} is no frozen dataclass: decorate it with @dataclasses.dataclass(frozen=True)")
+        raise UserError(
+            f"{kind.config!r} is not a frozen dataclass: decorate it with @dataclasses.dataclass(frozen=True)"
+        )
     name = next((f.default for f in dataclasses.fields(kind.config) if f.name == "kind"), None)
     if not isinstance(name, str):
         raise UserError(f"{kind.config.__name__} has no field `kind` with the kind's name as default")
     if not (isinstance(kind.layer, type) and issubclass(kind.layer, StateSpaceLayer)):
-        raise UserError(f"{kind.layer!r} is no aire.ssm.StateSpaceLayer")
+        raise UserError(f"{kind.layer!r} is not an aire.ssm.StateSpaceLayer")
     KINDS[name] = kind
 
 
 def kind_of(config: Any) -> LayerKind:
-    """The entry of a layer's options. Raises UserError with the names there are."""
+    """The kind of layer that these options belong to. Raise UserError if it is not registered."""
     return _get(getattr(config, "kind", None))
 
 
 def ssm_config(fields: Mapping[str, Any]) -> Any:
-    """A layer's options from a mapping that names their kind; without a kind they are of S5.
+    """Make the options of a layer from a mapping with the key `kind`, "s5" by default.
 
     Raises:
-        UserError: an unknown kind, or what the kind's options raise.
+        UserError: an unknown kind or an invalid option.
     """
     options = dict(fields)
-    kind = _get(options.pop("kind", "s5"))  # files from before there was S4D name none
+    kind = _get(options.pop("kind", "s5"))  # the first files have no kind
     return kind.config(**options)
 
 
-def _is_frozen(config: type) -> bool:
+def _is_frozen(config: Any) -> bool:
     return config.__dataclass_params__.frozen
 
 

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import Array
 from jax.nn.initializers import normal
 from jax.typing import ArrayLike
+from jaxtyping import Array, Complex, Float, Int32, PRNGKeyArray, Shaped
 
 from aire.ssm import hippo
 from aire.ssm.base import StateSpaceLayer, as_floats
@@ -22,7 +22,7 @@ class Channel(nnx.Variable):
     """The channel of each state of a bank, int32 (n,), ascending, below `channels`. Saved, but not trained."""
 
     def fault(self, array: np.ndarray) -> str | None:
-        """What makes an array unfit to be this variable's value, in words, or None."""
+        """Describe why an array is not a valid value of this variable, or return None."""
         if array.dtype != np.int32:
             return f"has dtype {array.dtype}, expected int32"
         bounded = np.concatenate([[0], array, [self.channels - 1]])
@@ -31,15 +31,15 @@ class Channel(nnx.Variable):
 
 @dataclasses.dataclass(frozen=True)
 class S4DConfig:
-    """Options of an S4D layer, beside its sizes.
+    """Options of an S4D layer, besides its sizes.
 
     Attributes:
-        kind: "s4d"; tells the kinds of layers apart in files.
-        init: of the eigenvalues, "legs", "inv" or "lin".
+        kind: "s4d", the name of this kind of layer in files.
+        init: initial eigenvalues, "legs", "inv" or "lin".
         dt_min, dt_max: range of the initial time steps.
         bidirectional: convolve in both directions, each with its own C.
         discretization: "zoh" or "bilinear".
-        step_rescale: factor on the time steps, to run at another sampling rate than the one trained at.
+        step_rescale: factor on the time steps, to run at another sampling rate than in training.
     """
 
     kind: str = dataclasses.field(default="s4d", init=False)
@@ -57,11 +57,11 @@ class S4DConfig:
 
 
 class S4D(StateSpaceLayer):
-    """Channel by channel, y_k = 2 Re(C x_k) + D u_k with x_k = λ̄ x_{k-1} + B̄ u_k; A = −exp(log_A_real) + i A_imag.
+    """In each channel, y_k = 2 Re(C x_k) + D u_k with x_k = λ̄ x_{k-1} + B̄ u_k; A = −exp(log_A_real) + i A_imag.
 
     B is 1, because only the product of B and C matters to a single-input, single-output system. One of each conjugate
     pair is stored. The n pairs of all channels form one flat list, sorted by channel, so channels may hold different
-    numbers of them, or none. The layer may hold none at all: it is then y = D u.
+    numbers of pairs, or none. With zero states the layer is y = D u.
 
     In two directions, two output maps C share λ̄ and B̄, and both see the current step, as in S5. (In state-spaces' S4
     the backward kernel starts one step later; its code calls that a deliberate off-by-one.)
@@ -73,7 +73,7 @@ class S4D(StateSpaceLayer):
 
     Args:
         d_model: channels H.
-        n_states: stored states n of all channels together, H N / 2 for a state dimension of N per channel.
+        n_states: stored states n of all channels, H N / 2 for a state dimension of N per channel.
         config: the layer's options.
         rngs: source of the `params` key.
     """
@@ -87,6 +87,10 @@ class S4D(StateSpaceLayer):
     }
     RUN_OPTIONS: ClassVar = ("step_rescale",)
 
+    log_A_real: nnx.Param
+    A_imag: nnx.Param
+    log_dt: nnx.Param
+
     def __init__(self, d_model: int, n_states: int, config: S4DConfig, *, rngs: nnx.Rngs):
         self.config = config
         params = init_params(rngs.params(), d_model, n_states, config)
@@ -98,76 +102,78 @@ class S4D(StateSpaceLayer):
     def output_scale(self) -> float:
         return 2.0
 
-    def continuous(self) -> tuple[Array, Array, Array]:
-        """Λ complex (n,), B complex (n, 1) and the time steps Δ (n,)."""
+    def continuous(self) -> tuple[Complex[Array, "n"], Complex[Array, "n 1"], Float[Array, "n"]]:
+        """Λ, B and the time steps Δ."""
         Lambda = jax.lax.complex(-jnp.exp(self.log_A_real[...]), self.A_imag[...])
         Delta = self.config.step_rescale * jnp.exp(self.log_dt[...])
         return Lambda, jnp.ones_like(Lambda)[:, None], Delta[self.channel[...]]
 
-    def discrete(self) -> tuple[Array, Array]:
-        """λ̄ complex (n,) and B̄ complex (n, 1)."""
+    def discrete(self) -> tuple[Complex[Array, "n"], Complex[Array, "n 1"]]:
+        """λ̄ and B̄."""
         discretize, _ = DISCRETIZATIONS[self.config.discretization]
         return discretize(*self.continuous())
 
-    def margin(self) -> Array:
+    def margin(self) -> Float[Array, "n"]:
         Lambda, _, Delta = self.continuous()
         _, margin = DISCRETIZATIONS[self.config.discretization]
         return margin(Lambda, Delta)
 
-    def channels(self) -> Array:
+    def channels(self) -> Int32[Array, "n"]:
         return self.channel[...]
 
-    def readout(self) -> Array:
-        """C, complex (R, 1, n)."""
-        return super().readout()[:, None]
+    def readout(self) -> Complex[Array, "R 1 n"]:
+        """C."""
+        return jax.lax.complex(self.C_re[...], self.C_im[...])[:, None]
 
-    def drive(self, u: Array) -> Array:
-        """B̄ u as real and imaginary part, (B, L, 2, n): every state takes the input of its channel."""
-        _, B_bar = self.discrete()
+    def drive(self, u: Float[Array, "B L H"]) -> Float[Array, "B L 2 n"]:
+        """Real and imaginary part of B̄ u: every state receives the input of its channel."""
+        B_bar = self.discrete()[1][:, 0]
         inputs = u.astype(B_bar.real.dtype)[..., self.channel[...]]
-        return jnp.stack([inputs * B_bar[:, 0].real, inputs * B_bar[:, 0].imag], axis=2)
+        return jnp.stack([inputs * part[None, None] for part in (B_bar.real, B_bar.imag)], axis=2)
 
-    def kernel(self, length: int) -> Array:
-        """Impulse responses without D, (R, H, L): K[r, h, l] = 2 Re Σ_{i in h} C_ri B̄_i λ̄_i^l."""
+    def kernel(self, length: int) -> Float[Array, "R H {length}"]:
+        """Impulse responses without D: K[r, h, l] = 2 Re Σ_{i in h} C_ri B̄_i λ̄_i^l."""
         Lambda, _, Delta = self.continuous()
         _, B_bar = self.discrete()
         log_Lambda_bar = LOGARITHMS[self.config.discretization](Lambda, Delta)
-        weights = 2 * self.readout()[:, 0] * B_bar[:, 0]
+        weights = 2 * self.readout()[:, 0] * B_bar[None, :, 0]
         return bank_kernel(log_Lambda_bar, weights, self.channel[...], self.D.shape[0], length)
 
-    def __call__(self, u: ArrayLike) -> Array:
-        """Outputs (B, L, H) for inputs u (B, L, H), from zero initial states.
+    def __call__(self, u: Shaped[ArrayLike, "B L H"]) -> Float[Array, "B L H"]:
+        """Apply the layer to a sequence, from zero initial states.
 
-        Inputs may be bfloat16: the outputs then are too, and the convolution is in the parameters' float32.
+        Outputs have the precision of the inputs. With bfloat16 inputs the convolution still runs in float32.
         """
         u = as_floats(u, self.D.dtype)
-        Du = self.D[...].astype(u.dtype) * u
+        Du = self.D[...].astype(u.dtype)[None, None] * u
         if self.n_states == 0:
             return Du
         K = self.kernel(u.shape[1])
         return convolve(u.astype(K.dtype), K).astype(u.dtype) + Du
 
-    def step(self, u: Array, x: Array) -> tuple[Array, Array]:
-        """One step of the recurrence: y (B, H) and the new states (B, n) from u (B, H) and the states x (B, n).
+    def step(
+        self, u: Float[Array, "B H"], x: Complex[Array, "B n"]
+    ) -> tuple[Float[Array, "B H"], Complex[Array, "B n"]]:
+        """Advance the recurrence by one step: return the output y and the new states.
 
         Raises:
-            UserError: if the layer is bidirectional, because it then needs the whole sequence.
+            UserError: the layer is bidirectional, so it needs the complete sequence.
         """
         self.check_one_direction()
         Lambda_bar, B_bar = self.discrete()
         channel = self.channel[...]
-        x = Lambda_bar * x + B_bar[:, 0] * u[:, channel]
-        Cx = 2 * (self.readout()[0, 0] * x).real  # of each state; the sum over a channel has the batch along its rows
+        x = Lambda_bar[None] * x + B_bar[None, :, 0] * u[:, channel].astype(x.dtype)
+        Cx = 2 * (self.readout()[0] * x).real
         Cx = jax.ops.segment_sum(Cx.T, channel, self.D.size, indices_are_sorted=True).T
-        return Cx + self.D[...] * u, x
+        return Cx + self.D[...][None] * u, x
 
 
 class S4DLayer(S4D):
-    """S4D with what its reference puts behind the bank: GELU, and a map to 2 H features per position with GLU.
+    """S4D with the output stage of its reference: GELU, then a map to 2 H features per position with GLU.
 
-    The reference's dropout between the two is left out. In a `Classifier`, `Block` does all this (activation "glu").
+    The reference's dropout between the two is left out. In a `Classifier`, `Block` does this (activation "glu").
 
-    Parameters, beside those of S4D: out1 (values) and out2 (gates), each a linear map of H features to H.
+    Parameters, besides those of S4D: out1 (values) and out2 (gates), each a linear map of H features to H.
     """
 
     def __init__(self, d_model: int, n_states: int, config: S4DConfig, *, rngs: nnx.Rngs):
@@ -175,12 +181,14 @@ class S4DLayer(S4D):
         self.out1 = nnx.Linear(d_model, d_model, rngs=rngs)
         self.out2 = nnx.Linear(d_model, d_model, rngs=rngs)
 
-    def __call__(self, u: Array) -> Array:
-        """Outputs (B, L, H) for inputs u (B, L, H), from zero initial states."""
+    def __call__(self, u: Shaped[ArrayLike, "B L H"]) -> Float[Array, "B L H"]:
+        """Apply the layer to a sequence, from zero initial states."""
         return self._mix(super().__call__(u))
 
-    def step(self, u: Array, x: Array) -> tuple[Array, Array]:
-        """As `S4D.step`, with the output map."""
+    def step(
+        self, u: Float[Array, "B H"], x: Complex[Array, "B n"]
+    ) -> tuple[Float[Array, "B H"], Complex[Array, "B n"]]:
+        """As `S4D.step`, with the output stage."""
         y, x = super().step(u, x)
         return self._mix(y), x
 
@@ -189,8 +197,8 @@ class S4DLayer(S4D):
         return self.out1(g) * jax.nn.sigmoid(self.out2(g))
 
 
-def init_params(key: Array, d_model: int, n_states: int, config: S4DConfig) -> dict[str, Array]:
-    """Initial arrays of an S4D layer, shapes as in `S4D`: eigenvalues by `init`, C complex normal (S4D paper).
+def init_params(key: PRNGKeyArray, d_model: int, n_states: int, config: S4DConfig) -> dict[str, Array]:
+    """Draw the arrays of an S4D layer, shapes as in `S4D`: eigenvalues by `init`, C complex normal (S4D paper).
 
     Made for channels of equal size, then sliced to `n_states`, so any state count is possible.
     """

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import Array
 from jax.nn.initializers import lecun_normal, normal
+from jaxtyping import Array, Complex, Complex64, Complex128, Float, PRNGKeyArray
 
 from aire.ssm import hippo
 from aire.ssm.discretize import DISCRETIZATIONS, check_options
@@ -21,18 +21,18 @@ C_INITS = ("lecun_normal", "trunc_standard_normal", "complex_normal")
 
 @dataclasses.dataclass(frozen=True)
 class S5Config:
-    """Options of an S5 layer, beside its sizes.
+    """Options of an S5 layer, besides its sizes.
 
     Attributes:
-        kind: "s5"; tells the kinds of layers apart in files.
+        kind: "s5", the name of this kind of layer in files.
         blocks: HiPPO-N blocks J of the initialisation.
         C_init: "lecun_normal", "trunc_standard_normal" or "complex_normal".
         dt_min, dt_max: range of the initial time steps.
         conj_sym: store one of each conjugate pair; the output is then 2 Re(C x).
         bidirectional: scan in both directions, each with its own C.
         discretization: "zoh" or "bilinear".
-        clip_eigs: hold Re Λ ≤ −1e-4.
-        step_rescale: factor on the time steps, to run at another sampling rate than the one trained at.
+        clip_eigs: clip Re Λ to at most −1e-4.
+        step_rescale: factor on the time steps, to run at another sampling rate than in training.
     """
 
     kind: str = dataclasses.field(default="s5", init=False)
@@ -76,6 +76,10 @@ class S5(MIMO):
     }
     RUN_OPTIONS: ClassVar = ("step_rescale",)
 
+    Lambda_re: nnx.Param
+    Lambda_im: nnx.Param
+    log_step: nnx.Param
+
     def __init__(self, d_model: int, n_states: int, config: S5Config, *, rngs: nnx.Rngs):
         self.config = config
         for name, array in init_params(rngs.params(), d_model, n_states, config).items():
@@ -85,35 +89,36 @@ class S5(MIMO):
     def output_scale(self) -> float:
         return 2.0 if self.config.conj_sym else 1.0
 
-    def continuous(self) -> tuple[Array, Array, Array]:
-        """Λ complex (P,), B complex (P, H) and the time steps Δ (P,)."""
+    def continuous(self) -> tuple[Complex[Array, "P"], Complex[Array, "P H"], Float[Array, "P"]]:
+        """Λ, B and the time steps Δ."""
         Lambda, Delta = self._poles()
         return Lambda, jax.lax.complex(self.B_re[...], self.B_im[...]), Delta
 
-    def gain(self) -> tuple[Array, Array]:
+    def gain(self) -> tuple[Complex[Array, "P"], Complex[Array, "P"]]:
         Lambda, Delta = self._poles()
         discretize, _ = DISCRETIZATIONS[self.config.discretization]
         Lambda_bar, gain = discretize(Lambda, jnp.ones_like(Lambda)[:, None], Delta)
         return Lambda_bar, gain[:, 0]
 
-    def margin(self) -> Array:
+    def margin(self) -> Float[Array, "P"]:
         _, margin = DISCRETIZATIONS[self.config.discretization]
         return margin(*self._poles())
 
-    def _poles(self) -> tuple[Array, Array]:
-        """Λ complex (P,) and Δ (P,)."""
+    def _poles(self) -> tuple[Complex[Array, "P"], Float[Array, "P"]]:
+        """Λ and Δ."""
         real = jnp.minimum(self.Lambda_re[...], -1e-4) if self.config.clip_eigs else self.Lambda_re[...]
         return jax.lax.complex(real, self.Lambda_im[...]), self.config.step_rescale * jnp.exp(self.log_step[...])
 
 
-def init_params(key: Array, d_model: int, n_states: int, config: S5Config) -> dict[str, Array]:
-    """Initial parameters of an S5 layer (S5 paper, appendix B.1), float32, shapes as in `S5`.
+def init_params(key: PRNGKeyArray, d_model: int, n_states: int, config: S5Config) -> dict[str, Array]:
+    """Draw the parameters of an S5 layer (S5 paper, appendix B.1), float32, shapes as in `S5`.
 
-    Drawn for whole HiPPO-N blocks, then sliced to `n_states`, so any state count is possible.
+    Drawn for complete HiPPO-N blocks, then sliced to `n_states`, so any state count is possible.
     """
     B_key, C_key, D_key, step_key = jax.random.split(key, 4)
     Lambda, V = hippo.hippo_n_blocks(n_states, config.blocks, config.conj_sym)
-    B = jnp.asarray(V.conj().T, jnp.complex64) @ lecun_normal()(B_key, (V.shape[0], d_model), jnp.float32)
+    B = lecun_normal()(B_key, (V.shape[0], d_model), jnp.float32).astype(jnp.complex64)
+    B = jnp.asarray(V.conj().T, jnp.complex64) @ B
     C = jnp.stack([_init_C(k, d_model, V, config.C_init) for k in jax.random.split(C_key, 1 + config.bidirectional)])
     base = {
         "Lambda_re": jnp.asarray(Lambda.real, jnp.float32),
@@ -128,8 +133,10 @@ def init_params(key: Array, d_model: int, n_states: int, config: S5Config) -> di
     return sliced | {"D": normal(stddev=1.0)(D_key, (d_model,), jnp.float32)}
 
 
-def _init_C(key: Array, d_model: int, V: np.ndarray, C_init: str) -> Array:
-    """C̃ complex64 (H, P'): drawn for the whole state and multiplied by V, or drawn in the eigenbasis."""
+def _init_C(
+    key: PRNGKeyArray, d_model: int, V: Complex128[np.ndarray, "size stored"], C_init: str
+) -> Complex64[Array, "{d_model} stored"]:
+    """Draw C for the complete state and multiply it by V, or draw C̃ in the eigenbasis."""
     size, stored = V.shape
     if C_init == "complex_normal":
         C = normal(stddev=0.5**0.5)(key, (d_model, stored, 2), jnp.float32)

@@ -1,4 +1,4 @@
-"""The one traversal: every state space layer of a model, by identity, in any module or container that holds one."""
+"""Find and replace the state space layers of a model, in any module or container."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +11,10 @@ from aire.utils.errors import UserError
 
 
 def map_layers(model: nnx.Module, fn: Callable[[Path, StateSpaceLayer], Any]) -> Any:
-    """A copy of a model with fn(path, layer) in the place of each state space layer.
+    """Copy a model with each state space layer replaced by fn(path, layer).
 
-    A layer that is used in several places is one layer: `fn` is called once, with the first path, and its result
-    stands in all of them. Layers inside a layer are that layer's own business. The copy shares its arrays with the
-    model, but not its variables.
+    `fn` is called once for a layer that is used in several places, with its first path, and the result replaces all of
+    them. Layers inside a layer are not visited. The copy shares its arrays with the model, but not its variables.
 
     Raises:
         UserError: the model contains no state space layer.
@@ -24,9 +23,9 @@ def map_layers(model: nnx.Module, fn: Callable[[Path, StateSpaceLayer], Any]) ->
 
 
 def layers(model: nnx.Module) -> dict[str, StateSpaceLayer]:
-    """The state space layers of a model by path, "blocks/0/ssm", and "" where the model is itself one.
+    """The state space layers of a model by path, such as "blocks/0/ssm", or "" if the model itself is a layer.
 
-    In path order, numbers by value.
+    Sorted by path, numbers by value.
 
     Raises:
         UserError: the model contains no state space layer.
@@ -48,7 +47,7 @@ def _replace(model: nnx.Module, fn: Callable[[Path, StateSpaceLayer], Any]) -> A
             found.append(path)
             done[id(node)] = fn(path, node)
         elif isinstance(node, nnx.Pytree | dict | list | tuple):
-            done[id(node)] = node  # already now, because a module may refer to itself
+            done[id(node)] = node  # before the visit, because a module may refer to itself
             new = {key: (child, visit(child, (*path, key))) for key, child in _children(node)}
             changed = {key: after for key, (before, after) in new.items() if after is not before}
             if changed:
@@ -62,7 +61,7 @@ def _replace(model: nnx.Module, fn: Callable[[Path, StateSpaceLayer], Any]) -> A
 
 
 def _children(node: Any) -> list[tuple[Any, Any]]:
-    """Keys and children of a module (by attribute) or a container."""
+    """Keys and children of a container, or attributes of a module."""
     if isinstance(node, nnx.List | list | tuple):
         return list(enumerate(node))
     items = node.items() if isinstance(node, dict) else vars(node).items()
@@ -72,12 +71,12 @@ def _children(node: Any) -> list[tuple[Any, Any]]:
 
 
 def _key_order(key: Any) -> tuple[bool, Any]:
-    """Flax's order, numbers by value, so that a layer's first path is the one that Flax has for its parameters."""
+    """Sort as Flax does, numbers by value, so that the first path of a layer is the path of its parameters in Flax."""
     return not isinstance(key, int), key if isinstance(key, int) else str(key)
 
 
 def _with_children(node: Any, new: dict[Any, Any]) -> Any:
-    """A module with other children, in place; another container in the place of a dict, list or tuple."""
+    """Replace children: in place in a module, in a copy of a dict, list or tuple."""
     if isinstance(node, nnx.List):
         for i, child in new.items():
             node[i] = child

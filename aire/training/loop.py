@@ -1,12 +1,13 @@
-"""The training loop: to the parameters that validate best. Interrupted, it goes on where it was."""
+"""The training loop: resumable; returns the model with the best validation accuracy."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
+import optax
 from flax import nnx
 
 from aire.data.pipeline import Batches, Split, steps_per_epoch
@@ -18,29 +19,26 @@ from aire.training.step import init_state, make_eval_step, make_train_step, spli
 from aire.utils.errors import UserError
 from aire.utils.progress import Progress
 
-LOOK_EVERY = 50  # steps between looks at the losses, for a look waits for the device
+FETCH_EVERY = 50  # steps between fetches of the metrics, because a fetch waits for the device
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How to train; the optimiser's fields are explained in `OptimizerConfig`.
+    """How to train.
 
     Attributes:
         batch_size: examples per step.
-        epochs: passes over the training split; the last, incomplete batch of each is dropped.
+        epochs: passes over the training split; an incomplete last batch is dropped.
+        optimizer: rates and parameter groups.
         warmup_epochs: of the learning-rate schedule.
-        evaluate_every: steps between evaluations on the validation split, each followed by a checkpoint; 0: an epoch.
+        evaluate_every: steps between evaluations on the validation split, each followed by a checkpoint; 0: one epoch.
     """
 
     batch_size: int
     epochs: int
-    warmup_epochs: int
-    evaluate_every: int
-    lr: float
-    ssm_lr: float
-    weight_decay: float
-    groups: str
-    dt_global: bool
+    optimizer: OptimizerConfig
+    warmup_epochs: int = 1
+    evaluate_every: int = 0
 
     def __post_init__(self):
         if self.epochs < 1 or self.evaluate_every < 0:
@@ -48,21 +46,20 @@ class TrainConfig:
                 f"epochs={self.epochs}, evaluate_every={self.evaluate_every}: expected epochs >= 1 and not < 0"
             )
 
-    def optimizer(self, epoch_steps: int) -> OptimizerConfig:
-        return OptimizerConfig(
-            lr=self.lr,
-            ssm_lr=self.ssm_lr,
-            weight_decay=self.weight_decay,
-            groups=self.groups,
-            dt_global=self.dt_global,
-            warmup_steps=self.warmup_epochs * epoch_steps,
-            total_steps=self.epochs * epoch_steps,
-        )
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`."""
+        return cls(**{**fields, "optimizer": OptimizerConfig(**fields["optimizer"])})
+
+    def make_optimizer(self, model: nnx.Module, epoch_steps: int) -> optax.GradientTransformation:
+        """Return the optimiser, scheduled for epochs of so many steps."""
+        steps = {"warmup_steps": self.warmup_epochs * epoch_steps, "total_steps": self.epochs * epoch_steps}
+        return make_optimizer(self.optimizer, model, **steps)
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """The model that validated best, in evaluation mode, the step it is from, and its validation."""
+    """The model with the best validation accuracy, in evaluation mode, with its step and validation metrics."""
 
     model: nnx.Module
     step: int
@@ -78,27 +75,27 @@ def train(
     folder: Path,
     fingerprint: Mapping[str, Any],
 ) -> Trained:
-    """Train a model, or go on with the training that `folder` holds.
+    """Train a model, or resume the training in `folder`.
 
-    The same command ends with bit-identical parameters however often it was interrupted: batches and dropout are pure
-    functions of the seed and the step, and everything else is in the checkpoint.
+    Interruptions do not change the result, bit for bit: batches and dropout are pure functions of the seed and the
+    step, and everything else is in the checkpoint.
 
     Args:
-        model: initial parameters; it is not changed.
+        model: the initial parameters; not modified.
         data: splits "train" and "validation".
         config: how to train.
         seed: of the order of examples and of dropout.
         folder: for checkpoints, metrics.csv and TensorBoard events.
-        fingerprint: all settings that the result depends on; a folder with another one is refused.
+        fingerprint: all settings that the result depends on; a folder with another fingerprint is refused.
     Raises:
-        NonFiniteError: a loss is NaN or infinite; the last good checkpoint stays.
-        UserError: the folder cannot be written, or was made with other settings.
+        NonFiniteError: a loss is NaN or infinite; the last good checkpoint is kept.
+        UserError: the folder cannot be written, or belongs to a run with other settings.
     """
     epoch_steps = steps_per_epoch(data["train"], config.batch_size)
     total, every = config.epochs * epoch_steps, config.evaluate_every or epoch_steps
     model = nnx.clone(model)
     model.train()
-    optimizer = make_optimizer(config.optimizer(epoch_steps), model)
+    optimizer = config.make_optimizer(model, epoch_steps)
     functions, *_ = split_model(model)
     train_step, eval_step = make_train_step(functions, optimizer), make_eval_step(functions)
     stream = Batches(data["train"], batch_size=config.batch_size, seed=seed)
@@ -107,15 +104,15 @@ def train(
         state = init_state(model, optimizer, jax.random.key(seed))
         start, state, _ = checkpoints.restore_latest(state) or (0, state, {})
         with MetricsWriter(folder, start or None) as metrics, Progress("training", total, done=start) as progress:
-            unseen: list[dict] = []  # metrics of steps whose losses were not looked at yet
+            pending: list[dict] = []  # metrics not fetched yet
             for step in range(start + 1, total + 1):
                 state, step_metrics = train_step(state, stream[step - 1])
-                unseen.append(step_metrics)
+                pending.append(step_metrics)
                 progress.update(1, **step_metrics)
                 evaluating = step % every == 0 or step == total
-                if evaluating or len(unseen) == LOOK_EVERY:
-                    look(step, unseen, metrics, checkpoints.latest)
-                    unseen = []
+                if evaluating or len(pending) == FETCH_EVERY:
+                    flush_metrics(step, pending, metrics, checkpoints.latest)
+                    pending = []
                 if evaluating:
                     arrays = state["params"], state["buffers"]
                     validation = evaluate_arrays(eval_step, *arrays, data["validation"], config.batch_size)
@@ -127,7 +124,7 @@ def train(
 
 
 def _record(step: int, state: dict, validation: Evaluation, metrics: MetricsWriter, checkpoints: Checkpoints) -> None:
-    """Write a validation, then save the state it belongs to."""
+    """Write the validation metrics, then save the state."""
     values = dataclasses.asdict(validation)
     report = {f"validation/{name}": value for name, value in values.items()}
     check_finite(step, report, checkpoints.latest)
@@ -135,12 +132,12 @@ def _record(step: int, state: dict, validation: Evaluation, metrics: MetricsWrit
     checkpoints.save(step, state, values, score=validation.accuracy)
 
 
-def look(last: int, unseen: list[dict], metrics: MetricsWriter, latest: Callable[[], Path | None]) -> None:
-    """Fetch the metrics of the steps up to `last`, stop at the first that is not finite, write their means.
+def flush_metrics(last: int, pending: list[dict], metrics: MetricsWriter, latest: Callable[[], Path | None]) -> None:
+    """Fetch the metrics of the steps up to `last` and write their means; stop at the first that is not finite.
 
-    `latest` is asked for the last good checkpoint then, for the message.
+    `latest` then gives the last good checkpoint for the error message.
     """
-    values = jax.device_get(unseen)
+    values = jax.device_get(pending)
     for step, step_metrics in enumerate(values, start=last - len(values) + 1):
         check_finite(step, step_metrics, latest)
     metrics.write(last, {f"train/{name}": np.mean([v[name] for v in values]) for name in values[0]})

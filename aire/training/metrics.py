@@ -1,7 +1,6 @@
 """Metrics of a training run, as a CSV file and as TensorBoard events, and the check that they are numbers."""
 
 import csv
-import io
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from tensorboardX import RecordWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+from aire.report.tables import csv_text
 from aire.utils.errors import UserError
 from aire.utils.files import sync, write_text, writing
 
@@ -54,7 +54,7 @@ class MetricsWriter:
 
     def __init__(self, folder: str | Path, resume_step: int | None = None):
         self.path = Path(folder) / "metrics.csv"
-        write_text(self.path, _format([COLUMNS, *_rows_until(self.path, resume_step)]))
+        write_text(self.path, csv_text([COLUMNS, *_rows_until(self.path, resume_step)]))
         with writing(self.path.parent):
             self._file = open(self.path, "a", newline="", buffering=1)  # noqa: SIM115 (closed by `close`)
             # Not SummaryWriter: its `flush` does not wait for its queue, which after a full disk blocks for ever.
@@ -71,7 +71,7 @@ class MetricsWriter:
         """Add one row per metric. Values are anything that `float` takes. Raises UserError on a full disk."""
         scalars = {name: float(value) for name, value in metrics.items()}
         with writing(self.path):
-            self._file.write(_format([[step, name, value] for name, value in scalars.items()]))
+            self._file.write(csv_text([[step, name, value] for name, value in scalars.items()]))
         values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
         self._add_event(Event(step=step, summary=Summary(value=values)))
 
@@ -95,12 +95,6 @@ class MetricsWriter:
         with writing(self.path.parent):
             self._events.write(event.SerializeToString())
             self._events.flush()
-
-
-def _format(rows: list[list]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def _rows_until(path: Path, last_step: int | None) -> list[list[str]]:

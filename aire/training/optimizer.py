@@ -31,53 +31,51 @@ Roles = Mapping[tuple[str, ...], str]  # of parameters, by path
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Attributes:
-    lr: base learning rate (lr_factor × ssm_lr in the reference's scripts).
-    ssm_lr: learning rate of the SSM groups.
-    weight_decay: of the AdamW groups.
-    groups: "standard", "BandCdecay", "BfastandCdecay" or "noBCdecay".
-    dt_global: train the time steps with the regular group.
-    warmup_steps, total_steps: of the schedule.
-    lr_min: the rate at which the cosine ends.
+    """Rates and parameter groups of the optimiser.
+
+    Attributes:
+        lr: base learning rate (lr_factor × ssm_lr in the reference's scripts).
+        ssm_lr: learning rate of the SSM groups.
+        weight_decay: of the AdamW groups.
+        groups: "standard", "BandCdecay", "BfastandCdecay" or "noBCdecay".
+        dt_global: train the time steps with the regular group.
+        lr_min: the rate at which the cosine ends.
     """
 
     lr: float
     ssm_lr: float
     weight_decay: float
-    groups: str
-    warmup_steps: int
-    total_steps: int
+    groups: str = "standard"
     dt_global: bool = False
     lr_min: float = 1e-6
 
     def __post_init__(self):
         if self.groups not in GROUPS:
             raise UserError(f"groups={self.groups!r}: expected one of {sorted(GROUPS)}")
-        if not 0 <= self.warmup_steps < self.total_steps:
-            raise UserError(
-                f"warmup_steps={self.warmup_steps}: expected from 0 to below total_steps={self.total_steps}"
-            )
 
 
-def schedule(base: float, config: OptimizerConfig) -> optax.Schedule:
-    """The rate that step t uses, as the reference sets it: after each step, for the next one.
+def schedule(base: float, *, warmup_steps: int, total_steps: int, lr_min: float = 1e-6) -> optax.Schedule:
+    """Return the learning rate by step t. As in the reference, it is set after each step for the next one.
 
-    So step 0 uses the full base rate, step t ≤ warm-up base·t/warm-up, and from then on a cosine in t − 1 that counts
-    from the beginning of training but ends at total − warm-up: the minimum is reached `warmup_steps` early.
+    So step 0 uses the base rate and step t ≤ warm-up uses base·t/warm-up. Then follows a cosine in t − 1 that counts
+    from the start of training but ends at total − warm-up: it reaches the minimum `warmup_steps` early.
     """
-    warmup, end = config.warmup_steps, config.total_steps - config.warmup_steps
+    if not 0 <= warmup_steps < total_steps:
+        raise UserError(f"warmup_steps={warmup_steps}: expected at least 0 and below total_steps={total_steps}")
+    end = total_steps - warmup_steps
 
     def rate(t):
+        t = jnp.asarray(t, jnp.float32)
         cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(t - 1, 0, end) / end))
-        annealed = (base - config.lr_min) * cosine + config.lr_min
-        warming = base * t / max(warmup, 1)
-        return jnp.where(t == 0, base, jnp.where(t <= warmup, warming, annealed)).astype(jnp.float32)
+        annealed = (base - lr_min) * cosine + lr_min
+        warming = base * t / max(warmup_steps, 1)
+        return jnp.where(t == 0, base, jnp.where(t <= warmup_steps, warming, annealed)).astype(jnp.float32)
 
     return rate
 
 
 def parameter_roles(model: nnx.Module) -> dict[tuple[str, ...], str]:
-    """The role of every parameter of a model's state space layers, by path."""
+    """Return the role of every parameter of the state space layers, by path."""
     roles: dict[tuple[str, ...], str] = {}
 
     def add(path: tuple, layer: StateSpaceLayer) -> StateSpaceLayer:
@@ -89,7 +87,7 @@ def parameter_roles(model: nnx.Module) -> dict[tuple[str, ...], str]:
 
 
 def label(params: dict, config: OptimizerConfig, roles: Roles) -> dict:
-    """The group of every parameter, in the tree's shape."""
+    """Return the group of every parameter, as a tree of the same structure."""
     groups = GROUPS[config.groups] | ({"step": "regular"} if config.dt_global else {})
 
     def group(path: tuple, _) -> str:
@@ -98,10 +96,13 @@ def label(params: dict, config: OptimizerConfig, roles: Roles) -> dict:
     return jax.tree_util.tree_map_with_path(group, params)
 
 
-def make_optimizer(config: OptimizerConfig, model: nnx.Module) -> optax.GradientTransformation:
-    """Adam and AdamW by group (S5 reference, `create_train_state`) for the parameters of a model."""
+def make_optimizer(
+    config: OptimizerConfig, model: nnx.Module, *, warmup_steps: int, total_steps: int
+) -> optax.GradientTransformation:
+    """Adam and AdamW by parameter group (S5 reference, `create_train_state`)."""
     roles = parameter_roles(model)
-    lr, ssm_lr = schedule(config.lr, config), schedule(config.ssm_lr, config)
+    steps = {"warmup_steps": warmup_steps, "total_steps": total_steps, "lr_min": config.lr_min}
+    lr, ssm_lr = schedule(config.lr, **steps), schedule(config.ssm_lr, **steps)
     groups = {
         "ssm": optax.adam(ssm_lr),
         "ssm_decay": optax.adamw(ssm_lr, weight_decay=config.weight_decay),

@@ -67,7 +67,8 @@ def make_train_step(functions: ModelFunctions, optimizer: optax.GradientTransfor
             return losses.mean(), (buffers, logits)
 
         (loss, (buffers, logits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
-        updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
+        with jax.numpy_dtype_promotion("standard"):  # Optax raises floats to the power of its integer step count
+            updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
         accuracy = jnp.mean(logits.argmax(axis=-1) == batch["y"])
         new_state = state | {
             "params": optax.apply_updates(state["params"], updates),
@@ -87,7 +88,7 @@ def make_eval_step(functions: ModelFunctions) -> Callable:
     def eval_step(params: dict, buffers: dict, batch: Batch) -> tuple[Array, Array]:
         logits, _ = functions.apply(params, buffers, batch, train=False)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
-        correct = logits.argmax(axis=-1) == batch["y"]
+        correct = (logits.argmax(axis=-1) == batch["y"]).astype(losses.dtype)
         return jnp.sum(losses * batch["weight"]), jnp.sum(correct * batch["weight"])
 
     return eval_step

@@ -1,4 +1,7 @@
-"""Exceptions that the user can fix."""
+"""Exceptions that the user can fix, and a part of their messages."""
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class UserError(ValueError):
@@ -10,3 +13,11 @@ class UserError(ValueError):
 
 class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that the user named does not exist."""
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], most: int = 8) -> str:
+    """List the keys whose values differ, as "x is 1 there, 2 here; y is absent there, 3 here"; "" if all agree."""
+    (a, b) = ({key: repr(value) for key, value in values.items()} for values in (there, here))
+    keys = [key for key in sorted(a | b) if a.get(key) != b.get(key)]
+    words = [f"{key} is {a.get(key, 'absent')} there, {b.get(key, 'absent')} here" for key in keys[:most]]
+    return "; ".join(words + [f"and {len(keys) - most} more"] * (len(keys) > most))

@@ -3,12 +3,13 @@
 And what cannot be written, or read, as one clear error.
 """
 
-import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from aire.utils.errors import UserError
 
@@ -32,21 +33,31 @@ def reading(path: str | Path) -> Iterator[None]:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def sha256(path: str | Path) -> str:
+    """Checksum of a file, hexadecimal. Raises UserError where it cannot be read."""
+    with reading(path), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @contextmanager
-def locked(folder: Path, doing: str) -> Iterator[IO[str]]:
+def locked(folder: Path, doing: str) -> Iterator[None]:
     """Let one process at a time into the block; others say that they wait for one that does `doing`.
 
-    The lock is the file `lock` in `folder`, which is made where needed; it goes with its process, however that ends,
-    and with any other that the open file is passed on to. Raises OSError.
+    The lock is the file `lock` in `folder`, which is made where needed. It ends with its process, however that ends.
+    Raises UserError where the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
+    lock = FileLock(folder / "lock")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock.acquire(timeout=0)
+        except Timeout:
             print(f"waiting for another process that {doing}", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sync(path: str | Path) -> None:

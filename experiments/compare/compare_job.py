@@ -1,4 +1,4 @@
-"""The comparison: every method at every ratio over several trained models, chosen on validation, tested once."""
+"""The comparison: every method at every ratio on several trained models, chosen on validation, tested once."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,44 +11,45 @@ from aire.pruning import methods
 from aire.training.evaluate import make_evaluator
 from aire.utils.errors import UserError
 from experiments.compare.compare_report import write_report
-from experiments.compare.compare_results import Comparison, Result, Uncut
+from experiments.compare.compare_results import Comparison, Result
 from experiments.evaluations import CutEvaluator, EvaluationFile
 from experiments.model_source import obtain_model
 from experiments.provenance import provenance
-from experiments.sweep import Cuts, Point, Run, largest_within, prepare, sweep
+from experiments.records import Chosen, Point, Uncut
+from experiments.sweep import Cuts, Trial, largest_within, prepare, sweep
 
 
 def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     """Run the comparison that a config describes; see configs/compare_methods.py."""
     names = prepare(config)
     check_models(config)
-    runs = [(name, draw) for name in names for draw in range(draws(name, config))]
+    trials = [(name, seed) for name in names for seed in range(repetitions(name, config))]
     announce(config, names, workdir, data_dir)
     source = provenance()
-    known = EvaluationFile(workdir / "evaluations.jsonl")
+    cache = EvaluationFile(workdir / "evaluations.jsonl")
     task = load_task(config.data.to_dict(), data_dir)
-    evaluators, origins = load_models(config, task, workdir, known)
+    evaluators, origins = load_models(config, task, workdir, cache)
     cuts = {model: Cuts(evaluate.model, task.splits["train"], config.prune) for model, evaluate in evaluators.items()}
-    points = {model: sweep(evaluate, cuts[model], runs, model) for model, evaluate in evaluators.items()}
-    # The test split is read only now that nothing is left to decide.
-    wholes = {
+    points = {model: sweep(evaluate, cuts[model], trials, model) for model, evaluate in evaluators.items()}
+    # The test split is read only now, when nothing is left to decide.
+    uncut = {
         model: Uncut(origins[model], evaluate.uncut("validation"), evaluate.uncut("test"))
         for model, evaluate in evaluators.items()
     }
     results = [
-        choose(model, run, points[model], evaluate, cuts[model], config)
+        choose(model, trial, points[model], evaluate, cuts[model], config)
         for model, evaluate in evaluators.items()
-        for run in runs
+        for trial in trials
     ]
-    write_report(Comparison(config, wholes, results, source), workdir)
+    write_report(Comparison(config, uncut, results, source), workdir)
 
 
 def check_models(config: ConfigDict) -> None:
-    """Mistakes that should not wait until after the training of another model."""
+    """Raise UserError for mistakes that should not wait until a model is trained."""
     if not config.models or len(set(config.models)) < len(config.models):
         raise UserError(f"models={config.models}: expected at least one, each once")
-    if config.draws < 1:
-        raise UserError(f"draws={config.draws}: expected at least 1")
+    if config.repetitions < 1:
+        raise UserError(f"repetitions={config.repetitions}: expected at least 1")
     if "zoo" in config.models and config.task_name not in zoo.names():
         raise UserError(
             f"no model {config.task_name!r} in the zoo, which has {zoo.names()}; "
@@ -63,40 +64,40 @@ def _model_file(entry: str) -> Path:
     return Path(entry) / "model.safetensors" if Path(entry).is_dir() else Path(entry)
 
 
-def draws(method: str, config: ConfigDict) -> int:
-    """How often a method is to be repeated on one model."""
-    return config.draws if methods.get(method).draws else 1
+def repetitions(method: str, config: ConfigDict) -> int:
+    """Return how many seeds a method gets on one model: one, unless it uses random numbers."""
+    return config.repetitions if methods.get(method).draws else 1
 
 
 def announce(config: ConfigDict, names: Sequence[str], workdir: Path, data_dir: Path) -> None:
-    """Say what will be done before anything slow starts."""
+    """Print what will be done before anything slow starts."""
     origins = [f"trained here with seed {m}" if isinstance(m, int) else str(m) for m in config.models]
     print(
-        f"{config.name}: compare {len(names)} methods on validation, test each once where it is chosen\n"
+        f"{config.name}: compare {len(names)} methods on validation, test each once at the chosen ratio\n"
         f"  data     {config.data.task} in {data_dir}\n"
         f"  models   {', '.join(origins)}\n"
-        f"  methods  {', '.join(names)}: {len(config.prune.ratios)} ratios each, {config.draws} draws of random ones\n"
+        f"  methods  {', '.join(names)}: {len(config.prune.ratios)} ratios each, {config.repetitions} seeds if random\n"
         f"  output   {workdir}",
         flush=True,
     )
 
 
 def load_models(
-    config: ConfigDict, task: Task, workdir: Path, known: EvaluationFile
+    config: ConfigDict, task: Task, workdir: Path, cache: EvaluationFile
 ) -> tuple[dict[str, CutEvaluator], dict[str, str]]:
-    """By name, the evaluator of each model, and where the model comes from. Equal configs share one compilation."""
+    """Return the evaluator and the origin of each model, by name. Equal model configs share one compilation."""
     evaluators, origins, compiled = {}, {}, {}
     for entry in config.models:
         name = f"seed_{entry}" if isinstance(entry, int) else entry
         model, origins[name] = obtain_model(one_model(config, entry), task, workdir / "models" / name)
         print(f"model {name}: {origins[name]}", flush=True)
         evaluate = compiled.setdefault(model.config, make_evaluator(model, config.prune.batch_size))
-        evaluators[name] = CutEvaluator(model, task.splits, evaluate, known)
+        evaluators[name] = CutEvaluator(model, task.splits, evaluate, cache)
     return evaluators, origins
 
 
 def one_model(config: ConfigDict, entry: str | int) -> ConfigDict:
-    """The config of the run that would have trained or loaded this one of `models`."""
+    """Return the config of a run that trains or loads this entry of `models`."""
     one = ConfigDict({key: config[key] for key in ("data", "model", "train")})
     one.name = config.task_name
     one.seed = entry if isinstance(entry, int) else 0
@@ -105,9 +106,10 @@ def one_model(config: ConfigDict, entry: str | int) -> ConfigDict:
 
 
 def choose(
-    model: str, run: Run, points: Sequence[Point], evaluate: CutEvaluator, cuts: Cuts, config: ConfigDict
+    model: str, trial: Trial, points: Sequence[Point], evaluate: CutEvaluator, cuts: Cuts, config: ConfigDict
 ) -> Result:
-    """The largest ratio that validation allows, and its test."""
-    own = [p for p in points if (p.method, p.seed) == run]
-    chosen = largest_within(own, evaluate.uncut("validation"), config.prune.tolerance)
-    return Result(model, *run, own, chosen, evaluate(cuts(run)[chosen.ratio], "test"))
+    """Choose the largest ratio that validation allows, and test it."""
+    own = [p for p in points if (p.method, p.seed) == trial]
+    point = largest_within(own, evaluate.uncut("validation"), config.prune.tolerance)
+    test = evaluate(cuts(trial)[point.ratio], "test")
+    return Result(model, *trial, own, Chosen(point.ratio, point.validation, test))

@@ -1,4 +1,4 @@
-"""The folder that a comparison leaves: tables, JSON, the figure; and the short table on the terminal."""
+"""The report of a comparison: tables, JSON and a figure in a folder, a short table on the terminal."""
 
 import json
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from experiments.compare.compare_results import Comparison, Result
 
 
 def write_report(comparison: Comparison, workdir: Path) -> None:
-    """Write report.md, accuracy.md, results.csv, results.json and the figure into `workdir`; print the table."""
-    write_text(workdir / "results.csv", tables.csv_text(_point_rows(comparison)))
-    write_text(workdir / "results.json", json.dumps(_as_dict(comparison), indent=1))
+    """Write report.md, accuracy.md, results.csv, results.json and the figure to `workdir`; print the table."""
+    write_text(workdir / "results.csv", tables.csv_text(point_rows(comparison)))
+    write_text(workdir / "results.json", json.dumps(comparison.to_json(), indent=1))
     write_text(workdir / "accuracy.md", tables.markdown(_accuracy_rows(comparison)) + "\n")
     _figure(comparison, workdir / "accuracy_against_ratio.png")
     write_text(workdir / "report.md", _markdown(comparison))
@@ -30,19 +30,19 @@ def _by_method(comparison: Comparison) -> dict[str, list[Result]]:
 
 
 def _summary_rows(comparison: Comparison) -> list[Sequence[str]]:
-    """Per method the largest ratio within the tolerance: over all runs, for each model, and what it costs on test."""
-    models = list(comparison.wholes)
+    """The largest ratio within the tolerance by method, over all runs and for each model, and its cost on test."""
+    models = list(comparison.uncut)
     per_model = [f"{model} (%)" for model in models] if len(models) > 1 else []
     rows = [("method", "runs", "states cut (%)", *per_model, "validation (%)", "test (%)", "test loss (points)")]
-    wholes = comparison.wholes.values()
-    accuracies = [tables.mean_spread([100 * getattr(w, s).accuracy for w in wholes], 2) for s in ("validation", "test")]
-    rows.append(("whole model", str(len(models)), "0", *("0" for _ in per_model), *accuracies, ""))
+    uncut = comparison.uncut.values()
+    accuracies = [tables.mean_spread([100 * getattr(u, s).accuracy for u in uncut], 2) for s in ("validation", "test")]
+    rows.append(("uncut model", str(len(models)), "0", *("0" for _ in per_model), *accuracies, ""))
     for method, results in _by_method(comparison).items():
         cut = {m: tables.mean_spread([100 * r.chosen.ratio for r in results if r.model == m]) for m in models}
         columns = (
             [100 * r.chosen.validation.accuracy for r in results],
-            [100 * r.test.accuracy for r in results],
-            [100 * (comparison.wholes[r.model].test.accuracy - r.test.accuracy) for r in results],
+            [100 * r.chosen.test.accuracy for r in results],
+            [100 * (comparison.uncut[r.model].test.accuracy - r.chosen.test.accuracy) for r in results],
         )
         ratio = tables.mean_spread([100 * r.chosen.ratio for r in results])
         costs = [tables.mean_spread(values, 2) for values in columns]
@@ -51,7 +51,7 @@ def _summary_rows(comparison: Comparison) -> list[Sequence[str]]:
 
 
 def _accuracy_rows(comparison: Comparison) -> list[Sequence[str]]:
-    """Validation accuracy in percent, over the runs: one row per ratio, one column per method."""
+    """Validation accuracy in percent over the runs: one row per ratio, one column per method."""
     groups = _by_method(comparison)
     rows = [("states cut", *groups)]
     for i, ratio in enumerate(_ratios(comparison)):
@@ -64,36 +64,14 @@ def _ratios(comparison: Comparison) -> list[float]:
     return [point.ratio for point in comparison.results[0].points]
 
 
-def _point_rows(comparison: Comparison) -> list[Sequence]:
-    header = ("model", "method", "draw", "ratio", "states", "validation_accuracy", "validation_loss", "chosen")
-    rows: list[Sequence] = [header]
-    for r in comparison.results:
-        for p in r.points:
-            result = p.validation.accuracy, p.validation.loss, int(p is r.chosen)
-            rows.append((r.model, r.method, r.draw, p.ratio, p.states, *result))
-    return rows
-
-
-def _as_dict(comparison: Comparison) -> dict:
-    return {
-        "config": comparison.config.to_dict(),
-        **comparison.provenance,
-        "models": {
-            name: {"origin": whole.origin, "validation": vars(whole.validation), "test": vars(whole.test)}
-            for name, whole in comparison.wholes.items()
-        },
-        "chosen": [
-            {
-                "model": r.model,
-                "method": r.method,
-                "draw": r.draw,
-                "ratio": r.chosen.ratio,
-                "validation": vars(r.chosen.validation),
-                "test": vars(r.test),
-            }
-            for r in comparison.results
-        ],
-    }
+def point_rows(comparison: Comparison) -> list[Sequence]:
+    """The rows of results.csv."""
+    rows = [
+        {"model": r.model, **p.to_row(), "chosen": int(p.ratio == r.chosen.ratio)}
+        for r in comparison.results
+        for p in r.points
+    ]
+    return [tuple(rows[0]), *(tuple(row.values()) for row in rows)]
 
 
 def _figure(comparison: Comparison, path: Path) -> None:
@@ -103,22 +81,22 @@ def _figure(comparison: Comparison, path: Path) -> None:
     }
     chosen = {method: float(np.mean([r.chosen.ratio for r in results])) for method, results in groups.items()}
     tolerance = comparison.config.prune.tolerance
-    whole = np.mean([w.validation.accuracy for w in comparison.wholes.values()])
-    lines = {f"{tolerance:g} point below": float(whole) - tolerance / 100}
+    uncut = np.mean([u.validation.accuracy for u in comparison.uncut.values()])
+    lines = {f"{tolerance:g} point below": float(uncut) - tolerance / 100}
     figures.accuracy_against_ratio(_ratios(comparison), curves, lines, chosen, comparison.config.name, path)
 
 
 def _markdown(comparison: Comparison) -> str:
     config, source = comparison.config, comparison.provenance
-    origins = "\n".join(f"- model {name}: {whole.origin}" for name, whole in comparison.wholes.items())
+    origins = "\n".join(f"- model {name}: {uncut.origin}" for name, uncut in comparison.uncut.items())
     versions = ", ".join(f"{name} {version}" for name, version in source["versions"].items())
     return f"""# {config.name}
 
 {tables.markdown(_summary_rows(comparison))}
 
-Per method the largest of {len(config.prune.ratios)} ratios that costs at most {config.prune.tolerance:g} point of
-validation accuracy, without retraining: mean ± one standard deviation over the runs, one for each model and, where a
-method draws, for each draw. The test split was used once, for this table.
+Each method cuts at the largest of {len(config.prune.ratios)} ratios that costs at most {config.prune.tolerance:g} point
+of validation accuracy, without retraining. Numbers are the mean ± one standard deviation over the runs: one for each
+model, and for each seed of a random method. The test split was used once, in this table.
 
 ![Accuracy against ratio](accuracy_against_ratio.png)
 

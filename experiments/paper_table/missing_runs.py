@@ -1,4 +1,4 @@
-"""What the papers' tables lack: found, said, and run by fresh processes of run.py, here or as jobs of a cluster."""
+"""Find the runs that the papers' tables lack, and run them in new processes of run.py, here or on a cluster."""
 
 import contextlib
 import dataclasses
@@ -7,15 +7,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 from ml_collections import ConfigDict
 
 from aire import zoo
 from aire.utils.errors import UserError
-from aire.utils.files import locked, writing
+from aire.utils.files import locked
 from experiments.paper_table import papers, saved_runs
-from experiments.paper_table.saved_runs import PrunedModel, identity
+from experiments.records import PrunedModel, identity
 
 _ROOT = Path(__file__).parents[2]
 _CHOICES = {"run": ("none", "missing"), "size": ("full", "small", "smoke"), "cluster": ("none", "local", "slurm")}
@@ -23,7 +22,7 @@ _CHOICES = {"run": ("none", "missing"), "size": ("full", "small", "smoke"), "clu
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run of run.py: its folder, its command, the config it makes, and the identity of the model it prunes."""
+    """One run of run.py: its folder, command and config, and the identity of the model it prunes."""
 
     folder: Path
     command: tuple[str, ...]
@@ -31,15 +30,15 @@ class Run:
     identity: str
 
 
-Job = tuple[Run, ...]  # one after the other; a later one may need the model of an earlier one
+Job = tuple[Run, ...]  # in sequence, because a later run may need the model of an earlier one
 
 
 def run(config: ConfigDict, root: Path, data_dir: Path) -> dict[str, str]:
-    """Train and prune what is missing in `root`, where the config says so; both paths are absolute.
+    """Train and prune what is missing in `root` if the config asks for it. Both paths are absolute.
 
     Returns: the reason of each failure, by the folder of the job.
     Raises:
-        UserError: an unknown choice, or a cluster that is not there.
+        UserError: a choice is unknown, or the cluster is not available.
     """
     check(config)
     if config.run == "none":
@@ -57,20 +56,20 @@ def run(config: ConfigDict, root: Path, data_dir: Path) -> dict[str, str]:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises UserError for a choice that is none."""
-    for key, known in _CHOICES.items():
-        if config[key] not in known:
-            raise UserError(f"{key}={config[key]!r}: expected one of {', '.join(known)}")
-    for key, known in {"layers": papers.LAYERS, "tasks": papers.TASKS}.items():
+    """Raise UserError for an unknown choice."""
+    for key, choices in _CHOICES.items():
+        if config[key] not in choices:
+            raise UserError(f"{key}={config[key]!r}: expected one of {', '.join(choices)}")
+    for key, choices in {"layers": papers.LAYERS, "tasks": papers.TASKS}.items():
         for name in config[key]:
-            if name not in known:
-                raise UserError(f"{key}: unknown {name!r}; expected some of {', '.join(known)}")
+            if name not in choices:
+                raise UserError(f"{key}: unknown {name!r}; expected some of {', '.join(choices)}")
     if not all(isinstance(seed, int) for seed in config.seeds):
         raise UserError(f"seeds={config.seeds!r}: expected integers, such as (0, 1, 2)")
 
 
 def plan(config: ConfigDict, root: Path, data_dir: Path) -> list[Job]:
-    """The runs that no finished one in `root` makes needless, by job: a task, and those that take its model."""
+    """Return the runs not yet finished in `root`, grouped into jobs: a task, and those that use its model."""
     models = saved_runs.find(root)[0]
     jobs: dict[tuple, list[Run]] = {}
     for task in config.tasks:
@@ -83,7 +82,7 @@ def plan(config: ConfigDict, root: Path, data_dir: Path) -> list[Job]:
 
 
 def planned(task: str, layer: str, size: str, seed: int | None, files: str, root: Path, data_dir: Path) -> Run:
-    """The run of one task; `seed` None is the config's own, `files` "" its default place."""
+    """Return the run of one task. `seed` None is the config's own; `files` "" is the default folder."""
     config, variants = papers.task_config(task, layer, size), papers.variants(task, layer, size)
     own_seed, model_of = config.seed, papers.TASKS[task].model_of
     config.seed = own_seed if seed is None else seed
@@ -108,20 +107,19 @@ def planned(task: str, layer: str, size: str, seed: int | None, files: str, root
 
 
 def is_finished(run: Run, models: Sequence[PrunedModel]) -> bool:
-    """Whether a model of its config, with the config's own settings, is there already."""
+    """Return whether there is a model of the run's config, with the config's own settings."""
     found = saved_runs.entries(models, run.config)
     return any(e.model.identity == run.identity and not e.changes for e in found)
 
 
 def run_job(job: Job) -> str:
-    """Run what is not finished yet; returns the last line of the first error, "" where all went well."""
+    """Run what is not finished yet; return the last line of the first error, or ""."""
     for run in job:
         try:
-            with contextlib.ExitStack() as held:
-                # A second process may be at it: another such command, or what a killed one left running.
-                with writing(run.folder):
-                    lock = held.enter_context(locked(run.folder, f"runs {run.folder.name}"))
-                reason = "" if is_finished(run, saved_runs.find(run.folder)[0]) else execute(run.command, lock)
+            # Another process may run it now: run.py holds this lock while it runs.
+            with locked(run.folder, f"runs in {run.folder}"):
+                finished = is_finished(run, saved_runs.find(run.folder)[0])
+            reason = "" if finished else execute(run.command)
         except UserError as error:
             reason = str(error)
         if reason:
@@ -129,11 +127,11 @@ def run_job(job: Job) -> str:
     return ""
 
 
-def execute(command: Sequence[str], lock: IO[str]) -> str:
-    """Run a command, which holds the lock too, and show what it prints; returns its last words if it fails."""
+def execute(command: Sequence[str]) -> str:
+    """Run a command and show its output; return its last line if it fails."""
     print(f"\n{shlex.join(command)}", flush=True)
-    last = "it says nothing"
-    options = {"stderr": subprocess.PIPE, "text": True, "errors": "replace", "pass_fds": [lock.fileno()]}
+    last = "no error message"
+    options = {"stderr": subprocess.PIPE, "text": True, "errors": "replace"}
     try:
         process = subprocess.Popen(command, cwd=_ROOT, **options)
     except OSError as error:
@@ -146,20 +144,20 @@ def execute(command: Sequence[str], lock: IO[str]) -> str:
 
 
 def submit(jobs: Sequence[Job], config: ConfigDict, logs: Path) -> list[str]:
-    """Hand the jobs to submitit and wait for them; returns the reason of each failure, "" where there is none.
+    """Submit the jobs with submitit and wait for them; return the reason of each failure, or "".
 
     Raises:
-        UserError: submitit is not installed, or the cluster not there.
+        UserError: submitit is not installed, or the cluster is not available.
     """
     try:
         import submitit
     except ImportError as error:
         raise UserError(f"cluster={config.cluster!r} needs submitit: pip install submitit") from error
-    asked = {key: value for key, value in config.jobs.items() if value}
+    requested = {key: value for key, value in config.jobs.items() if value}
     try:
         executor = submitit.AutoExecutor(folder=logs, cluster=config.cluster)
-        executor.update_parameters(**asked)
-        with contextlib.chdir(_ROOT):  # where the job finds this module
+        executor.update_parameters(**requested)
+        with contextlib.chdir(_ROOT):  # the job imports this module from here
             handles = [executor.submit(run_job, job) for job in jobs]
     except (OSError, RuntimeError, NameError, subprocess.SubprocessError) as error:
         raise UserError(f"cluster={config.cluster!r}: cannot submit: {error}") from error
@@ -169,13 +167,13 @@ def submit(jobs: Sequence[Job], config: ConfigDict, logs: Path) -> list[str]:
 
 
 def _outcome(handle) -> str:
-    error = handle.exception()  # waits for the end
+    error = handle.exception()  # waits for the job
     return handle.result() if error is None else str(error).strip().splitlines()[-1]
 
 
 def report(failures: dict[str, str]) -> None:
-    """List the failures, if any, and end with an error."""
+    """Print the failures; raise UserError if there are any."""
     for name, reason in failures.items():
         print(f"failed: {name}: {reason}", flush=True)
     if failures:
-        raise UserError(f"{len(failures)} jobs failed, see above; the same command goes on with what is missing")
+        raise UserError(f"{len(failures)} jobs failed, see above; run the same command again for what is missing")

@@ -1,7 +1,7 @@
 """The papers' tasks and numbers, as data.
 
-Sources: AIRE-Prune (ICLR 2026, arXiv 2602.00534), its main table, from which LAST's numbers are taken too; for tasks
-that it has not, the accuracies of the S5 paper (arXiv 2208.04933), before any cut.
+Sources: the main table of AIRE-Prune (ICLR 2026, arXiv 2602.00534), also for LAST's numbers. For tasks without a row
+there: the accuracies of the S5 paper (arXiv 2208.04933), before any cut.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import importlib
 from ml_collections import ConfigDict
 
 LAYERS = {"s5": "S5", "s4d": "S4D"}
-MODELS = {"full": "full", "last": "LAST", "aire": "AIRE"}
+MODELS = {"uncut": "uncut", "last": "LAST", "aire": "AIRE"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +18,11 @@ class Task:
     """A row of the tables.
 
     Attributes:
-        title: as the papers call it.
+        title: its name in the papers.
         length: of its sequences, at full size.
-        config: its config is configs/CONFIG_prune.py …
-        variant: … and this variant of it.
-        model_of: the task whose trained model it takes, if not one of its own.
+        config: the config is configs/CONFIG_prune.py …
+        variant: … with this variant.
+        model_of: the task whose trained model it uses; "" if it trains its own.
     """
 
     title: str
@@ -53,18 +53,18 @@ AVERAGED = ("lra_listops", "lra_text", "lra_retrieval", "lra_image", "lra_pathfi
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-    """Of one model, in percent: states cut, test accuracy, and points of it lost by the cut; None where not said."""
+    """Numbers of one model in percent: states cut, test accuracy, points lost by the cut. None if unknown."""
 
     cut: float | None = None
     test: float | None = None
     lost: float | None = None
 
 
-def _row(full: float, last: tuple[float, float], aire: tuple[float, float]) -> dict[str, Numbers]:
-    """A row of the main table: accuracy of the full model, then (states cut, accuracy) of LAST and of AIRE."""
+def _row(uncut: float, last: tuple[float, float], aire: tuple[float, float]) -> dict[str, Numbers]:
+    """A row of the main table: accuracy of the uncut model, then (states cut, accuracy) of LAST and of AIRE."""
     cuts = {"last": last, "aire": aire}
-    after = {name: Numbers(cut, test, round(full - test, 2)) for name, (cut, test) in cuts.items()}
-    return {"full": Numbers(test=full), **after}
+    after = {name: Numbers(cut, test, round(uncut - test, 2)) for name, (cut, test) in cuts.items()}
+    return {"uncut": Numbers(test=uncut), **after}
 
 
 NUMBERS: dict[str, dict[str, dict[str, Numbers]]] = {
@@ -76,10 +76,10 @@ NUMBERS: dict[str, dict[str, dict[str, Numbers]]] = {
         "lra_pathfinder": _row(95.15, (30, 94.45), (80, 95.15)),
         "lra_pathx": _row(98.41, (30, 97.95), (70, 98.41)),
         "speech_commands": _row(96.43, (20, 96.31), (45, 96.40)),
-        "speech_commands_8khz": {"full": Numbers(test=94.53)},
-        "smnist": {"full": Numbers(test=99.65)},
-        "psmnist": {"full": Numbers(test=98.67)},
-        "scifar": {"full": Numbers(test=90.1)},
+        "speech_commands_8khz": {"uncut": Numbers(test=94.53)},
+        "smnist": {"uncut": Numbers(test=99.65)},
+        "psmnist": {"uncut": Numbers(test=98.67)},
+        "scifar": {"uncut": Numbers(test=90.1)},
     },
     "s4d": {"lra_text": {"aire": Numbers(cut=90)}, "lra_image": {"aire": Numbers(cut=40)}},
 }
@@ -97,12 +97,12 @@ SPEEDUPS, PARAMETERS = (1.2, 2.9), (-65, -19)
 
 
 def variants(task: str, layer: str, size: str) -> str:
-    """What follows the colon in --config=TASK_prune:…"""
+    """Return what follows the colon in --config=TASK_prune:…"""
     names = (layer * (layer != "s5"), size * (size != "full"), TASKS[task].variant)
     return ",".join(filter(None, names))
 
 
 def task_config(task: str, layer: str, size: str) -> ConfigDict:
-    """The config of the run that prunes this task: layer "s5" or "s4d", size "full", "small" or "smoke"."""
+    """Return the config that prunes this task: layer "s5" or "s4d", size "full", "small" or "smoke"."""
     module = importlib.import_module(f"configs.{TASKS[task].config}_prune")
     return module.get_config(variants(task, layer, size))

@@ -1,83 +1,48 @@
-"""Finished runs of the main job and of the comparison, found in a folder and read: JSON and CSV, nothing executed."""
+"""Find finished runs of the pruning job and of the comparison in a folder, and read them."""
 
 import csv
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from aire import zoo
+from aire.training.optimizer import OptimizerConfig
+from experiments.compare import compare_results
+from experiments.prune import prune_results
+from experiments.records import Point, PrunedModel
 
-# Settings that say where files are, how fast, or how many methods: the results of one method do not depend on them.
-_FREE = {"data.folder", "data.lra_release", "prune.methods", "prune.scores_file", "prune.batch_size"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Cut:
-    """One method (or one draw of it) on one model: the ratio chosen on validation, and accuracies as shares of 1.
-
-    Attributes:
-        ratio: share of all states that is cut, the largest within the tolerance.
-        test: accuracy there.
-        validation: accuracy at each ratio of the sweep.
-    """
-
-    ratio: float
-    test: float
-    validation: Mapping[float, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class PrunedModel:
-    """One trained model in a finished run, and what the methods made of it.
-
-    Attributes:
-        folder: of the run, below the folder that was searched.
-        name: of the config: task, layer and size.
-        identity: what tells trained models of one config apart: "seed N", or the file it was loaded from.
-        origin: where the model comes from, in words.
-        config: all settings of the run.
-        source: commit and machine.
-        validation, test: accuracy of the whole model.
-        cuts: by method, one for each draw.
-        parameters: of the whole model and the one cut by AIRE, where saved.
-        speedup: how many times as fast the latter's forward pass is, where saved.
-    """
-
-    folder: str
-    name: str
-    identity: str
-    origin: str
-    config: Mapping
-    source: Mapping[str, str]
-    validation: float
-    test: float
-    cuts: Mapping[str, Sequence[Cut]]
-    parameters: tuple[int, int] | None = None
-    speedup: float | None = None
+_READERS = {"prune": prune_results.read_models, "compare": compare_results.read_models}
+# Where files are, how many methods run, how fast: settings that the results of one method do not depend on.
+_IGNORED = {"data.folder", "data.lra_release", "prune.methods", "prune.scores_file", "prune.batch_size"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A saved model as the tables take it: `changes` from its config's settings; `left_out`, why, or ""."""
+    """A saved model in the tables.
+
+    Attributes:
+        changes: settings that differ from the config's, in words.
+        excluded: why the tables leave it out; "" if they include it.
+    """
 
     model: PrunedModel
     changes: Sequence[str]
-    left_out: str
+    excluded: str
 
 
 def find(root: Path) -> tuple[list[PrunedModel], dict[str, str]]:
-    """All models of finished runs in a folder and below, by path; and by folder, what is wrong with damaged runs.
+    """Return the models of all finished runs below a folder, by path, and by folder what is wrong with damaged runs.
 
-    Other experiments' results and files that only have the name are passed over.
+    Results of other experiments, and other files of that name, are skipped.
     """
     models, damaged = [], {}
     for path in sorted(root.rglob("results.json")):
         folder = path.parent.relative_to(root).as_posix()
         try:
-            models += _read(path.parent, folder)
+            models += [dataclasses.replace(model, folder=folder) for model in _read(path.parent)]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
             damaged[folder] = _reason(error)
     return models, damaged
@@ -93,95 +58,33 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-def _read(folder: Path, name: str) -> list[PrunedModel]:
+def _read(folder: Path) -> list[PrunedModel]:
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     config = results.get("config") if isinstance(results, dict) else None
     read = _READERS.get(config.get("experiment")) if isinstance(config, dict) else None
-    return list(read(name, config, results, _points(folder / "results.csv"))) if read else []
-
-
-def _points(path: Path) -> dict[tuple[str, str, int], dict[float, float]]:
-    """Validation accuracy by (model, method, draw) and ratio; a run of one model names no model and no draw."""
-    points: dict[tuple[str, str, int], dict[float, float]] = {}
-    with open(path, newline="", encoding="utf-8") as file:
+    if read is None:
+        return []
+    points: dict[tuple[str, str, int], list[Point]] = {}
+    with open(folder / "results.csv", newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            key = row.get("model", ""), row["method"], int(row.get("draw", 0))
-            points.setdefault(key, {})[float(row["ratio"])] = _share(row["validation_accuracy"])
-    return points
+            point = Point.from_row(row)
+            points.setdefault((row.get("model", ""), point.method, point.seed), []).append(point)
+    return list(read(results | {"config": _migrated(config)}, points))
 
 
-def _from_prune(folder: str, config: Mapping, results: Mapping, points: Mapping) -> Iterator[PrunedModel]:
-    chosen, full = results["chosen"], results["full"]
-    saved = {}
-    if next(iter(chosen), "") == "aire":  # the model that is saved and timed is the first method's
-        parameters = int(full["parameters"]), int(chosen["aire"]["parameters"])
-        saved = {"parameters": parameters, "speedup": float(results["forward_speedup"])}
-    yield PrunedModel(
-        folder=folder,
-        name=config["name"],
-        identity=identity(config["name"], config["init"], results["seed"]),
-        origin=results["model"],
-        **_common(config, results, full),
-        cuts={method: [_cut(c, points["", method, 0])] for method, c in chosen.items()},
-        **saved,
-    )
-
-
-def _from_compare(folder: str, config: Mapping, results: Mapping, points: Mapping) -> Iterator[PrunedModel]:
-    for entry, (model, whole) in zip(config["models"], results["models"].items(), strict=True):
-        cuts: dict[str, list[Cut]] = {}
-        for c in results["chosen"]:
-            if c["model"] == model:
-                cuts.setdefault(c["method"], []).append(_cut(c, points[model, c["method"], c["draw"]]))
-        init = "scratch" if isinstance(entry, int) else entry
-        yield PrunedModel(
-            folder=folder,
-            name=config["task_name"],
-            identity=identity(config["task_name"], init, entry),
-            origin=whole["origin"],
-            **_common(config, results, whole),
-            cuts=cuts,
-        )
-
-
-_READERS = {"prune": _from_prune, "compare": _from_compare}
-
-
-def _common(config: Mapping, results: Mapping, whole: Mapping) -> dict:
-    return {
-        "config": config,
-        "source": {key: str(results[key]) for key in ("commit", "machine")},
-        "validation": _share(whole["validation"]["accuracy"]),
-        "test": _share(whole["test"]["accuracy"]),
-    }
-
-
-def _cut(chosen: Mapping, validation: Mapping[float, float]) -> Cut:
-    ratio = _share(chosen["ratio"])
-    if ratio not in validation:
-        raise ValueError(f"results.csv lacks the chosen ratio {ratio:g}")
-    return Cut(ratio, _share(chosen["test"]["accuracy"]), validation)
-
-
-def _share(value: object) -> float:
-    share = float(value)
-    if not 0 <= share <= 1:
-        raise ValueError(f"{share} is no share of 1")
-    return share
-
-
-def identity(name: str, init: str, seed: int) -> str:
-    """What tells the trained model of a run apart from others of the same config name."""
-    if init == "zoo" and name in zoo.names():
-        seed = json.loads(zoo.path(name).with_suffix(".json").read_text())["seed"]
-    return f"seed {seed}" if init in ("scratch", "zoo") else init
+def _migrated(config: Mapping) -> Mapping:
+    """Move the optimiser's settings to `train.optimizer`; older runs have them in `train`."""
+    names = {field.name for field in dataclasses.fields(OptimizerConfig)}
+    moved = {name: value for name, value in config["train"].items() if name in names}
+    train = {name: value for name, value in config["train"].items() if name not in names}
+    return config | {"train": {"optimizer": moved, **train}}
 
 
 def entries(models: Sequence[PrunedModel], config: ConfigDict) -> list[Entry]:
-    """The saved models of a config's name, one for each identity counted, the others left out.
+    """Return the saved models of a config's name; the tables include one for each identity.
 
-    Where there are models with the config's own settings, those with others are left out. Of runs of the same model
-    that with the most methods counts, then that of the main job, which has parameters and times, then the first.
+    Models with other settings are excluded if there are models with the config's own. Of duplicates, prefer the run
+    with the most methods, then a pruning run because it has parameters and times, then path order.
     """
     named = [m for m in models if m.name == config.name]
     settings = json.loads(json.dumps(config.to_dict()))
@@ -189,31 +92,27 @@ def entries(models: Sequence[PrunedModel], config: ConfigDict) -> list[Entry]:
     any_own = not all(changed.values())
     result, first = [], {}
     for m in sorted(named, key=lambda m: (-len(m.cuts), m.speedup is None, m.folder)):
-        left_out = ""
+        excluded = ""
         if any_own and changed[id(m)]:
-            left_out = "there are runs with the config's own settings"
+            excluded = "there are runs with the config's own settings"
         elif m.identity in first:
-            left_out = f"the same model as in {first[m.identity]}"
+            excluded = f"the same model as in {first[m.identity]}"
         else:
             first[m.identity] = m.folder
-        result.append(Entry(m, changed[id(m)], left_out))
+        result.append(Entry(m, changed[id(m)], excluded))
     return sorted(result, key=lambda e: (e.model.folder, e.model.identity))
 
 
 def changes(model: PrunedModel, settings: Mapping) -> list[str]:
-    """Settings that a run had otherwise than a config, in words."""
-    saved, own = (dict(_flat(s, "")) for s in (model.config, settings))
-    keys = sorted(saved.keys() & own.keys() - _FREE)
+    """Describe the settings of a run that differ from a config's."""
+    saved, own = (flatten_dict(_groups(s), sep=".") for s in (model.config, settings))
+    keys = sorted(saved.keys() & own.keys() - _IGNORED)
     changed = [f"{key}={saved[key]} (not {own[key]})" for key in keys if saved[key] != own[key]]
     if settings["init"] not in ("scratch", "zoo") and model.identity.startswith("seed "):
         changed.append("trained on this data itself")
     return changed
 
 
-def _flat(settings: Mapping, prefix: str) -> Iterator[tuple[str, object]]:
-    """Settings of data, model, training and pruning, by dotted names."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif prefix:
-            yield f"{prefix}{key}", value
+def _groups(settings: Mapping) -> dict:
+    """Settings of data, model, training and pruning."""
+    return {name: group for name, group in settings.items() if isinstance(group, Mapping)}

@@ -1,4 +1,4 @@
-"""The papers' tables: of all finished runs in a folder, after running what is missing where that is asked for."""
+"""The papers' tables of all finished runs in a folder, optionally after running what is missing."""
 
 import dataclasses
 import json
@@ -12,16 +12,16 @@ from aire.report import tables
 from aire.utils.errors import UserError
 from aire.utils.files import write_text
 from experiments.paper_table import missing_runs, papers, saved_runs
-from experiments.paper_table.saved_runs import PrunedModel
-from experiments.paper_table.table_rows import Row, Runs, accuracy_rows, cost_rows, counted, method_rows, run_rows
+from experiments.paper_table.table_rows import Row, Runs, accuracy_rows, cost_rows, included, method_rows, run_rows
 from experiments.provenance import provenance
+from experiments.records import PrunedModel
 
 SIZES = ("full", "small")
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """One table; its first row is the header. `name` is that of its CSV file and its LaTeX label."""
+    """One table. The first row is the header. `name` is used for the CSV file and the LaTeX label."""
 
     name: str
     title: str
@@ -34,12 +34,12 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     root = Path(config.runs or os.environ.get("AIRE_WORKDIR", "runs"))
     failures = missing_runs.run(config, root.resolve(), data_dir.resolve())
     if config.runs and not root.is_dir():
-        raise UserError(f"no folder {root}, which --config.runs names: expected one with finished runs")
+        raise UserError(f"no folder {root}, given as --config.runs: expected one with finished runs")
     models, damaged = saved_runs.find(root)
     runs = {size: {layer: collect(models, layer, size) for layer in papers.LAYERS} for size in SIZES}
     write_report(all_tables(runs), damaged, workdir)
     write_text(workdir / "results.json", json.dumps({"config": config.to_dict(), **provenance()}, indent=1))
-    n = sum(len(counted(e)) for layers in runs.values() for tasks in layers.values() for e in tasks.values())
+    n = sum(len(included(e)) for layers in runs.values() for tasks in layers.values() for e in tasks.values())
     print(f"{n} trained models of the tables' tasks in {root}; tables: {workdir}", flush=True)
     for folder, reason in damaged.items():
         print(f"damaged, not read: {root / folder}: {reason}", flush=True)
@@ -47,12 +47,12 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
 
 
 def collect(models: Sequence[PrunedModel], layer: str, size: str) -> Runs:
-    """The saved models of each task, in the papers' order."""
+    """Return the saved models of each task, in the papers' order."""
     return {task: saved_runs.entries(models, papers.task_config(task, layer, size)) for task in papers.TASKS}
 
 
 def all_tables(runs: Mapping[str, Mapping[str, Runs]]) -> list[Table]:
-    """Of runs by size and layer: those at the papers' size; then, apart, the small ones, where there are any."""
+    """Make the tables of runs, by size and layer: at the papers' size, then of the small ones if there are any."""
     rows = run_rows([tasks for layers in runs.values() for tasks in layers.values()])
     small = {layer: tasks for layer, tasks in runs["small"].items() if any(tasks.values())}
     tables_small = size_tables("small", small) if small else []
@@ -60,7 +60,7 @@ def all_tables(runs: Mapping[str, Mapping[str, Runs]]) -> list[Table]:
 
 
 def size_tables(size: str, runs: Mapping[str, Runs]) -> list[Table]:
-    """The tables of one size; those at the papers' size stand beside the papers' numbers."""
+    """Make the tables of one size; those at the papers' size have the papers' numbers beside ours."""
     beside = size == "full"
     where = "at the papers' size, beside their numbers" if beside else "small, which no paper has"
     result = []
@@ -76,17 +76,17 @@ def size_tables(size: str, runs: Mapping[str, Runs]) -> list[Table]:
 
 
 _ACCURACY = """\
-The largest share of states within the run's tolerance of validation accuracy, cut without retraining; test accuracy
-there, and points of it lost: mean ± one standard deviation over trained models (seeds). Averages are over those tasks
-that were run. † trained or pruned with other settings than the config's: see the table of runs.
+The largest share of states that can be cut within the run's tolerance of validation accuracy, without retraining, with
+the test accuracy and the points lost there: mean ± one standard deviation over trained models (seeds). Averages are
+over the tasks that were run. † trained or pruned with other settings than the config's: see the table of runs.
 """
 _AVERAGED = """
-The paper's averages are over the six tasks of the Long Range Arena, and so are ours beside them; diff., ours less the
-paper's, is taken of averages only where all six were run.
+The paper's averages, and ours beside them, are over the six tasks of the Long Range Arena. diff. is ours minus the
+paper's; averages have one only if all six tasks were run.
 """
 _BESIDE = {
     "s5": """
-Paper: AIRE-Prune's main table; for tasks that it has not, the accuracy of the S5 papers.
+Paper: AIRE-Prune's main table; for other tasks, the accuracy in the S5 paper.
 """,
     "s4d": f"""
 Paper: AIRE-Prune, which gives two ratios. LAST's paper reports {papers.LAST_S4D_AVERAGE.cut:g} % cut for
@@ -94,21 +94,21 @@ Paper: AIRE-Prune, which gives two ratios. LAST's paper reports {papers.LAST_S4D
 """,
 }
 _METHODS = """\
-Points of *validation* accuracy lost where each method cuts the share of states that AIRE reached on the same model:
-sweeps are on validation, and the test split is used only at each method's own ratio. AIRE's ratio was chosen on the
-same split, so its own loss is at most the tolerance by construction. After each task, its trained models.
+Points of *validation* accuracy lost if each method cuts the share of states that AIRE reached on the same model. Sweeps
+are on validation; the test split is used only at each method's own ratio. AIRE's ratio was chosen on the same split,
+so its own loss is at most the tolerance by construction. The number of trained models follows each task.
 """
 _COST = """\
-Of the model cut by AIRE: parameters, and how many times as fast its forward pass is, side by side with the whole
+The model cut by AIRE: its parameters, and how many times as fast its forward pass is, side by side with the uncut
 model's. "not saved": a comparison of methods measures neither.
 """
 _RUNS = """\
-What a run is of is read from the config saved in it. Each trained model counts once.
+Task, layer and size of a run are read from its saved config. Each trained model counts once.
 """
 
 
 def write_report(all_tables: Sequence[Table], damaged: Mapping[str, str], workdir: Path) -> None:
-    """Write report.md, tables.tex, and a CSV file for each table, into `workdir`."""
+    """Write report.md, tables.tex and a CSV file for each table to `workdir`."""
     sections = [f"## {t.title}\n\n{tables.markdown(t.rows)}\n\n{t.about}" for t in all_tables]
     if damaged:
         rows = [("run", "reason"), *damaged.items()]

@@ -1,4 +1,4 @@
-"""The rows of the papers' tables: what was run, beside what the papers say. Numbers in percent and points."""
+"""The rows of the papers' tables: our runs beside the papers' numbers, in percent and points."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,8 @@ from aire.pruning import methods
 from aire.report.tables import mean_spread
 from experiments.paper_table import papers
 from experiments.paper_table.papers import Numbers
-from experiments.paper_table.saved_runs import Entry, PrunedModel
+from experiments.paper_table.saved_runs import Entry
+from experiments.records import PrunedModel
 
 Runs = Mapping[str, Sequence[Entry]]  # by task, of one layer and size
 Row = tuple[str, ...]
@@ -18,29 +19,30 @@ CHANGED = "†"
 _COLUMNS = {"cut": ("cut (%)", 1), "test": ("test (%)", 2), "lost": ("lost (points)", 2)}
 
 
-def counted(entries: Sequence[Entry]) -> list[PrunedModel]:
-    """The models that the tables are made of."""
-    return [e.model for e in entries if not e.left_out]
+def included(entries: Sequence[Entry]) -> list[PrunedModel]:
+    """Return the models that the tables include."""
+    return [e.model for e in entries if not e.excluded]
 
 
-def outcome(model: PrunedModel, name: str) -> Numbers | None:
-    """What came of the full model, or of a method, the mean over its draws; None where it was not run."""
-    if name == "full":
-        return Numbers(test=100 * model.test)
+def numbers_of(model: PrunedModel, name: str) -> Numbers | None:
+    """Return the numbers of the uncut model or of a method, the mean over its seeds; None if it was not run."""
+    uncut = 100 * model.uncut.test.accuracy
+    if name == "uncut":
+        return Numbers(test=uncut)
     if name not in model.cuts:
         return None
-    test = 100 * float(np.mean([cut.test for cut in model.cuts[name]]))
-    cut = 100 * float(np.mean([cut.ratio for cut in model.cuts[name]]))
-    return Numbers(cut, test, _points(100 * model.test - test))
+    chosen = [swept.chosen for swept in model.cuts[name]]
+    test = 100 * float(np.mean([c.test.accuracy for c in chosen]))
+    return Numbers(100 * float(np.mean([c.ratio for c in chosen])), test, _points(uncut - test))
 
 
 def _points(difference: float) -> float:
-    """Without the rounding of floats, which may leave a minus before a zero."""
+    """Round off float noise, which can put a minus before a zero."""
     return round(difference, 9) + 0.0
 
 
 def accuracy_rows(layer: str, runs: Runs, beside: bool) -> list[Row]:
-    """The main table: per task the full model, LAST and AIRE; `beside` the papers' numbers, or alone."""
+    """The main table: the uncut model, LAST and AIRE by task, alone or `beside` the papers' numbers."""
     names = {key: (title, f"{key}, paper", f"{key}, diff.") for key, (title, _) in _COLUMNS.items()}
     columns = [names[key] if beside else names[key][:1] for key in _COLUMNS]
     rows: list[Row] = [("task", "model", "seeds", *(name for group in columns for name in group))]
@@ -48,10 +50,10 @@ def accuracy_rows(layer: str, runs: Runs, beside: bool) -> list[Row]:
     for task, ours in found.items():
         theirs = papers.NUMBERS[layer].get(task, {}) if beside else {}
         for name, label in papers.MODELS.items():
-            if counted(runs[task]) or name in theirs:
+            if included(runs[task]) or name in theirs:
                 cells = _cells(name, ours[name], theirs.get(name, Numbers()), beside)
                 rows.append((papers.TASKS[task].title, label, _seeds(runs[task], ours[name]), *cells))
-        if not counted(runs[task]) and not theirs:
+        if not included(runs[task]) and not theirs:
             rows.append((papers.TASKS[task].title, "", "0", NOT_RUN, *[""] * (len(rows[0]) - 4)))
     for name, label in papers.MODELS.items():
         averaged = [task for task in runs if task in papers.AVERAGED or not beside]
@@ -64,16 +66,16 @@ def accuracy_rows(layer: str, runs: Runs, beside: bool) -> list[Row]:
 
 
 def _outcomes(entries: Sequence[Entry], name: str) -> list[Numbers]:
-    return [o for model in counted(entries) if (o := outcome(model, name)) is not None]
+    return [o for model in included(entries) if (o := numbers_of(model, name)) is not None]
 
 
 def _seeds(entries: Sequence[Entry], outcomes: Sequence[object]) -> str:
-    """How many, marked where they had other settings than the config."""
+    """Return how many, marked if their settings differ from the config's."""
     return f"{len(outcomes)} {CHANGED}" if outcomes and _changed(entries) else str(len(outcomes))
 
 
 def _changed(entries: Sequence[Entry]) -> bool:
-    return any(e.changes for e in entries if not e.left_out)
+    return any(e.changes for e in entries if not e.excluded)
 
 
 def _mean(outcomes: Sequence[Numbers]) -> Numbers:
@@ -82,74 +84,74 @@ def _mean(outcomes: Sequence[Numbers]) -> Numbers:
 
 
 def _cells(name: str, ours: Sequence[Numbers], theirs: Numbers, beside: bool, comparable: bool = True) -> list[str]:
-    """Of one row: each column's mean ± spread, and beside it the paper's number and the difference."""
+    """Return the cells of a row: by column the mean ± spread, the paper's number and the difference."""
     cells = []
     for column, (_, digits) in _COLUMNS.items():
         values = [v for o in ours if (v := getattr(o, column)) is not None]
-        says = getattr(theirs, column)
-        applies = name != "full" or column == "test"
+        paper = getattr(theirs, column)
+        applies = name != "uncut" or column == "test"
         cells.append(mean_spread(values, digits) if values else NOT_RUN * applies)
         if beside:
-            cells.append("" if says is None else f"{says:.{digits}f}")
-            known = values and says is not None and comparable
-            cells.append(f"{_points(np.mean(values) - says):+.{digits}f}" if known else "")
+            cells.append("" if paper is None else f"{paper:.{digits}f}")
+            both = values and paper is not None and comparable
+            cells.append(f"{_points(np.mean(values) - paper):+.{digits}f}" if both else "")
     return cells
 
 
 def method_rows(layer: str, runs: Runs, beside: bool) -> list[Row]:
-    """Points of validation accuracy that each method loses at the ratio which AIRE reached on the same model."""
-    swept = {task: [m for m in counted(entries) if "aire" in m.cuts] for task, entries in runs.items()}
+    """Points of validation accuracy that each method loses at AIRE's ratio on the same model."""
+    swept = {task: [m for m in included(entries) if "aire" in m.cuts] for task, entries in runs.items()}
     averaged = [task for task in runs if task in papers.AVERAGED or not beside]
     swept = {task: models for task, models in swept.items() if models}
-    cut = {task: [100 * m.cuts["aire"][0].ratio for m in models] for task, models in swept.items()}
+    cut = {task: [100 * m.cuts["aire"][0].chosen.ratio for m in models] for task, models in swept.items()}
     titles = [f"{papers.TASKS[task].title} ({_seeds(runs[task], models)})" for task, models in swept.items()]
     header = ("method", *titles, f"average, {len(swept.keys() & set(averaged))} of {len(averaged)} tasks")
     rows: list[Row] = [(*header, "paper (test)", "diff.") if beside else header]
-    says = papers.AVERAGES[layer].get("aire", Numbers()).cut
-    rows.append(("states cut (%)", *_compared(cut, averaged, says, beside, digits=1)))
+    paper = papers.AVERAGES[layer].get("aire", Numbers()).cut
+    rows.append(("states cut (%)", *_compared(cut, averaged, paper, beside, digits=1)))
     others = {name for models in swept.values() for m in models for name in m.cuts} - set(methods.METHODS)
     for method in (*methods.METHODS, *sorted(others)):
         lost = {task: _lost_at_aire_ratio(models, method) for task, models in swept.items()}
-        says = papers.LOST_AT_AIRE_RATIOS[layer].get(method)
-        rows.append((method, *_compared(lost, averaged, says, beside, digits=2)))
+        paper = papers.LOST_AT_AIRE_RATIOS[layer].get(method)
+        rows.append((method, *_compared(lost, averaged, paper, beside, digits=2)))
     return rows
 
 
 def _lost_at_aire_ratio(models: Sequence[PrunedModel], method: str) -> list[float]:
-    """For each model, the mean over the method's draws."""
+    """Return the loss on each model, the mean over the method's seeds."""
     losses = []
     for m in models:
-        ratio = m.cuts["aire"][0].ratio
-        accuracies = [cut.validation[ratio] for cut in m.cuts.get(method, []) if ratio in cut.validation]
+        ratio = m.cuts["aire"][0].chosen.ratio
+        accuracies = [s.accuracies[ratio] for s in m.cuts.get(method, []) if ratio in s.accuracies]
         if accuracies:
-            losses.append(_points(100 * (m.validation - float(np.mean(accuracies)))))
+            losses.append(_points(100 * (m.uncut.validation.accuracy - float(np.mean(accuracies)))))
     return losses
 
 
 def _compared(
-    values: Mapping[str, Sequence[float]], averaged: Sequence[str], says: float | None, beside: bool, digits: int
+    values: Mapping[str, Sequence[float]], averaged: Sequence[str], paper: float | None, beside: bool, digits: int
 ) -> list[str]:
-    """Each task's mean ± spread, the average where none of its tasks lacks, the paper's and the difference."""
+    """Return each task's mean ± spread, the average if no task is missing, the paper's and the difference."""
     cells = [mean_spread(v, digits) if v else NOT_RUN for v in values.values()]
     over = [task for task in averaged if task in values]
     means = [float(np.mean(values[task])) for task in over if values[task]]
     cells.append(f"{np.mean(means):.{digits}f}" if means and len(means) == len(over) else NOT_RUN)
     if beside:
-        cells.append("" if says is None else f"{says:.{digits}f}")
-        known = says is not None and len(means) == len(averaged)
-        cells.append(f"{_points(np.mean(means) - says):+.{digits}f}" if known else "")
+        cells.append("" if paper is None else f"{paper:.{digits}f}")
+        both = paper is not None and len(means) == len(averaged)
+        cells.append(f"{_points(np.mean(means) - paper):+.{digits}f}" if both else "")
     return cells
 
 
 def cost_rows(runs: Mapping[str, Runs], beside: bool) -> list[Row]:
-    """Parameters and speed before and after AIRE's cut, by layer and task; the paper's range in the last row."""
+    """Parameters and speed before and after AIRE's cut, by layer and task. The last row is the paper's range."""
     rows: list[Row] = [
         ("task", "layer", "seeds", "parameters", "after AIRE's cut", "change (%)", "times as fast", "machine")
     ]
     for layer, tasks in runs.items():
         for task, entries in tasks.items():
-            models = [m for m in counted(entries) if m.parameters]
-            missing = "not saved" if counted(entries) else NOT_RUN
+            models = [m for m in included(entries) if m.parameters]
+            missing = "not saved" if included(entries) else NOT_RUN
             cells = _cost_cells(models) if models else (missing, "", "", "", "")
             rows.append((papers.TASKS[task].title, papers.LAYERS[layer], _seeds(entries, models), *cells))
     if beside:
@@ -172,12 +174,12 @@ def _cost_cells(models: Sequence[PrunedModel]) -> tuple[str, ...]:
 
 
 def run_rows(runs: Sequence[Runs]) -> list[Row]:
-    """Every saved model of a task: where it is, whether it counts, and what else made it."""
+    """Every saved model: its folder, whether the tables include it, and its settings and source."""
     rows: list[Row] = [("config", "run", "model", "of", "counts", "other settings", "machine", "commit")]
     for tasks in runs:
         for entries in tasks.values():
             for e in entries:
-                m, counts = e.model, f"no: {e.left_out}" if e.left_out else "yes"
+                m, counts = e.model, f"no: {e.excluded}" if e.excluded else "yes"
                 source = m.source["machine"], m.source["commit"]
-                rows.append((m.name, m.folder, m.origin, m.identity, counts, "; ".join(e.changes), *source))
+                rows.append((m.name, m.folder, m.uncut.origin, m.identity, counts, "; ".join(e.changes), *source))
     return rows

@@ -1,4 +1,4 @@
-"""The main job."""
+"""The pruning job."""
 
 from experiments.prune.prune_job import run
 

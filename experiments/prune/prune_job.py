@@ -1,4 +1,4 @@
-"""The main job: train or restore, score, sweep the ratio for each method on validation, choose, test once, report."""
+"""The pruning job: obtain a model, sweep the ratio for each method on validation, choose, test once, report."""
 
 import dataclasses
 import time
@@ -23,7 +23,8 @@ from experiments.model_source import obtain_model
 from experiments.provenance import provenance
 from experiments.prune.prune_report import write_report
 from experiments.prune.prune_results import Choice, Outcome
-from experiments.sweep import Cuts, Point, largest_within, prepare, sweep
+from experiments.records import Chosen, Point, Uncut
+from experiments.sweep import Cuts, largest_within, prepare, sweep
 from experiments.timing import forward, interleaved
 
 
@@ -40,19 +41,16 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     clock.lap("model")
     base = baselines.measure(task)
     clock.lap("baselines")
-    evaluate = CutEvaluator(model, task.splits, make_evaluator(model, config.prune.batch_size), known={})
+    evaluate = CutEvaluator(model, task.splits, make_evaluator(model, config.prune.batch_size), cache={})
     cuts = Cuts(model, task.splits["train"], config.prune)
     points = sweep(evaluate, cuts, [(method, config.seed) for method in methods])
     clock.lap("sweep")
-    full = evaluate.uncut("validation")
     choices = [choose(method, points, evaluate, cuts, config) for method in methods]
     choices[0] = test_cut(choices[0], task.splits["test"], config.prune.batch_size)
     outcome = Outcome(
         config=config,
-        origin=origin,
         model=model,
-        full_validation=full,
-        full_test=evaluate.uncut("test"),
+        uncut=Uncut(origin, evaluate.uncut("validation"), evaluate.uncut("test")),
         baselines=base,
         points=points,
         choices=choices,
@@ -65,9 +63,9 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
 
 
 def announce(config: ConfigDict, methods: Sequence[str], workdir: Path, data_dir: Path) -> None:
-    """Say what will be done before anything slow starts."""
+    """Print what will be done before anything slow starts."""
     m, p = config.model, config.prune
-    origins = {"zoo": "the trained one of the zoo", "scratch": f"trained here, {config.train.epochs} epochs"}
+    origins = {"zoo": "trained, from the zoo", "scratch": f"trained here, {config.train.epochs} epochs"}
     origin = origins.get(config.init, config.init.replace("{runs}", str(workdir.parent)))
     states = kind_of(m.ssm).describe_states(m.states)
     calibrated = ", ".join(method for method in methods if get_method(method).needs_calibration)
@@ -83,14 +81,14 @@ def announce(config: ConfigDict, methods: Sequence[str], workdir: Path, data_dir
 
 
 def unstable_states(model: Classifier) -> str:
-    """Where a model has states with |λ̄| ≥ 1, in words; "" where it has none."""
+    """Describe where a model has states with |λ̄| ≥ 1; "" if it has none."""
     counts = {layer: int((np.asarray(m.margin) <= 0).sum()) for layer, m in aire.modes(model).items()}
     layers = [f"{n} in {layer}" for layer, n in counts.items() if n]
     return f"; unstable states, of infinite energy: {', '.join(layers)}" if layers else ""
 
 
 class Clock:
-    """Seconds of each stage."""
+    """A stopwatch: the seconds of each stage."""
 
     def __init__(self):
         self.laps: dict[str, float] = {}
@@ -102,25 +100,26 @@ class Clock:
 
 
 def choose(method: str, points: Sequence[Point], evaluate: CutEvaluator, cuts: Cuts, config: ConfigDict) -> Choice:
-    """Cut at the ratio that validation chose, and test once: under the mask, which computes what the cut model does."""
+    """Cut at the ratio that validation chooses, and test the masked model, which computes the same as the cut one."""
     own = [p for p in points if p.method == method]
     point = largest_within(own, evaluate.uncut("validation"), config.prune.tolerance)
     result = cuts.result((method, point.seed), point.ratio)
-    return Choice(method, point.ratio, result, point.validation, evaluate(result.cut, "test"))
+    return Choice(method, Chosen(point.ratio, point.validation, evaluate(result.cut, "test")), result)
 
 
 def test_cut(choice: Choice, split: Split, batch_size: int) -> Choice:
-    """The choice with the test of the cut model itself, the one that is saved."""
+    """Test the cut model itself, because it is the one that is saved."""
     evaluate = make_evaluator(choice.result.model, batch_size)
-    return dataclasses.replace(choice, test=evaluate(choice.result.model, split))
+    chosen = dataclasses.replace(choice.chosen, test=evaluate(choice.result.model, split))
+    return dataclasses.replace(choice, chosen=chosen)
 
 
-def speedup(full: nnx.Module, cut: nnx.Module, split: Split, batch_size: int) -> float:
-    """How many times as fast the cut model's forward pass is, side by side on one batch.
+def speedup(uncut: nnx.Module, cut: nnx.Module, split: Split, batch_size: int) -> float:
+    """Return how many times as fast the cut model's forward pass is, side by side on one batch.
 
-    Timed on compiled functions of plain arrays: a call through `nnx.jit` takes milliseconds of its own.
+    Compiled functions of plain arrays are timed, because a call through `nnx.jit` adds milliseconds.
     """
     batch = split.take(np.arange(min(batch_size, len(split))))
     inputs = {name: jax.numpy.asarray(batch[name]) for name in ("x", "lengths")}
-    seconds = interleaved({name: forward(model, inputs)[1] for name, model in {"full": full, "cut": cut}.items()})
-    return seconds["full"] / seconds["cut"]
+    seconds = interleaved({name: forward(model, inputs)[1] for name, model in {"uncut": uncut, "cut": cut}.items()})
+    return seconds["uncut"] / seconds["cut"]

@@ -1,4 +1,4 @@
-"""The folder that a pruning run leaves: tables, JSON, figures, the pruned model; and a short table on the terminal."""
+"""The report of a pruning run: tables, JSON, figures, the pruned model; and a short table on the terminal."""
 
 import json
 from collections.abc import Sequence
@@ -9,12 +9,13 @@ from aire.pruning import count_parameters
 from aire.report import figures, tables
 from aire.utils.files import write_text
 from experiments.prune.prune_results import Outcome
+from experiments.records import Point
 
 
 def write_report(outcome: Outcome, workdir: Path) -> None:
-    """Write results.csv, results.json, report.md, pruned.safetensors and figures into `workdir`; print the table."""
-    write_text(workdir / "results.csv", tables.csv_text(_sweep_rows(outcome)))
-    write_text(workdir / "results.json", json.dumps(_as_dict(outcome), indent=1))
+    """Write results.csv, results.json, report.md, pruned.safetensors and figures to `workdir`; print the table."""
+    write_text(workdir / "results.csv", tables.csv_text(point_rows(outcome.points)))
+    write_text(workdir / "results.json", json.dumps(outcome.to_json(), indent=1))
     first = outcome.choices[0]
     aire.save(first.result.model, workdir / "pruned.safetensors")
     _figures(outcome, workdir)
@@ -27,54 +28,24 @@ def write_report(outcome: Outcome, workdir: Path) -> None:
 
 
 def _result_rows(outcome: Outcome) -> list[Sequence[str]]:
-    """The short table: baselines, the whole model, and each method at the ratio chosen on validation."""
+    """The short table: baselines, the uncut model, and each method at the ratio chosen on validation."""
     rows = [("", "states cut", "validation", "test", "lost on test", "parameters")]
     for name, accuracy in outcome.baselines.items():
         rows.append((name, "", f"{accuracy['validation']:.2%}", f"{accuracy['test']:.2%}", "", ""))
-    full = outcome.full_test.accuracy
+    uncut = outcome.uncut.test.accuracy
     parameters = f"{count_parameters(outcome.model):,}"
-    rows.append(("whole model", "0 %", f"{outcome.full_validation.accuracy:.2%}", f"{full:.2%}", "", parameters))
+    rows.append(("uncut model", "0 %", f"{outcome.uncut.validation.accuracy:.2%}", f"{uncut:.2%}", "", parameters))
     for c in outcome.choices:
-        lost = f"{100 * (full - c.test.accuracy):+.2f} points"
-        accuracies = f"{c.validation.accuracy:.2%}", f"{c.test.accuracy:.2%}"
-        rows.append((c.method, f"{100 * c.ratio:.0f} %", *accuracies, lost, f"{c.result.parameters[1]:,}"))
+        lost = f"{100 * (uncut - c.chosen.test.accuracy):+.2f} points"
+        accuracies = f"{c.chosen.validation.accuracy:.2%}", f"{c.chosen.test.accuracy:.2%}"
+        rows.append((c.method, f"{100 * c.chosen.ratio:.0f} %", *accuracies, lost, f"{c.result.parameters[1]:,}"))
     return rows
 
 
-def _sweep_rows(outcome: Outcome) -> list[Sequence]:
-    rows: list[Sequence] = [("method", "ratio", "states", "validation_accuracy", "validation_loss")]
-    for p in outcome.points:
-        rows.append((p.method, p.ratio, p.states, p.validation.accuracy, p.validation.loss))
-    return rows
-
-
-def _as_dict(outcome: Outcome) -> dict:
-    return {
-        "config": outcome.config.to_dict(),
-        "seed": outcome.config.seed,
-        "model": outcome.origin,
-        **outcome.provenance,
-        "seconds": outcome.seconds,
-        "baselines": outcome.baselines,
-        "full": {
-            "validation": vars(outcome.full_validation),
-            "test": vars(outcome.full_test),
-            "states": outcome.model.config.state_sizes,
-            "parameters": count_parameters(outcome.model),
-        },
-        "chosen": {
-            c.method: {
-                "ratio": c.ratio,
-                "validation": vars(c.validation),
-                "test": vars(c.test),
-                "states": c.result.model.config.state_sizes,
-                "parameters": c.result.parameters[1],
-                "kept": {layer: mask.nonzero()[0].tolist() for layer, mask in c.result.keep.items()},
-            }
-            for c in outcome.choices
-        },
-        "forward_speedup": outcome.speedup,
-    }
+def point_rows(points: Sequence[Point]) -> list[Sequence]:
+    """The rows of results.csv. One model and one seed, so they need no columns."""
+    rows = [{name: value for name, value in p.to_row().items() if name != "draw"} for p in points]
+    return [tuple(rows[0]), *(tuple(row.values()) for row in rows)]
 
 
 def _figures(outcome: Outcome, workdir: Path) -> None:
@@ -84,14 +55,14 @@ def _figures(outcome: Outcome, workdir: Path) -> None:
         c.method: [[p.validation.accuracy for p in outcome.points if p.method == c.method]] for c in outcome.choices
     }
     tolerance = outcome.config.prune.tolerance
-    lines = {f"{tolerance:g} point below": outcome.full_validation.accuracy - tolerance / 100}
+    lines = {f"{tolerance:g} point below": outcome.uncut.validation.accuracy - tolerance / 100}
     lines |= {baseline: accuracy["validation"] for baseline, accuracy in outcome.baselines.items()}
-    chosen = {c.method: c.ratio for c in outcome.choices}
+    chosen = {c.method: c.chosen.ratio for c in outcome.choices}
     figures.accuracy_against_ratio(ratios, curves, lines, chosen, name, workdir / "accuracy_against_ratio.png")
     before = outcome.model.config.state_sizes
-    after = {f"{c.method} (−{100 * c.ratio:.0f} %)": c.result.model.config.state_sizes for c in outcome.choices}
+    after = {f"{c.method} (−{100 * c.chosen.ratio:.0f} %)": c.result.model.config.state_sizes for c in outcome.choices}
     figures.states_per_layer(before, after, name, workdir / "states_per_layer.png")
-    title = f"{name}: {first.method}, {100 * first.ratio:.0f} % of the states cut (hollow)"
+    title = f"{name}: {first.method}, {100 * first.chosen.ratio:.0f} % of the states cut (hollow)"
     result = first.result
     figures.eigenvalues(aire.modes(outcome.model), result.scores, result.keep, title, workdir / "eigenvalues.png")
 
@@ -104,21 +75,21 @@ def _markdown(outcome: Outcome) -> str:
 
 {tables.markdown(_result_rows(outcome))}
 
-Per method the largest of {len(config.prune.ratios)} ratios that costs at most {config.prune.tolerance:g} point of
-validation accuracy, without retraining; the test split was used once, for this table. One seed: {config.seed}.
+Each method cuts at the largest of {len(config.prune.ratios)} ratios that costs at most {config.prune.tolerance:g} point
+of validation accuracy, without retraining. The test split was used once, in this table. One seed: {config.seed}.
 
 ![Accuracy against ratio](accuracy_against_ratio.png)
 ![States per layer](states_per_layer.png)
 ![Eigenvalues](eigenvalues.png)
 
-The model cut by `{first.method}` (`pruned.safetensors`; its forward pass is {outcome.speedup:.2f} times as fast, side
-by side, on batches of {config.prune.batch_size}):
+The model cut by `{first.method}` is saved as `pruned.safetensors`. Its forward pass is {outcome.speedup:.2f} times as
+fast, side by side on batches of {config.prune.batch_size}:
 
 ```
 {first.result.summary()}
 ```
 
-- model: {outcome.origin}
+- model: {outcome.uncut.origin}
 - commit: {outcome.provenance["commit"]}
 - versions: {versions}
 - machine: {outcome.provenance["machine"]}

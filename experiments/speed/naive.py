@@ -1,8 +1,8 @@
-"""The layers and blocks as the papers' formulas read, without our work on speed: what the benchmark measures against.
+"""Naive layers and blocks, written as in the papers: the baseline of the benchmark.
 
 S5: complex arrays, `associative_scan` over λ̄ and B̄ u, one sequence at a time under `vmap` (S5 paper, appendix A and its
-listing). S4D: the Vandermonde product over all states and steps, then the FFT (S4D paper, listing 1). Both compute what
-our layers do; a test compares values and gradients.
+listing). S4D: the Vandermonde product over all states and steps, then the FFT (S4D paper, listing 1). Both compute the
+same as our layers; a test compares values and gradients.
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ from aire.models import Block, Classifier, ModelConfig
 from aire.ssm import S4D, S5
 
 
-class StraightforwardS5(S5):
-    """S5 by a complex associative scan for each sequence."""
+class NaiveS5(S5):
+    """S5 with a complex associative scan of each sequence."""
 
     def __call__(self, u: Array) -> Array:
         Lambda_bar, B_bar = self.discrete()
@@ -35,8 +35,8 @@ class StraightforwardS5(S5):
         return jax.vmap(sequence)(u) + self.D[...] * u
 
 
-class StraightforwardS4D(S4D):
-    """S4D with the powers of every state at every step at once; for banks with equally many states in each channel."""
+class NaiveS4D(S4D):
+    """S4D that computes all powers of all states at once. Every channel must have the same number of states."""
 
     def __call__(self, u: Array) -> Array:
         Lambda_bar, B_bar = self.discrete()
@@ -49,10 +49,10 @@ class StraightforwardS4D(S4D):
         return jnp.fft.irfft(u_f * K_f.T, 2 * L, axis=1)[:, :L] + self.D[...] * u
 
 
-_LAYERS = {"s5": StraightforwardS5, "s4d": StraightforwardS4D}
+_LAYERS = {"s5": NaiveS5, "s4d": NaiveS4D}
 
 
-class StraightforwardBlock(Block):
+class NaiveBlock(Block):
     """`Block` with Flax's batch norm, plain dense layers and automatic gradients."""
 
     def __init__(self, config: ModelConfig, n_states: int, *, rngs: nnx.Rngs):
@@ -79,10 +79,10 @@ def _dense(layer: nnx.Linear, x: Array) -> Array:
     return x @ layer.kernel[...] + layer.bias[...]
 
 
-def straightforward(model: Classifier) -> Classifier:
-    """A model of the same parameters that computes the same in the straightforward way, without dropout."""
+def naive_twin(model: Classifier) -> Classifier:
+    """Return a naive model with the same parameters, without dropout."""
     config = dataclasses.replace(model.config, dropout=0.0)
     twin = Classifier(config, rngs=nnx.Rngs(0))
-    twin.blocks = nnx.List([StraightforwardBlock(config, n, rngs=nnx.Rngs(0)) for n in config.state_sizes])
+    twin.blocks = nnx.List([NaiveBlock(config, n, rngs=nnx.Rngs(0)) for n in config.state_sizes])
     nnx.update(twin, nnx.state(model))
     return twin

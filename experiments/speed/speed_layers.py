@@ -1,4 +1,4 @@
-"""Single layers: the forms of the scan, growth with length, states and batch, odd numbers of states, one step."""
+"""Single layers: forms of the scan, growth with length, states and batch, odd numbers of states, one step."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,21 +11,21 @@ from ml_collections import ConfigDict
 from aire.pruning import count_parameters
 from aire.ssm import KINDS, S4D, StateSpaceLayer
 from aire.ssm.scan import diagonal_scan
+from experiments.speed.table import Table
 from experiments.timing import Prepared, compiled, interleaved
 
-Rows = list[tuple[str, ...]]
 MEASURED = "s5", "s4d"
 
 
 def make(kind: str, d_model: int, states: int, bidirectional: bool = True) -> StateSpaceLayer:
-    """An initialised layer; `states` are counted as the kind of layer counts them."""
+    """Return a new layer with `states` per layer, or per channel if its kind counts them so."""
     entry = KINDS[kind]
     config = entry.config(bidirectional=bidirectional)
     return entry.layer(d_model, entry.n_states(states, d_model), config, rngs=nnx.Rngs(0))
 
 
 def forward(layer: StateSpaceLayer, batch: int, length: int) -> Prepared:
-    """The compiled forward pass on noise, and a call of it."""
+    """Compile the forward pass, with noise as input."""
     graphdef, *state = nnx.split(layer, nnx.Param, ...)
     u = jax.random.normal(jax.random.key(0), (batch, length, layer.D.size))
     run = compiled(lambda u, *state: nnx.merge(graphdef, *state)(u), u, *state)
@@ -33,7 +33,7 @@ def forward(layer: StateSpaceLayer, batch: int, length: int) -> Prepared:
 
 
 def gradient(layer: StateSpaceLayer, batch: int, length: int) -> Prepared:
-    """The compiled gradients of parameters and input, and a call of them."""
+    """Compile the gradients with respect to parameters and input."""
     graphdef, *state = nnx.split(layer, nnx.Param, ...)
     u = jax.random.normal(jax.random.key(0), (batch, length, layer.D.size))
 
@@ -47,15 +47,15 @@ def gradient(layer: StateSpaceLayer, batch: int, length: int) -> Prepared:
 PASSES = {"forward": forward, "with gradients": gradient}
 
 
-def scan_rows(config: ConfigDict) -> Rows:
-    """Both forms of the scan, forward and with gradients, as ratios to the sequential one."""
-    rows: Rows = [("scan (B, L, P)", "pass", "sequential, ms", "chunked, ms", "chunked / sequential")]
+def scan_table(config: ConfigDict) -> Table:
+    """Compare the chunked scan with the sequential one, forward and with gradients."""
+    table = Table("scan (B, L, P)", "pass", "sequential, ms", "chunked, ms", "chunked / sequential")
     for shape in config.scan_shapes:
         for name, make_scan in (("forward", _scan), ("with gradients", _scan_gradient)):
             t = interleaved({form: make_scan(form, shape) for form in ("sequential", "chunked")}, config.repetitions)
             times = f"{1e3 * t['sequential']:.2f}", f"{1e3 * t['chunked']:.2f}"
-            rows.append((str(tuple(shape)), name, *times, f"{t['chunked'] / t['sequential']:.2f}"))
-    return rows
+            table.add(str(tuple(shape)), name, *times, f"{t['chunked'] / t['sequential']:.2f}")
+    return table
 
 
 def _scan_inputs(shape: tuple[int, int, int]) -> tuple[jax.Array, jax.Array]:
@@ -81,11 +81,14 @@ def _scan_gradient(form: str, shape: tuple[int, int, int]) -> Callable[[], objec
     return lambda: grad(*inputs)
 
 
-def growth_rows(config: ConfigDict) -> Rows:
-    """A layer's passes against each of length, states and batch alone; the slope of log time between neighbours."""
+def growth_table(config: ConfigDict) -> Table:
+    """Measure a layer's passes against length, states and batch, one at a time.
+
+    The slope is that of log time between neighbouring sizes.
+    """
     g = config.growth
     columns = [c for name in PASSES for c in (f"{name}, ms", f"{name}, slope", f"{name}, MiB")]
-    rows: Rows = [("layer", "grows", "value", *columns)]
+    table = Table("layer", "grows", "value", *columns)
     for kind in MEASURED:
         for name in ("length", "states", "batch"):
             points = [_point(kind, g.base.to_dict() | {name: value}, config.repetitions) for value in g[name]]
@@ -93,37 +96,44 @@ def growth_rows(config: ConfigDict) -> Rows:
             slopes = [["", ""], *([f"{s:.2f}" for s in row] for row in steps / np.diff(np.log(g[name]))[:, None])]
             for value, point, slope in zip(g[name], points, slopes, strict=True):
                 cells = [(f"{1e3 * t:.2f}", s, f"{m / 2**20:.4g}") for (t, m), s in zip(point, slope, strict=True)]
-                rows.append((kind, name, str(value), *cells[0], *cells[1]))
+                table.add(kind, name, str(value), *cells[0], *cells[1])
+                for label, (seconds, memory) in zip(PASSES, point, strict=True):
+                    table.plot("ms", name, f"{kind} {label}", value, 1e3 * seconds)
+                    table.plot("MiB", name, f"{kind} {label}", value, memory / 2**20)
             print(f"{kind}, {name}: done", flush=True)
-    return rows
+    return table
 
 
 def _point(kind: str, size: dict[str, int], repetitions: int) -> list[tuple[float, int]]:
-    """Seconds and temporary memory of each of a layer's passes."""
+    """Return seconds and temporary memory of each pass."""
     layer = make(kind, size["d_model"], size["states"])
     passes = {name: prepare(layer, size["batch"], size["length"]) for name, prepare in PASSES.items()}
     seconds = interleaved({name: call for name, (_, call) in passes.items()}, repetitions)
     return [(seconds[name], run.temporary) for name, (run, _) in passes.items()]
 
 
-def odd_rows(config: ConfigDict) -> Rows:
-    """Passes at every number of states in the config, of S4D in each channel: none may cost far more than the next."""
+def odd_table(config: ConfigDict) -> Table:
+    """Measure the passes at every number of states: no number may cost far more than the next."""
     o = config.odd
-    columns: dict[str, list[str]] = {"states": [str(n) for n in o.states]}
+    seconds: dict[str, list[float]] = {}
     for kind in MEASURED:
         layers = {str(n): make(kind, o.d_model, n) for n in o.states}
         for name, prepare in PASSES.items():
             calls = {n: prepare(layer, o.batch, o.length)[1] for n, layer in layers.items()}
-            seconds = interleaved(calls, config.repetitions)
-            columns[f"{kind} {name}, ms"] = [f"{1e3 * t:.2f}" for t in seconds.values()]
-    return [tuple(columns), *zip(*columns.values(), strict=True)]
+            seconds[f"{kind} {name}"] = list(interleaved(calls, config.repetitions).values())
+    table = Table("states", *(f"{label}, ms" for label in seconds))
+    for n, *times in zip(o.states, *seconds.values(), strict=True):
+        table.add(str(n), *(f"{1e3 * t:.2f}" for t in times))
+        for label, t in zip(seconds, times, strict=True):
+            table.plot("ms", "states (S4D: of each channel)", label, n, 1e3 * t)
+    return table
 
 
-def step_rows(config: ConfigDict) -> Rows:
-    """One step of the recurrence against the share of states kept, dispatch included; and an S4D layer's kernel."""
+def step_table(config: ConfigDict) -> Table:
+    """Measure one step of the recurrence, dispatch included, and S4D's kernel against the share of states kept."""
     s = config.step
     columns = "batch", "kept", "states", "parameters", "operations, of full", "µs", "time, of full", "KiB"
-    rows: Rows = [("one direction", *columns)]
+    table = Table("one direction", *columns)
     layers = {
         kind: _cuts(make(kind, s.d_model, states, bidirectional=False), s.shares)
         for kind, states in (("s5", s.states), ("s4d", s.states_per_channel))
@@ -132,33 +142,30 @@ def step_rows(config: ConfigDict) -> Rows:
         for batch in s.batches:
             steps = [_step(layer, batch) for layer in cuts]
             name = f"{kind}, H {s.d_model}: step", str(batch)
-            rows += _kept_rows(name, cuts, s.shares, steps, 20 * config.repetitions)
+            _add_cuts(table, name, cuts, s.shares, steps, 20 * config.repetitions)
     kernels = [_kernel(layer, s.length) for layer in layers["s4d"]]
     name = f"s4d, H {s.d_model}: kernel, L {s.length}", ""
-    return rows + _kept_rows(name, layers["s4d"], s.shares, kernels, config.repetitions)
+    _add_cuts(table, name, layers["s4d"], s.shares, kernels, config.repetitions)
+    return table
 
 
-def _kept_rows(
+def _add_cuts(
+    table: Table,
     name: tuple[str, str],
     layers: Sequence[StateSpaceLayer],
     shares: Sequence[float],
     prepared: Sequence[Prepared],
     n: int,
-) -> Rows:
+) -> None:
     seconds = list(interleaved({str(i): call for i, (_, call) in enumerate(prepared)}, n).values())
-    return [
-        (
-            *name,
-            f"{share:.0%}",
-            f"{layer.n_states:,}",
-            f"{count_parameters(layer):,}",
-            f"{run.operations / prepared[0][0].operations:.2f}",
-            f"{1e6 * t:.0f}",
-            f"{t / seconds[0]:.2f}",
-            f"{run.temporary / 2**10:.0f}",
-        )
-        for layer, share, (run, _), t in zip(layers, shares, prepared, seconds, strict=True)
-    ]
+    what, batch = name
+    curve = f"{what}, B {batch}" if batch else what
+    for layer, share, (run, _), t in zip(layers, shares, prepared, seconds, strict=True):
+        operations, time = run.operations / prepared[0][0].operations, t / seconds[0]
+        sizes = f"{share:.0%}", f"{layer.n_states:,}", f"{count_parameters(layer):,}"
+        table.add(*name, *sizes, f"{operations:.2f}", f"{1e6 * t:.0f}", f"{time:.2f}", f"{run.temporary / 2**10:.0f}")
+        table.plot("of full", "states kept (%): operations", curve, 100 * share, operations)
+        table.plot("of full", "states kept (%): time", curve, 100 * share, time)
 
 
 def _cuts(layer: StateSpaceLayer, shares: Sequence[float]) -> list[StateSpaceLayer]:

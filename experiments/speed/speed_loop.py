@@ -1,4 +1,4 @@
-"""What is not the model: the training loop around the compiled step."""
+"""The training loop around the compiled step."""
 
 import contextlib
 import io
@@ -16,42 +16,40 @@ from aire.data import listops
 from aire.data.pipeline import Batch, Batches, Split, steps_per_epoch
 from aire.data.tasks import Task
 from aire.models import Classifier
-from aire.training.loop import LOOK_EVERY, TrainConfig, look
+from aire.training.loop import FETCH_EVERY, TrainConfig, flush_metrics
 from aire.training.metrics import MetricsWriter
-from aire.training.optimizer import make_optimizer
 from aire.training.step import init_state, make_train_step, split_model
 from aire.utils.progress import Progress
 from configs import lra_listops_prune
 from experiments.model_source import model_config
+from experiments.speed.table import Table
 from experiments.timing import repeated
 
-Rows = list[tuple[str, ...]]
 
+def loop_table(config: ConfigDict) -> Table:
+    """Measure the share of a training step spent outside the compiled function: batches, transfers, metrics, progress.
 
-def loop_rows(config: ConfigDict) -> Rows:
-    """The share of a training step that is spent outside the compiled function: batches, transfers, looks, progress.
-
-    Measured twice. The loop beside the compiled step alone tells what training takes, but their difference is as small
-    as the noise of both. So all of the loop but the step runs alone, too: what is lost is at most what that takes.
+    The difference between the loop and the compiled step is as small as the noise of both. So the loop without the step
+    is measured as well: its time is an upper bound on what the loop costs.
     """
-    repetitions = 4 * config.repetitions  # a few hundredths are to be told from nothing
+    repetitions = 4 * config.repetitions  # must resolve differences of a few percent
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         metrics = stack.enter_context(MetricsWriter(folder, None))
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        progress = stack.enter_context(Progress("training", 2 * (repetitions + 1) * LOOK_EVERY))
+        progress = stack.enter_context(Progress("training", 2 * (repetitions + 1) * FETCH_EVERY))
         seconds = repeated(_Loop(config.loop, metrics, progress).calls(), repetitions)
-    step, loop, rest = (1e3 * seconds[name] / LOOK_EVERY for name in ("step", "loop", "rest"))
+    step, loop, rest = (1e3 * seconds[name] / FETCH_EVERY for name in ("step", "loop", "rest"))
     longer = " / ".join(f"{share:+.1%}" for share in np.quantile(loop / step - 1, [0.25, 0.5, 0.75]))
     step, loop, rest = (float(np.median(times)) for times in (step, loop, rest))
-    return [
-        ("compiled step, ms", "step of the loop, ms", "longer by (quartiles)", "loop without the step, ms", "share"),
-        (f"{step:.2f}", f"{loop:.2f}", longer, f"{rest:.3f}", f"{rest / (step + rest):.1%}"),
-    ]
+    columns = "compiled step, ms", "step of the loop, ms", "longer by (quartiles)", "loop without the step, ms", "share"
+    table = Table(*columns)
+    table.add(f"{step:.2f}", f"{loop:.2f}", longer, f"{rest:.3f}", f"{rest / (step + rest):.1%}")
+    return table
 
 
 class _Loop:
-    """Training between two looks, whole and in its two parts. All have one state: its place in memory matters."""
+    """Training between two fetches of metrics, and its two parts. All share one state: its place in memory matters."""
 
     def __init__(self, variants: str, metrics: MetricsWriter, progress: Progress):
         model, optimizer, self.stream = listops_training(variants)
@@ -62,21 +60,21 @@ class _Loop:
         self.last = self._step(self.resident)
 
     def calls(self) -> dict[str, Callable[[], object]]:
-        """Of `LOOK_EVERY` steps each."""
+        """Return calls of `FETCH_EVERY` steps each."""
         return {
-            "step": lambda: [self._step(self.resident) for _ in range(LOOK_EVERY)],
+            "step": lambda: [self._step(self.resident) for _ in range(FETCH_EVERY)],
             "loop": lambda: self._loop(self._step),
             "rest": lambda: self._loop(self._no_step),
         }
 
     def _loop(self, step: Callable[[Batch], dict]) -> None:
-        """What `aire.training.loop.train` does between two looks."""
-        unseen = []
-        for _ in range(LOOK_EVERY):
+        """Do what `aire.training.loop.train` does between two fetches."""
+        pending = []
+        for _ in range(FETCH_EVERY):
             step_metrics = step(self.stream[self.progress.done])
-            unseen.append(step_metrics)
+            pending.append(step_metrics)
             self.progress.update(1, **step_metrics)
-        look(self.progress.done, unseen, self.metrics, lambda: None)
+        flush_metrics(self.progress.done, pending, self.metrics, lambda: None)
 
     def _step(self, batch: Batch) -> dict:
         self.state, step_metrics = self.train_step(self.state, batch)
@@ -88,7 +86,7 @@ class _Loop:
 
 
 def listops_training(variants: str) -> tuple[Classifier, optax.GradientTransformation, Batches]:
-    """Model, optimiser and batches of `lra_listops_prune` with these variants, on tokens drawn at random."""
+    """Return model, optimiser and batches of `lra_listops_prune` with these variants, on random tokens."""
     config = lra_listops_prune.get_config(variants)
     n, length = 40 * config.train.batch_size, config.data.length
     rng = np.random.default_rng(0)
@@ -97,6 +95,6 @@ def listops_training(variants: str) -> tuple[Classifier, optax.GradientTransform
     task = Task("noise", {"train": Split(x, lengths, y)}, listops.VOCAB_SIZE, listops.N_CLASSES)
     model = Classifier(model_config(config.model, task), rngs=nnx.Rngs(0))
     model.train()
-    train = TrainConfig(**config.train.to_dict())
-    optimizer = make_optimizer(train.optimizer(steps_per_epoch(task.splits["train"], train.batch_size)), model)
+    train = TrainConfig.from_dict(config.train.to_dict())
+    optimizer = train.make_optimizer(model, steps_per_epoch(task.splits["train"], train.batch_size))
     return model, optimizer, Batches(task.splits["train"], batch_size=train.batch_size, seed=0)

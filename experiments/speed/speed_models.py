@@ -1,4 +1,4 @@
-"""Whole models: beside the straightforward formulation, and after cuts."""
+"""Models: beside a naive implementation, and after cuts."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -16,20 +16,16 @@ from aire.pruning import count_parameters
 from aire.ssm import KINDS, ssm_config
 from aire.training.optimizer import OptimizerConfig, make_optimizer
 from aire.training.step import init_state, make_train_step, split_model
-from experiments.speed.naive import straightforward
+from experiments.speed.naive import naive_twin
+from experiments.speed.table import Table
 from experiments.timing import Compiled, Prepared, compiled, forward, interleaved
 
-Rows = list[tuple[str, ...]]
-OPTIMIZER = OptimizerConfig(
-    lr=0.001, ssm_lr=0.001, weight_decay=0.01, groups="standard", warmup_steps=1, total_steps=100, dt_global=False
-)
-
-
-_ACTIVATIONS = {"s4d": "glu"}  # of the reference; of the others "half_glu1"
+OPTIMIZER = OptimizerConfig(lr=0.001, ssm_lr=0.001, weight_decay=0.01)
+_ACTIVATIONS = {"s4d": "glu"}  # as in its reference; other kinds use "half_glu1"
 
 
 class Shape(NamedTuple):
-    """A model and its batch; `states` are counted as the kind of layer counts them."""
+    """Sizes of a model and its batch. `states` are per layer, or per channel if the kind counts them so."""
 
     kind: str
     depth: int
@@ -44,7 +40,7 @@ class Shape(NamedTuple):
 
 
 def make(shape: Shape) -> tuple[Classifier, dict[str, Array]]:
-    """A model of this shape, initialised, and a batch of noise for it."""
+    """Return a new model of this shape and a batch of noise."""
     sizes = (KINDS[shape.kind].n_states(shape.states, shape.d_model),) * shape.depth
     ssm = ssm_config({"kind": shape.kind, "bidirectional": True})
     activation = _ACTIVATIONS.get(shape.kind, "half_glu1")
@@ -54,10 +50,10 @@ def make(shape: Shape) -> tuple[Classifier, dict[str, Array]]:
 
 
 def training(model: Classifier, batch: dict[str, Array]) -> Prepared:
-    """The compiled training step, and a call that goes on from the state of the call before."""
+    """Compile the training step. Each call continues from the state of the last."""
     model.train()
     functions, *_ = split_model(model)
-    optimizer = make_optimizer(OPTIMIZER, model)
+    optimizer = make_optimizer(OPTIMIZER, model, warmup_steps=1, total_steps=100)
     states = [init_state(model, optimizer, jax.random.key(0))]
     run = compiled(make_train_step(functions, optimizer), states[0], batch)
 
@@ -71,85 +67,81 @@ def training(model: Classifier, batch: dict[str, Array]) -> Prepared:
 PASSES = {"forward": forward, "training step": training}
 
 
-def model_rows(config: ConfigDict) -> Rows:
-    """Time, compilation and temporary memory of both formulations, and their ratios."""
+def model_table(config: ConfigDict) -> Table:
+    """Compare our models with the naive ones: time, compilation and temporary memory."""
 
     def pair(shape: Shape, name: str) -> tuple[Prepared, Prepared]:
         model, batch = make(shape)
-        return PASSES[name](straightforward(model), batch), PASSES[name](model, batch)
+        return PASSES[name](naive_twin(model), batch), PASSES[name](model, batch)
 
-    return compare("straightforward", map(Shape._make, config.models), pair, config.repetitions)
+    return compare("naive", map(Shape._make, config.models), pair, config.repetitions)
 
 
 def compare(
     other: str, shapes: Iterable[Shape], pair: Callable[[Shape, str], tuple[Prepared, Prepared]], repetitions: int
-) -> Rows:
-    """A row for every shape and pass: the other implementation, ours, their ratios, and how far they agree."""
+) -> Table:
+    """Add a row for every shape and pass: the other implementation, ours, their ratios, the largest difference."""
     columns = f"{other}, ms", "aire, ms", "times as fast", "compilation, s", "ratio", "temporary memory, MiB", "ratio"
-    rows: Rows = [("model", "pass", *columns, "agree to")]
+    table = Table("model", "pass", *columns, "agree to")
     for shape in shapes:
         for name in PASSES:
             (a, call_a), (b, call_b) = pair(shape, name)
-            difference = max(_difference(call_a(), call_b()) for _ in range(3))  # a training step goes on from the last
+            difference = max(_difference(call_a(), call_b()) for _ in range(3))  # training steps accumulate
             t = interleaved({"a": call_a, "b": call_b}, repetitions)
             times = f"{1e3 * t['a']:.1f}", f"{1e3 * t['b']:.1f}", f"{t['a'] / t['b']:.2f}"
             compilation = f"{a.seconds:.1f} → {b.seconds:.1f}", f"{b.seconds / a.seconds:.2f}"
             memory = f"{a.temporary / 2**20:.0f} → {b.temporary / 2**20:.0f}", f"{b.temporary / a.temporary:.2f}"
-            rows.append((str(shape), name, *times, *compilation, *memory, f"{difference:.0e}"))
+            table.add(str(shape), name, *times, *compilation, *memory, f"{difference:.0e}")
             print(f"{shape}, {name}: {times[-1]} times as fast as {other}", flush=True)
-    return rows
+    return table
 
 
 def _difference(a: Array | dict[str, Array], b: Array | dict[str, Array]) -> float:
-    """The largest between two log-probabilities of the classes, from them or from logits; or between two losses of a
-    training step, from them or from its metrics."""
+    """Return the largest difference of two passes: of class log-probabilities, given logits or log-probabilities, or of
+    the losses of training steps, given losses or metrics."""
     if isinstance(b, dict):
         return abs(float(a["loss"] if isinstance(a, dict) else a) - float(b["loss"]))
     return float(jnp.abs(jax.nn.log_softmax(a) - jax.nn.log_softmax(b)).max())
 
 
-def cut_rows(config: ConfigDict) -> Rows:
-    """A model's passes against the share of states kept, drawn at random; the last row has none.
+def cut_table(config: ConfigDict) -> Table:
+    """Measure a model's passes against the share of states kept, chosen at random; the last cut keeps none.
 
-    For S5 that is the floor; S4D without states also skips its convolution. The operations are those of the
-    forward pass: what is left of the matmuls says what is left of the time at best.
+    The last cut is the floor for S5. S4D without states also skips its convolution. Operations are those of the
+    forward pass: they bound the time that can be saved.
     """
     columns = [c for name in PASSES for c in (f"{name}, ms", f"{name}, of full", f"{name}, MiB")]
-    rows: Rows = [("model", "kept", "states", "parameters", "operations, of full", *columns)]
+    table = Table("model", "kept", "states", "parameters", "operations, of full", *columns)
     for shape in map(Shape._make, config.cut.models):
         model, batch = make(shape)
-        keep = draws(model, config.cut.shares)
-        cuts = [aire.cut(model, k) for k in keep]
-        passes = [_measured([prepare(m, batch) for m in cuts], config.repetitions) for prepare in PASSES.values()]
+        masks = random_masks(model, config.cut.shares)
+        cuts = [aire.cut(model, keep) for keep in masks]
+        passes = {name: _measure([p(m, batch) for m in cuts], config.repetitions) for name, p in PASSES.items()}
         for i, share in enumerate(config.cut.shares):
-            (whole, _), (run, _) = passes[0][0], passes[0][i]
-            rows.append(
-                (
-                    str(shape),
-                    f"{share:.0%}",
-                    f"{sum(int(k.sum()) for k in keep[i].values()):,}",
-                    f"{count_parameters(cuts[i]):,}",
-                    f"{run.operations / whole.operations:.2f}",
-                    *(cell for measured in passes for cell in _against_full(*measured[i], full=measured[0][1])),
-                )
-            )
-        left = ", ".join(row[6] for row in rows if row[0] == str(shape))
-        print(f"{shape}: the forward pass takes {left} of the full one's time", flush=True)
-    return rows
+            (full, _), (run, _) = passes["forward"][0], passes["forward"][i]
+            kept = f"{sum(int(keep.sum()) for keep in masks[i].values()):,}"
+            of_full = {"operations": run.operations / full.operations}
+            cells = []
+            for name, measured in passes.items():
+                run, t = measured[i]
+                of_full[name] = t / measured[0][1]
+                cells += [f"{1e3 * t:.1f}", f"{of_full[name]:.2f}", f"{run.temporary / 2**20:.0f}"]
+            sizes = f"{share:.0%}", kept, f"{count_parameters(cuts[i]):,}"
+            table.add(str(shape), *sizes, f"{of_full['operations']:.2f}", *cells)
+            for name, value in of_full.items():
+                table.plot("of full", f"states kept (%): {name}", str(shape), 100 * share, value)
+        print(f"{shape}: done", flush=True)
+    return table
 
 
-def _measured(prepared: Sequence[Prepared], repetitions: int) -> list[tuple[Compiled, float]]:
-    """Compiled passes with the seconds that they take side by side."""
+def _measure(prepared: Sequence[Prepared], repetitions: int) -> list[tuple[Compiled, float]]:
+    """Return compiled passes with their seconds, measured side by side."""
     seconds = interleaved({str(i): call for i, (_, call) in enumerate(prepared)}, repetitions)
     return [(run, t) for (run, _), t in zip(prepared, seconds.values(), strict=True)]
 
 
-def _against_full(run: Compiled, seconds: float, *, full: float) -> tuple[str, str, str]:
-    return f"{1e3 * seconds:.1f}", f"{seconds / full:.2f}", f"{run.temporary / 2**20:.0f}"
-
-
-def draws(model: Classifier, shares: Sequence[float]) -> list[dict[str, np.ndarray]]:
-    """Masks of each share of every layer's states; a smaller share's states are also in the larger ones'."""
+def random_masks(model: Classifier, shares: Sequence[float]) -> list[dict[str, np.ndarray]]:
+    """Return masks that keep each share of every layer's states. A smaller share is a subset of a larger one."""
     rng = np.random.default_rng(0)
     order = {layer: rng.permutation(m.margin.size) for layer, m in aire.modes(model).items()}
     return [{layer: o < round(share * o.size) for layer, o in order.items()} for share in shares]

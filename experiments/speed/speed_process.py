@@ -1,4 +1,4 @@
-"""What belongs to a whole process: its start, and the kind of pages that its memory comes in."""
+"""Processes: their start, and the size of their memory pages."""
 
 import json
 import os
@@ -16,27 +16,26 @@ from ml_collections import ConfigDict
 from aire.training.step import init_state, make_train_step, split_model
 from experiments.speed.speed_loop import listops_training
 from experiments.speed.speed_models import Shape, make, training
+from experiments.speed.table import Table
 from experiments.timing import interleaved
 
-Rows = list[tuple[str, ...]]
-_ROUNDS = 3  # of processes, for each kind of pages
+_ROUNDS = 3  # of processes for each page size
 
 
-def start_rows(config: ConfigDict) -> Rows:
-    """Seconds from the start of a process to the end of its first training step, with an empty compilation cache and
-    with the one that the first process left."""
-    rows: Rows = [("compilation cache", "imports, s", "model and optimiser, s", "first training step, s", "second, s")]
+def start_table(config: ConfigDict) -> Table:
+    """Measure the start of a process up to its first training steps, with an empty and a filled compilation cache."""
+    table = Table("compilation cache", "imports, s", "model and optimiser, s", "first training step, s", "second, s")
     with tempfile.TemporaryDirectory() as cache:
         variables = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
         for state in ("empty", "filled"):
             start = time.time()
             imports, *rest = _child("first_step", config.loop, variables=variables)
-            rows.append((state, f"{imports - start:.1f}", *(f"{seconds:.1f}" for seconds in rest)))
-    return rows
+            table.add(state, f"{imports - start:.1f}", *(f"{seconds:.1f}" for seconds in rest))
+    return table
 
 
 def first_step(variants: str) -> list[float]:
-    """When imports were done, and the seconds that each stage then took."""
+    """Return the time when imports were done, and the seconds of each later stage."""
     times = [time.time()]
     model, optimizer, stream = listops_training(variants)
     state = init_state(model, optimizer, jax.random.key(0))
@@ -48,29 +47,29 @@ def first_step(variants: str) -> list[float]:
     return [times[0], *np.diff(times).tolist()]
 
 
-def pages_rows(config: ConfigDict) -> Rows:
-    """Training steps in processes with ordinary and with huge pages, which `run.py` asks glibc for; they take turns."""
+def pages_table(config: ConfigDict) -> Table:
+    """Compare training steps with ordinary and with huge pages, which `run.py` requests; the processes take turns."""
     shapes = [Shape(*shape) for shape in config.pages]
     times: dict[int, list[list[float]]] = {0: [], 1: []}
     with tempfile.TemporaryDirectory() as cache:
         for _ in range(_ROUNDS):
-            for huge, found in times.items():
+            for huge, medians in times.items():
                 variables = {"GLIBC_TUNABLES": f"glibc.malloc.hugetlb={huge}", "JAX_COMPILATION_CACHE_DIR": cache}
-                found.append(_child("training_seconds", shapes, config.repetitions, variables=variables))
-    rows: Rows = [("training step", "ordinary pages, ms", "huge pages, ms", "times as fast")]
-    for shape, a, b in zip(shapes, *(np.median(found, axis=0) for found in times.values()), strict=True):
-        rows.append((str(shape), f"{1e3 * a:.1f}", f"{1e3 * b:.1f}", f"{a / b:.2f}"))
-    return rows
+                medians.append(_child("training_seconds", shapes, config.repetitions, variables=variables))
+    table = Table("training step", "ordinary pages, ms", "huge pages, ms", "times as fast")
+    for shape, a, b in zip(shapes, *(np.median(medians, axis=0) for medians in times.values()), strict=True):
+        table.add(str(shape), f"{1e3 * a:.1f}", f"{1e3 * b:.1f}", f"{a / b:.2f}")
+    return table
 
 
 def training_seconds(shapes: list[list], repetitions: int) -> list[float]:
-    """Median seconds of a training step of each model."""
+    """Return the median seconds of a training step of each model."""
     calls = {str(i): training(*make(Shape(*shape)))[1] for i, shape in enumerate(shapes)}
     return list(interleaved(calls, repetitions).values())
 
 
 def _child(function: str, *arguments: object, variables: Mapping[str, str]) -> list[float]:
-    """What a function of this file returns in a process of its own, with these environment variables."""
+    """Call a function of this file in a new process with these environment variables; return its result."""
     command = [sys.executable, "-m", "experiments.speed.speed_process", function, json.dumps(arguments)]
     root, environment = Path(__file__).parents[2], os.environ | variables
     done = subprocess.run(command, env=environment, cwd=root, stdout=subprocess.PIPE, text=True, check=True)

@@ -9,14 +9,14 @@ from ml_collections import ConfigDict
 import aire
 from aire.models import Classifier, ModelConfig
 from aire.ssm import S4D, S4DConfig, S5Config
+from experiments.speed.table import Table
 from experiments.timing import interleaved
 
-Rows = list[tuple[str, ...]]
-_LAYERS, _PER_CHANNEL = 10, 100  # of the banks that states are counted in
+_LAYERS, _PER_CHANNEL = 10, 100  # of the banks below
 
 
 class Banks(nnx.Module):
-    """Nothing but S4D layers, for as many states as one likes."""
+    """S4D layers with any number of states in all."""
 
     def __init__(self, states: int):
         per_layer = states // _LAYERS
@@ -26,21 +26,23 @@ class Banks(nnx.Module):
         self.layers = nnx.List([nnx.clone(layer) for _ in range(_LAYERS)])
 
 
-def pruning_rows(config: ConfigDict) -> Rows:
-    """Milliseconds of each step of pruning, compiled."""
+def pruning_table(config: ConfigDict) -> Table:
+    """Measure each step of pruning, compiled."""
     n = config.network
     options = ModelConfig(1, n.d_model, 10, (n.states,) * n.layers, S5Config(bidirectional=True))
     model = Classifier(options, rngs=nnx.Rngs(0))
-    whole = {"prune, checks and report included": lambda: nnx.state(aire.prune(model, 0.6).model)}
-    seconds = interleaved(_steps(model) | whole, config.repetitions)
-    network = f"S5, {n.layers} layers of {n.states} states, H {n.d_model}"
-    rows: Rows = [("step", "size", "ms"), *((name, network, f"{1e3 * s:.2f}") for name, s in seconds.items())]
+    everything = {"prune, checks and report included": lambda: nnx.state(aire.prune(model, 0.6).model)}
+    seconds = interleaved(_steps(model) | everything, config.repetitions)
+    table = Table("step", "size", "ms")
+    for name, s in seconds.items():
+        table.add(name, f"S5, {n.layers} layers of {n.states} states, H {n.d_model}", f"{1e3 * s:.2f}")
     for count in config.state_counts:
         seconds = interleaved(_steps(Banks(count)), min(3, config.repetitions))
         size = f"S4D, {count:,} states in {_LAYERS} layers"
-        rows += [(name, size, f"{1e3 * s:.2f}") for name, s in seconds.items()]
+        for name, s in seconds.items():
+            table.add(name, size, f"{1e3 * s:.2f}")
         print(f"{size}: {sum(seconds.values()):.2f} s", flush=True)
-    return rows
+    return table
 
 
 def _steps(model: nnx.Module) -> Mapping[str, Callable[[], object]]:

@@ -1,4 +1,4 @@
-"""S4D layers beside the S4D reference itself, which is in PyTorch, from a clone of github.com/state-spaces/s4."""
+"""S4D layers beside the S4D reference, which is in PyTorch, from a clone of github.com/state-spaces/s4."""
 
 import os
 import sys
@@ -13,20 +13,20 @@ from ml_collections import ConfigDict
 
 from aire import convert
 from aire.utils.errors import UserError
+from experiments.speed.table import Table
 from experiments.timing import interleaved
 
-Rows = list[tuple[str, ...]]
-Calls = dict[str, Callable[[], np.ndarray | jax.Array]]  # of each pass: outputs, or gradients of the input, (B, L, H)
+Calls = dict[str, Callable[[], np.ndarray | jax.Array]]  # by pass; they return outputs or input gradients, (B, L, H)
 
 
-def reference_s4d_rows(config: ConfigDict) -> Rows:
-    """Passes of a layer with its GELU and output map, in training mode, of the reference and of ours.
+def reference_s4d_table(config: ConfigDict) -> Table:
+    """Compare a layer with its GELU and output map, in training mode, with the reference's.
 
     Raises:
-        UserError: `config.reference_s4d` is not a clone of the reference, or there is no PyTorch.
+        UserError: `config.reference_s4d` is not a clone of the reference, or PyTorch is not installed.
     """
     reference = _reference(Path(config.reference_s4d))
-    rows: Rows = [("S4D layer", "pass", "state-spaces/s4, ms", "aire, ms", "times as fast", "agree to, relative")]
+    table = Table("S4D layer", "pass", "state-spaces/s4, ms", "aire, ms", "times as fast", "agree to, relative")
     for d_model, states, length, batch in config.s4d_layers:
         theirs = reference(d_model, 2 * states)
         u = np.random.default_rng(0).normal(size=(batch, length, d_model)).astype(np.float32)
@@ -37,13 +37,13 @@ def reference_s4d_rows(config: ConfigDict) -> Rows:
             t = interleaved({str(i): c[name] for i, c in enumerate(calls)}, config.repetitions)
             times = f"{1e3 * t['0']:.1f}", f"{1e3 * t['1']:.1f}", f"{t['0'] / t['1']:.2f}"
             layer = f"H {d_model}, {states} states per channel, L {length}, B {batch}"
-            rows.append((layer, name, *times, f"{difference:.0e}"))
+            table.add(layer, name, *times, f"{difference:.0e}")
             print(f"{layer}, {name}: {times[-1]} times as fast as state-spaces/s4", flush=True)
-    return rows
+    return table
 
 
 def _reference(folder: Path) -> Callable:
-    """The reference's layer, imported from a clone; PyTorch uses the cores that this process may use."""
+    """Import the reference's layer from a clone. PyTorch gets the cores that this process may use."""
     if not (folder / "models" / "s4" / "s4d.py").is_file():
         raise UserError(f"config.reference_s4d={str(folder)!r}: expected a clone of https://github.com/state-spaces/s4")
     sys.path.insert(0, str(folder))
@@ -61,7 +61,7 @@ def _reference(folder: Path) -> Callable:
 def _theirs(layer: Callable, u: np.ndarray) -> Calls:
     import torch
 
-    u_t = torch.from_numpy(u.swapaxes(1, 2).copy()).requires_grad_()  # (B, H, L), as it takes them
+    u_t = torch.from_numpy(u.swapaxes(1, 2).copy()).requires_grad_()  # the reference's layout, (B, H, L)
 
     def forward() -> np.ndarray:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Whole models beside the S5 reference itself, from a clone of github.com/lindermanlab/S5 that the user names."""
+"""Models beside the S5 reference, from a clone of github.com/lindermanlab/S5 that the user names."""
 
 import functools
 import sys
@@ -18,19 +18,19 @@ from aire import convert
 from aire.ssm import hippo
 from aire.utils.errors import UserError
 from experiments.speed.speed_models import OPTIMIZER, PASSES, Shape, compare, make
+from experiments.speed.table import Table
 from experiments.timing import Prepared, compiled
 
-Rows = list[tuple[str, ...]]
 _MOMENTUM = 0.95
-_SSM_GROUP = ("B", "Lambda_re", "Lambda_im", "log_step")  # of its option "standard"
+_SSM_GROUP = ("B", "Lambda_re", "Lambda_im", "log_step")  # of its optimiser "standard"
 
 
 class _State(TrainState):
     batch_stats: Any
 
 
-def reference_rows(config: ConfigDict) -> Rows:
-    """As `model_rows`, beside the reference's own modules and training step, with the same parameters.
+def reference_table(config: ConfigDict) -> Table:
+    """Compare our models with the reference's modules and training step, with the same parameters.
 
     Raises:
         UserError: `config.reference` is not a clone of the reference.
@@ -43,7 +43,7 @@ def reference_rows(config: ConfigDict) -> Rows:
 class Reference:
     """The reference's modules, imported from a clone.
 
-    It was written for JAX of 2023: `jax.numpy.DeviceArray`, which its annotations name, is given back to JAX here.
+    Its annotations use `jax.numpy.DeviceArray`, which JAX has removed since 2023; it is restored here.
     """
 
     def __init__(self, folder: Path):
@@ -60,7 +60,7 @@ class Reference:
         )
 
     def pair(self, shape: Shape, name: str) -> tuple[Prepared, Prepared]:
-        """The compiled pass of the reference and of ours."""
+        """Compile a pass of the reference and of our model."""
         _, batch = make(shape)
         module = self._module(shape)
         variables = jax.jit(module(training=False).init)(jax.random.key(0), batch["x"], jnp.ones(batch["x"].shape[:2]))
@@ -112,7 +112,7 @@ class Reference:
         return run, lambda: run(variables, batch["x"], jnp.ones(batch["x"].shape[:2]))
 
     def _training(self, module: Callable, variables: dict, batch: dict[str, Array]) -> Prepared:
-        """Its training step, on its optimiser "standard" at constant rates: it sets them between steps, on the host."""
+        """Compile its training step with its optimiser "standard". Rates are constant: it sets them on the host."""
         groups = {
             "ssm": optax.inject_hyperparams(optax.adam)(learning_rate=OPTIMIZER.ssm_lr),
             "regular": optax.inject_hyperparams(optax.adamw)(

@@ -1,4 +1,4 @@
-"""Draw a sheet of Pathfinder's pictures, and note beside it what drew them.
+"""Draw a sheet of Pathfinder's images, with a record of how they were drawn.
 
 python -m experiments.tools.pathfinder_sheet      writes experiments/results/pathfinder_samples.png and .json
 """

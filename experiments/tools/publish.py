@@ -1,5 +1,6 @@
-"""Put a finished run into the repository: its report into experiments/results/ and the README's table; with --zoo also
-the model that was trained in it, with its config, seed, versions and the log of its training.
+"""Publish a finished run: copy its report to experiments/results/ and its table into the README.
+
+With --zoo, also copy the model that the run trained, with its config, seed, versions and training log.
 
     python -m experiments.tools.publish WORKDIR [--zoo]
 """
@@ -22,10 +23,10 @@ _REPORT = ("report.md", "results.json", "*.csv", "*.png", "*.tex")
 
 
 def publish_report(workdir: Path, results: Path = _ROOT / "experiments" / "results") -> Path:
-    """Copy a run's report to experiments/results/NAME; returns that folder.
+    """Copy a run's report to experiments/results/NAME; return that folder.
 
     Raises:
-        UserError: the folder holds no finished run.
+        UserError: the folder contains no finished run.
     """
     name = _read(workdir / "results.json")["config"]["name"]
     target = results / name
@@ -37,7 +38,7 @@ def publish_report(workdir: Path, results: Path = _ROOT / "experiments" / "resul
 
 
 def publish_model(workdir: Path) -> Path:
-    """Copy the model that a run trained to aire/zoo/NAME.safetensors, with its record and log; returns that file.
+    """Copy the model that a run trained to aire/zoo/NAME.safetensors, with its record and log; return that file.
 
     Raises:
         UserError: nothing was trained in the folder.
@@ -51,8 +52,10 @@ def publish_model(workdir: Path) -> Path:
 
 
 def with_tables(readme: str, results: Path = _ROOT / "experiments" / "results") -> str:
-    """The README's text with the tables of results between `<!-- table: NAME -->` and `<!-- end -->`: those of NAME's
-    report, or of one CSV file where the name is NAME/FILE.csv."""
+    """Return the README's text with current tables between `<!-- table: NAME -->` and `<!-- end -->`.
+
+    They are those of NAME's report, or of one CSV file if the name is NAME/FILE.csv.
+    """
 
     def table(match: re.Match) -> str:
         return f"<!-- table: {match[1]} -->\n{_tables(results, match[1])}<!-- end -->"

@@ -118,19 +118,19 @@ def test_training_agrees(case):
         weight_decay=float(options["weight_decay"]),
         groups=str(options["opt_config"]),
         dt_global=bool(options["dt_global"]),
-        warmup_steps=int(options["warmup_steps"]),
-        total_steps=int(options["total_steps"]),
     )
-    rates = [[schedule(rate, config)(t) for rate in (config.lr, config.ssm_lr)] for t in range(config.total_steps)]
+    steps = {name: int(options[name]) for name in ("warmup_steps", "total_steps")}
+    schedules = [schedule(rate, **steps) for rate in (config.lr, config.ssm_lr)]
+    rates = [[rate(t) for rate in schedules] for t in range(steps["total_steps"])]
     np.testing.assert_allclose(rates, case["lrs"], rtol=1e-6)
 
     model = import_model(case, "init/", prenorm=True)
     model.train()
-    optimizer = make_optimizer(config, model)
+    optimizer = make_optimizer(config, model, **steps)
     state = init_state(model, optimizer, jax.random.key(0))
     train_step = make_train_step(split_model(model)[0], optimizer)
     losses = []
-    for t in range(config.total_steps):
+    for t in range(steps["total_steps"]):
         batch = {"x": case["x"][t], "y": case["y"][t].astype(np.int32)}
         if options["padded"]:
             batch["lengths"] = case["lengths"][t].astype(np.int32)

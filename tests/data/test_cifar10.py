@@ -18,6 +18,7 @@ from aire.data.formats import archives, pickled
 from aire.data.splits import held_out
 from aire.data.synthetic import binary_batch, cifar_batches
 from aire.utils.errors import UserError
+from aire.utils.files import sha256
 from tests.helpers import write_cifar
 
 BATCHES = cifar_batches()
@@ -212,13 +213,13 @@ def test_no_such_files(tmp_path, given):
     assert not list(tmp_path.glob("data/cifar10/*/1.0.0"))
 
 
-def test_download(tmp_path, monkeypatch):
+def test_download(tmp_path, monkeypatch, serve):
     folder = write_cifar(tmp_path / "public", BATCHES)
     path = folder / "cifar-10-binary.tar.gz"
     published = archives.Archive(
         "CIFAR-10",
-        path.as_uri(),
-        archives.sha256(path),
+        f"{serve(folder)}/{path.name}",
+        sha256(path),
         path.stat().st_size,
         cifar10.BINARY.root,
         cifar10.BINARY.pattern,

@@ -69,9 +69,9 @@ def test_permuted_and_pooled_come_from_one_preparation(folder, tmp_path, monkeyp
 
 def test_what_is_published(tmp_path, monkeypatch):
     """Without a folder or a network, one line: the files, how large, from where, and the option."""
-    monkeypatch.setattr(mnist, "PUBLISHED", dataclasses.replace(mnist.PUBLISHED, url=(tmp_path / "no").as_uri() + "/"))
+    monkeypatch.setattr(mnist, "PUBLISHED", dataclasses.replace(mnist.PUBLISHED, url="http://localhost:9/"))
     with pytest.raises(
-        UserError, match=r"cannot download file.*; get train-.*, 12 MB, from file.* --config\.data\.fold"
+        UserError, match=r"cannot download http.*; get train-.*, 12 MB, from http.* --config\.data\.fold"
     ):
         load(tmp_path / "data")
     assert files(tmp_path).config_name() == "published"

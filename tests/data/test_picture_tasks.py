@@ -16,7 +16,6 @@ from aire.data.synthetic import cifar_batches, idx_arrays
 from aire.data.tasks import Task, load_task
 from aire.models import Classifier
 from aire.training.loop import TrainConfig
-from aire.training.optimizer import make_optimizer
 from aire.training.step import init_state, make_train_step, split_model
 from experiments.model_source import model_config
 from tests.helpers import write_cifar, write_idx
@@ -67,9 +66,9 @@ def test_the_papers_settings():
         ("scifar", 6, 512, 192, 3, 0.1, 0.0045, 0.001, 50, 250, 0.07, "BfastandCdecay", True),
     ):
         config = get_config(task)
-        m, t = config.model, config.train
-        found = [m.depth, m.d_model, m.states, m.ssm.blocks, m.dropout, t.lr, t.ssm_lr, t.batch_size, t.epochs]
-        assert [*found, t.weight_decay, t.groups, m.ssm.clip_eigs] == expected
+        m, t, o = config.model, config.train, config.train.optimizer
+        found = [m.depth, m.d_model, m.states, m.ssm.blocks, m.dropout, o.lr, o.ssm_lr, t.batch_size, t.epochs]
+        assert [*found, o.weight_decay, o.groups, m.ssm.clip_eigs] == expected
         assert (config.name, config.init, t.warmup_epochs, m.activation) == (task, "scratch", 1, "half_glu1")
 
 
@@ -82,7 +81,7 @@ def train_one_step(config, folder, data_dir, batch_size):
     model.train()
     functions, params, _ = split_model(model)
     before = jax.tree.map(np.array, params)
-    optimizer = make_optimizer(TrainConfig(**config.train.to_dict()).optimizer(10), model)
+    optimizer = TrainConfig.from_dict(config.train.to_dict()).make_optimizer(model, 10)
     batch = Batches(task.splits["train"], batch_size=batch_size, seed=0)[0]
     state, metrics = make_train_step(functions, optimizer)(init_state(model, optimizer, jax.random.key(0)), batch)
     return task, before, state["params"], metrics

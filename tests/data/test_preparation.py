@@ -1,6 +1,5 @@
 """Preparing a dataset once, by the example of ListOps: kills, several processes, folders without room, damage."""
 
-import fcntl
 import os
 import re
 import resource
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from filelock import FileLock
 from tensorflow_datasets.core.utils import tqdm_utils
 
 from aire.data.listops import load
@@ -65,8 +65,7 @@ def test_waits_for_another_process_that_prepares(tmp_path, capsys):
     folder.mkdir(parents=True)
     found: list[dict] = []
     thread = threading.Thread(target=lambda: found.append(load(tmp_path, TINY, length=32)))
-    with open(folder / "lock", "w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
+    with FileLock(folder / "lock"):
         thread.start()
         output = wait_for(lambda: capsys.readouterr().out)
         assert "waiting for another process that prepares" in output

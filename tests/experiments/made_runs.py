@@ -1,4 +1,4 @@
-"""Finished runs, made up, but written by the experiments' own functions."""
+"""Synthetic finished runs, written by the experiments' own functions."""
 
 import json
 from types import SimpleNamespace
@@ -10,10 +10,10 @@ from aire.report import tables
 from aire.training.evaluate import Evaluation
 from configs import compare_methods
 from experiments.compare import compare_report
-from experiments.compare.compare_results import Comparison, Result, Uncut
+from experiments.compare.compare_results import Comparison, Result
 from experiments.prune import prune_report
 from experiments.prune.prune_results import Choice, Outcome
-from experiments.sweep import Point
+from experiments.records import Chosen, Point, Uncut
 
 SOURCE = {"commit": "abc", "versions": {}, "machine": "1 × cpu"}
 VALIDATION = (0.9, 0.88, 0.5)  # accuracies at ratios 0, 0.2 and 0.4
@@ -24,7 +24,7 @@ def evaluation(accuracy):
 
 
 class Model(nnx.Module):
-    """As many parameters as asked for, in place of a classifier."""
+    """A stand-in for a classifier with a given number of parameters."""
 
     config = SimpleNamespace(state_sizes=(10,))
 
@@ -43,24 +43,16 @@ def write(folder, results, rows):
 
 
 def write_prune(folder, config, test=0.8, cuts=None):
-    """A finished run of the main job; `cuts` gives ratio and test accuracy by method."""
+    """A finished run of the pruning job; `cuts` gives ratio and test accuracy by method."""
     cuts = cuts or {"aire": (0.4, 0.79), "last": (0.2, 0.78)}
     choices = [
-        Choice(
-            method,
-            ratio,
-            SimpleNamespace(model=Model(0), parameters=(100, 60), keep={}),
-            evaluation(0.5),
-            evaluation(t),
-        )
+        Choice(method, chosen(ratio, 0.5, t), SimpleNamespace(model=Model(0), parameters=(100, 60)))
         for method, (ratio, t) in cuts.items()
     ]
     outcome = Outcome(
         config=config,
-        origin=f"trained here with seed {config.seed}",
         model=Model(100),
-        full_validation=evaluation(0.9),
-        full_test=evaluation(test),
+        uncut=Uncut(f"trained here with seed {config.seed}", evaluation(0.9), evaluation(test)),
         baselines={},
         points=[p for method in cuts for p in points(method)],
         choices=choices,
@@ -68,19 +60,23 @@ def write_prune(folder, config, test=0.8, cuts=None):
         speedup=1.5,
         provenance=SOURCE,
     )
-    write(folder, prune_report._as_dict(outcome), prune_report._sweep_rows(outcome))
+    write(folder, outcome.to_json(), prune_report.point_rows(outcome.points))
+
+
+def chosen(ratio, validation, test):
+    return Chosen(ratio, evaluation(validation), evaluation(test))
 
 
 def write_compare(folder, task, models, tests=(0.8, 0.82)):
-    """A finished comparison with `random` drawn twice: AIRE cuts 40 %, losing 1 point on test."""
+    """A finished comparison with two seeds of `random`: AIRE cuts 40 %, losing 1 point on test."""
     config = compare_methods.get_config(task)
     config.models = models
     names = [f"seed_{m}" if isinstance(m, int) else m for m in models]
-    wholes = {n: Uncut(f"model {n}", evaluation(0.9), evaluation(t)) for n, t in zip(names, tests, strict=False)}
-    results = []
-    for name, whole in wholes.items():
-        for method, draw, at in (("aire", 0, 0.895), ("random", 0, 0.5), ("random", 1, 0.7)):
-            own = points(method, (0.9, 0.88, at), draw)
-            results.append(Result(name, method, draw, own, own[2], evaluation(whole.test.accuracy - 0.01)))
-    comparison = Comparison(config, wholes, results, SOURCE)
-    write(folder, compare_report._as_dict(comparison), compare_report._point_rows(comparison))
+    uncut = {n: Uncut(f"model {n}", evaluation(0.9), evaluation(t)) for n, t in zip(names, tests, strict=False)}
+    results = [
+        Result(name, method, seed, points(method, (0.9, 0.88, at), seed), chosen(0.4, at, model.test.accuracy - 0.01))
+        for name, model in uncut.items()
+        for method, seed, at in (("aire", 0, 0.895), ("random", 0, 0.5), ("random", 1, 0.7))
+    ]
+    comparison = Comparison(config, uncut, results, SOURCE)
+    write(folder, comparison.to_json(), compare_report.point_rows(comparison))

@@ -1,4 +1,4 @@
-"""The baselines on data whose best answers are known."""
+"""The baselines on data with known best answers."""
 
 import numpy as np
 import pytest
@@ -10,17 +10,17 @@ from experiments import baselines
 
 def task(make_split, d_input: int) -> Task:
     splits = {name: make_split(np.random.default_rng(i)) for i, name in enumerate(("train", "validation", "test"))}
-    return Task("made up", splits, d_input, 3)
+    return Task("synthetic", splits, d_input, 3)
 
 
 def tokens(rng) -> Split:
-    """The class is the only one of the tokens 1, 2 and 3 that a sequence holds; the rest is token 0, as padding is."""
+    """A sequence contains one of the tokens 1, 2 and 3, which gives the class, and token 0, as in padding."""
     labels = rng.integers(0, 3, 60)
     return pad([np.array([0] * rng.integers(0, 4) + [label + 1]) for label in labels], labels, 8, name="any")
 
 
 def pixels(rng) -> Split:
-    """The class is the place of the brightest of three pixels, so what a bag of pixels would not show."""
+    """The class is the position of the brightest of three pixels, which a bag of pixels does not show."""
     labels = rng.integers(0, 3, 60).astype(np.int32)
     x = rng.uniform(0, 0.5, (60, 3, 1)).astype(np.float32)
     x[np.arange(60), labels] += 1
@@ -28,14 +28,14 @@ def pixels(rng) -> Split:
 
 
 def stored_pixels(rng) -> Split:
-    """The same pixels kept as bytes."""
+    """The same pixels, stored as bytes."""
     split = pixels(rng)
     stored = np.rint(100 * split.x[..., 0]).astype(np.uint8)
     return Split(stored, split.lengths, split.y, decode=lambda x: x[..., None].astype(np.float32) / 100)
 
 
 def pairs(rng) -> Split:
-    """Two documents; the class is in the second one alone, past whose end the padding would say something else."""
+    """Two documents. Only the second gives the class, and its padding would give another."""
     split = tokens(rng)
     x = np.stack([np.ones_like(split.x), split.x], axis=1)
     x[:, 1][np.arange(8) >= split.lengths[:, None]] = 3

@@ -1,11 +1,8 @@
-"""The comparison of methods through the command line, and the file that it keeps its evaluations in."""
+"""The comparison of methods, and its file of evaluations."""
 
 import csv
 import dataclasses
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,62 +18,36 @@ from aire.utils.errors import UserError
 from configs import compare_methods
 from experiments.compare.compare_job import check_models
 from experiments.evaluations import CutEvaluator, EvaluationFile
-from experiments.sweep import Cuts, Point, largest_within, load_scores, sweep
+from experiments.records import Point
+from experiments.sweep import Cuts, largest_within, load_scores, sweep
+from tests.experiments.conftest import OWN_SCORE, call, comparison
 
-ROOT = Path(__file__).parents[2]
 DATA_FREE = data_free()
-OWN_SCORE = """
-import aire
-
-@aire.pruning.scores.register("slowness")
-def slowness(modes):
-    return abs(modes.Lambda_bar)
-"""
-
-
-def run(*args, data, workdir):
-    command = [sys.executable, "run.py", *args, f"--data_dir={data}", f"--workdir={workdir}"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="session")
-def compared(data, tmp_path_factory):
-    """A finished smoke comparison of one model, with a score of the user's own: (its folder, what it printed)."""
-    workdir = tmp_path_factory.mktemp("runs") / "compared"
-    (workdir.parent / "own.py").write_text(OWN_SCORE)
-    scores_file = f"--config.prune.scores_file={workdir.parent / 'own.py'}"
-    result = run("--config=compare_methods:smoke", scores_file, data=data, workdir=workdir)
-    assert result.returncode == 0, result.stderr
-    return workdir, result.stdout
 
 
 def rows(workdir):
     return list(csv.DictReader((workdir / "results.csv").read_text().splitlines()))
 
 
-@pytest.mark.xdist_group("compare")
+@pytest.mark.xdist_group("run")
 def test_every_method_is_compared_and_the_users_own(compared):
     workdir, printed = compared
     points = rows(workdir)
     assert {p["method"] for p in points} == {*DATA_FREE, "slowness"}
     assert len([p for p in points if p["method"] == "aire"]) == 4
-    assert len([p for p in points if p["method"] == "random"]) == 4 * 5  # draws
+    assert len([p for p in points if p["method"] == "random"]) == 4 * 5  # repetitions
     for method in ("slowness", "lamp"):
         assert f"\n{method}  " in printed and f"| {method}  " in (workdir / "report.md").read_text()
     assert (workdir / "accuracy_against_ratio.png").read_bytes().startswith(b"\x89PNG")
     assert len((workdir / "accuracy.md").read_text().splitlines()) == 2 + 4
 
 
-@pytest.mark.xdist_group("compare")
+@pytest.mark.xdist_group("run")
 def test_the_chosen_ratios_are_the_largest_within_a_point(compared):
     workdir, _ = compared
     points, results = rows(workdir), json.loads((workdir / "results.json").read_text())
-    full = results["models"]["seed_0"]["validation"]["accuracy"]
+    (uncut,) = results["models"].values()
+    full = uncut["validation"]["accuracy"]
     assert len(results["chosen"]) == len(DATA_FREE) - 1 + 5 + 1
     for c in results["chosen"]:
         own = [p for p in points if (p["method"], int(p["draw"])) == (c["method"], c["draw"])]
@@ -84,19 +55,17 @@ def test_the_chosen_ratios_are_the_largest_within_a_point(compared):
         assert c["ratio"] == max(within) == float(next(p["ratio"] for p in own if p["chosen"] == "1"))
 
 
-@pytest.mark.xdist_group("compare")
-def test_a_stopped_comparison_evaluates_only_what_is_missing(compared, data):
-    """As a kill leaves it: without its last evaluations, one line torn; then only what was lost is done again."""
+@pytest.mark.xdist_group("run")
+def test_a_stopped_comparison_evaluates_only_what_is_missing(finished, compared, data):
+    """After a kill the last evaluations are missing and one line is torn. Only these are evaluated again."""
     workdir, printed = compared
     before, path = rows(workdir), workdir / "evaluations.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     distinct = int(printed.split(" of them distinct")[0].split()[-1])
     path.write_text("".join(lines[: distinct - 5]) + lines[distinct - 5][:20])
     (workdir / "results.csv").unlink()
-    scores_file = f"--config.prune.scores_file={workdir.parent / 'own.py'}"
-    result = run("--config=compare_methods:smoke", scores_file, data=data, workdir=workdir)
-    assert result.returncode == 0, result.stderr
-    assert f"{distinct} of them distinct, {distinct - 5} known" in result.stdout
+    printed = call(*comparison(finished, workdir), data=data, workdir=workdir)
+    assert f"{distinct} of them distinct, {distinct - 5} evaluated before" in printed
     assert sorted(path.read_text().splitlines(keepends=True)) == sorted(lines)
     assert rows(workdir) == before
 
@@ -108,7 +77,7 @@ def test_a_stopped_comparison_evaluates_only_what_is_missing(compared, data):
         ({"models": ("nowhere",)}, "no model file at nowhere"),
         ({"models": ()}, "expected at least one"),
         ({"models": (1, 1)}, "each once"),
-        ({"draws": 0}, "draws=0"),
+        ({"repetitions": 0}, "repetitions=0"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_trained(changes, message):
@@ -123,7 +92,7 @@ def test_an_unknown_variant_is_named():
         compare_methods.get_config("tiny")
 
 
-def test_the_config_is_its_tasks():
+def test_the_config_is_that_of_its_task():
     base = compare_methods.get_config("lra_listops,small")
     assert (base.experiment, base.name, base.task_name) == ("compare", "compare_lra_listops_small", "lra_listops_small")
     assert base.models == ("zoo",) and "init" not in base
@@ -155,22 +124,22 @@ def split(n=6, seed=0):
 
 @pytest.fixture
 def evaluator(make_model):
-    def make(known, seed=0, splits=None):
+    def make(cache, seed=0, splits=None):
         model = make_model(state_sizes=(4, 4), seed=seed)
-        return CutEvaluator(model, splits or {"validation": split()}, make_evaluator(model, 6), known)
+        return CutEvaluator(model, splits or {"validation": split()}, make_evaluator(model, 6), cache)
 
     return make
 
 
 def test_cuts_evaluate_as_the_cut_model(evaluator):
-    """The sweep's masked models and the final cut agree, by the cut model's own answers."""
+    """The sweep's masked model predicts the same as the cut model."""
     evaluate = evaluator({})
     result, data = aire.prune(evaluate.model, 0.5, "lamp"), split()
     answers = np.argmax(nnx.jit(lambda model: model(data.x, data.lengths))(result.model), axis=-1)
     assert evaluate(result.cut, "validation").accuracy == pytest.approx(np.mean(answers == data.y))
 
 
-def test_keys_tell_models_masks_and_splits_apart(evaluator):
+def test_keys_differ_by_model_mask_and_split(evaluator):
     everything = {"blocks/0/ssm": np.ones(4, bool), "blocks/1/ssm": np.ones(4, bool)}
     other = everything | {"blocks/1/ssm": np.array([True, True, True, False])}
     swapped = {"blocks/0/ssm": other["blocks/1/ssm"], "blocks/1/ssm": everything["blocks/0/ssm"]}
@@ -183,8 +152,8 @@ def test_keys_tell_models_masks_and_splits_apart(evaluator):
     assert again.key(Cut(everything), "validation") == keys[0]
 
 
-def test_keys_say_what_a_split_decodes_to_not_by_which_object(evaluator):
-    """Objects have other addresses in each process: a stopped comparison would do everything again."""
+def test_keys_depend_on_what_a_split_decodes_to_not_on_the_object(evaluator):
+    """An object's address differs between processes, so a stopped comparison would evaluate everything again."""
     everything = {"blocks/0/ssm": np.ones(4, bool), "blocks/1/ssm": np.ones(4, bool)}
 
     def key(factor: int) -> str:
@@ -196,8 +165,8 @@ def test_keys_say_what_a_split_decodes_to_not_by_which_object(evaluator):
 
 def test_a_sweep_evaluates_each_distinct_cut_once(evaluator, monkeypatch):
     config = compare_methods.get_config("smoke").prune
-    known, calls = {}, []
-    evaluate = evaluator(known)
+    cache, calls = {}, []
+    evaluate = evaluator(cache)
     counted = evaluate._evaluate
     monkeypatch.setattr(evaluate, "_evaluate", lambda *args: calls.append(1) or counted(*args))
     runs = [("aire", 0), ("aire_uniform", 0), ("random", 0), ("random", 1)]
@@ -205,8 +174,8 @@ def test_a_sweep_evaluates_each_distinct_cut_once(evaluator, monkeypatch):
     points = sweep(evaluate, cuts, runs)
     distinct = {tuple(np.concatenate(list(c.keep.values())).tolist()) for r in runs for c in cuts(r).values()}
     assert [(p.method, p.seed, p.ratio) for p in points] == [(*run, r) for run in runs for r in (0.0, 0.25, 0.5, 0.75)]
-    assert len(calls) == len(known) == len(distinct) < len(points)
-    assert sweep(evaluate, cuts, runs) == points and len(calls) == len(known)
+    assert len(calls) == len(cache) == len(distinct) < len(points)
+    assert sweep(evaluate, cuts, runs) == points and len(calls) == len(cache)
 
 
 def test_one_scope_for_all_methods(evaluator):
@@ -217,7 +186,7 @@ def test_one_scope_for_all_methods(evaluator):
 
 
 def test_the_largest_ratio_within_the_tolerance():
-    """Not the first that fails: accuracy may come back."""
+    """It is not the last before the first failure, because accuracy can rise again."""
     points = [Point("aire", 0, r, 0, Evaluation(0.0, a)) for r, a in [(0.0, 0.9), (0.1, 0.88), (0.2, 0.89), (0.3, 0.5)]]
     assert largest_within(points, Evaluation(0.0, 0.9), 1.0).ratio == 0.2
 
@@ -226,12 +195,12 @@ def test_evaluations_survive_a_torn_line(tmp_path):
     path = tmp_path / "runs" / "evaluations.jsonl"
     first = EvaluationFile(path)
     first["a"], first["b"] = Evaluation(0.1, 2 / 3), Evaluation(1e-9, 1.0)
-    whole = path.read_bytes()
-    for torn in (whole[:-1], whole + b'{"key": "c", "lo'):
+    complete = path.read_bytes()
+    for torn in (complete[:-1], complete + b'{"key": "c", "lo'):
         path.write_bytes(torn)
         again = EvaluationFile(path)
         assert path.read_bytes().endswith(b"\n") and again["a"] == Evaluation(0.1, 2 / 3)
-        assert set(again) == ({"a"} if torn == whole[:-1] else {"a", "b"})
+        assert set(again) == ({"a"} if torn == complete[:-1] else {"a", "b"})
         again["b"] = Evaluation(1e-9, 1.0)
         assert dict(EvaluationFile(path)) == dict(first)
 

@@ -1,5 +1,4 @@
-"""The paper's models at full size: parameters as in the S5 reference, and a training step. (Of pictures, see
-test_picture_tasks.py.)"""
+"""The paper's models at full size: parameter counts and a training step. (For images see test_picture_tasks.py.)"""
 
 import itertools
 import math
@@ -15,8 +14,8 @@ from aire.models import ModelConfig
 from experiments.model_source import model_config
 from tests.helpers import configured, train_one_step
 
-# Inputs, classes, steps, and the parameters of the S5 reference's own models, made by its code from its scripts'
-# options (jax.eval_shape of `init`).
+# Inputs, classes, steps, and the parameter counts of the S5 reference: jax.eval_shape of its `init` with its scripts'
+# options.
 REFERENCE = {
     "lra_listops": (20, 10, 2048, 188_490),
     "lra_text": (135, 2, 4096, 1_321_154),
@@ -33,14 +32,13 @@ def full_model(config, name: str) -> ModelConfig:
 
 
 @pytest.mark.parametrize("name", REFERENCE)
-def test_as_many_parameters_as_the_reference(name):
+def test_the_reference_has_as_many_parameters(name):
     shapes = jax.tree.leaves(nnx.to_pure_dict(nnx.state(abstract_model(full_model(configured(name), name)), nnx.Param)))
     assert sum(math.prod(leaf.shape) for leaf in shapes) == REFERENCE[name][-1]
 
 
 def test_as_many_parameters_as_compressm():
-    """Its own model of this configuration has 993,802: in one direction, without the scale and bias of batch norm and
-    without a bias of the embedding."""
+    """Its model has 993,802. Ours adds a second direction, batch norm's scale and bias, and a bias of the embedding."""
     config = full_model(configured("lra_listops", "lru"), "lra_listops")
     shapes = jax.tree.leaves(nnx.to_pure_dict(nnx.state(abstract_model(config), nnx.Param)))
     second_C, norms, bias = 6 * 2 * 128 * 256, 6 * 2 * 128, 128
@@ -50,7 +48,7 @@ def test_as_many_parameters_as_compressm():
 @pytest.mark.slow
 @pytest.mark.parametrize("name,layer", [*itertools.product(REFERENCE, ("", "s4d")), ("lra_listops", "lru")])
 def test_a_training_step(name, layer):
-    """Of the paper's model and length, on two examples."""
+    """The paper's model and length, on two examples."""
     config = configured(name, layer)
     options = full_model(config, name)
     rng, L = np.random.default_rng(0), REFERENCE[name][2]

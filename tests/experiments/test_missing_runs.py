@@ -1,13 +1,15 @@
-"""What the papers' tables lack: the commands, in order; failures; jobs. Real runs where they take seconds."""
+"""Runs that the papers' tables lack: commands, failures, jobs, and real runs that take seconds."""
 
 import dataclasses
-import fcntl
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from aire.utils.errors import UserError
 from configs.paper_table import get_config
@@ -26,7 +28,7 @@ def config(**changes):
 
 
 def options(job):
-    """What follows run.py in the commands of a job."""
+    """The options in the commands of a job."""
     return [list(run.command[2:-2]) for run in job]
 
 
@@ -45,7 +47,7 @@ def test_the_commands_in_the_order_of_tasks(tmp_path):
     )
 
 
-def test_only_what_is_missing_and_only_the_zoos_model_is_not_trained(tmp_path):
+def test_only_missing_runs_are_planned_and_only_zoo_models_are_not_trained(tmp_path):
     write_prune(tmp_path / "anywhere", papers.task_config("lra_text", "s5", "small"))  # its seed is 0
     changed = papers.task_config("lra_text", "s5", "small")
     changed.seed, changed.train.epochs = 1, 1
@@ -63,7 +65,7 @@ def test_only_what_is_missing_and_only_the_zoos_model_is_not_trained(tmp_path):
     ]
 
 
-def test_eight_kilohertz_takes_the_model_of_its_job(tmp_path):
+def test_eight_kilohertz_uses_the_model_of_its_job(tmp_path):
     wanted = config(size="full", seeds=(5,), tasks=("speech_commands", "speech_commands_8khz"))
     (job,) = missing_runs.plan(wanted, tmp_path, tmp_path)
     trained = tmp_path / "speech_commands_seed_5"
@@ -77,7 +79,7 @@ def test_eight_kilohertz_takes_the_model_of_its_job(tmp_path):
     assert missing_runs.plan(wanted, tmp_path, tmp_path) == []
 
 
-def test_folders_of_files_go_to_the_option_that_the_task_has(tmp_path):
+def test_folders_become_the_option_of_the_task(tmp_path):
     wanted = config()
     wanted.folders.update(lra_listops="/lra", lra_text="/imdb")
     jobs = missing_runs.plan(wanted, tmp_path, tmp_path)
@@ -101,7 +103,7 @@ def test_mistakes_are_found_before_anything_runs(changes, message, tmp_path):
 
 
 def stub(folder, script, task="lra_text"):
-    """A run whose command is a few lines of Python, run with its folder."""
+    """A run whose command is a Python script that gets the folder."""
     return Run(folder, (sys.executable, "-c", script, str(folder)), papers.task_config(task, "s5", "small"), "seed 0")
 
 
@@ -118,7 +120,7 @@ def test_failures_are_reported_by_their_last_line_and_the_rest_goes_on(tmp_path,
     ]
     monkeypatch.setattr(missing_runs, "plan", lambda *_: jobs)
     failures = missing_runs.run(config(), tmp_path, tmp_path)
-    assert failures == {"first": "error: no data (exit code 1)", "dies": "it says nothing (exit code -9)"}
+    assert failures == {"first": "error: no data (exit code 1)", "dies": "no error message (exit code -9)"}
     assert (tmp_path / "last" / "ran").exists() and not (tmp_path / "needs_first").exists()
     printed = capfd.readouterr()
     assert f"missing in {tmp_path}: 4 runs, in 3 jobs\n" in printed.out and "so far\n" in printed.out
@@ -128,27 +130,16 @@ def test_failures_are_reported_by_their_last_line_and_the_rest_goes_on(tmp_path,
     assert "failed: first: error: no data (exit code 1)\n" in capfd.readouterr().out
 
 
-def test_a_run_that_another_process_finished_is_not_repeated(tmp_path):
+def test_a_run_that_another_process_finishes_is_not_repeated(tmp_path, capsys):
     job = (stub(tmp_path / "run", FAILS),)
     assert missing_runs.run_job(job)
-    write_prune(tmp_path / "run", job[0].config)
-    assert missing_runs.run_job(job) == ""
-
-
-def test_the_command_holds_the_lock_whatever_becomes_of_the_one_that_started_it(tmp_path):
-    script = "import sys, time; print('begun', file=sys.stderr, flush=True); sys.stdin.read()"
-    (tmp_path / "run").mkdir()
-    with open(tmp_path / "run" / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        options = {"pass_fds": [lock.fileno()], "stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
-        process = subprocess.Popen([sys.executable, "-c", script], **options)
-    with process, open(tmp_path / "run" / "lock", "w") as again:
-        process.stderr.readline()
-        with pytest.raises(BlockingIOError):
-            fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        process.stdin.close()
-        process.wait()
-        fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with ThreadPoolExecutor() as pool, FileLock(tmp_path / "run" / "lock"):
+        waiting = pool.submit(missing_runs.run_job, job)
+        while "waiting for another process that runs in" not in capsys.readouterr().out:
+            assert not waiting.done()
+            time.sleep(0.01)
+        write_prune(tmp_path / "run", job[0].config)
+    assert waiting.result() == ""
 
 
 def test_an_unwritable_folder_is_a_failure_like_others(tmp_path):
@@ -177,7 +168,7 @@ def test_jobs_of_the_local_cluster(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cluster_that_is_not_there(tmp_path, monkeypatch):
+def test_a_missing_cluster_is_named(tmp_path, monkeypatch):
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match="cluster='slurm': cannot submit: "):
@@ -186,9 +177,9 @@ def test_a_cluster_that_is_not_there(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_missing_runs_through_the_command_line(tmp_path):
-    """ListOps is trained, pruned and found again; Retrieval cannot write its folder, and is listed with its error."""
+    """ListOps is trained, pruned and found. Retrieval cannot write its folder and is listed with its error."""
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "lra_retrieval_smoke").write_text("")  # a file where the folder is to be
+    (tmp_path / "runs" / "lra_retrieval_smoke").write_text("")  # a file in place of the folder
     command = [sys.executable, "run.py", "--config=paper_table", "--config.run=missing", "--config.size=smoke"]
     command += ["--config.tasks=('lra_retrieval', 'lra_listops')", "--config.layers=('s5',)"]
     command += [

@@ -1,4 +1,4 @@
-"""The papers' tables, of runs that the experiments' own functions write; cells computed by hand."""
+"""The papers' tables from synthetic runs, with cells computed by hand."""
 
 import csv
 import importlib
@@ -25,14 +25,14 @@ LRA = papers.AVERAGED
 
 
 def rows(root, make, layer="s5", size="full"):
-    """A table of the runs in a folder as dicts, by the first two cells."""
+    """The rows of a table as dicts, by the first two cells."""
     models, damaged = saved_runs.find(root)
     assert not damaged
     header, *cells = make(layer, table_job.collect(models, layer, size), size == "full")
     return {row[:2]: dict(zip(header, row, strict=True)) for row in cells}
 
 
-def test_ours_stand_beside_the_papers_numbers(tmp_path):
+def test_our_numbers_are_beside_the_papers(tmp_path):
     for seed, ratio, test in ((1, 0.2, 0.61), (2, 0.4, 0.60)):
         config = papers.task_config("lra_listops", "s5", "full")
         config.seed = seed
@@ -43,10 +43,10 @@ def test_ours_stand_beside_the_papers_numbers(tmp_path):
     assert [row[c] for c in ("cut (%)", "cut, paper", "cut, diff.")] == ["30.0 ± 14.1", "20.0", "+10.0"]
     assert [row[c] for c in ("test (%)", "test, paper", "test, diff.")] == ["60.50 ± 0.71", "61.48", "-0.98"]
     assert [row[c] for c in ("lost (points)", "lost, paper", "lost, diff.")] == ["1.50 ± 0.71", "0.00", "+1.50"]
-    assert table["ListOps", "full"]["test (%)"] == "62.00 ± 0.00" and table["ListOps", "full"]["cut (%)"] == ""
+    assert table["ListOps", "uncut"]["test (%)"] == "62.00 ± 0.00" and table["ListOps", "uncut"]["cut (%)"] == ""
     assert table["ListOps", "LAST"]["seeds"] == "0" and table["ListOps", "LAST"]["cut (%)"] == "not run"
     assert table["Text", "AIRE"]["test (%)"] == "not run" and table["Text", "AIRE"]["test, paper"] == "88.24"
-    assert table["psMNIST", "full"]["test, paper"] == "98.67" and ("psMNIST", "AIRE") not in table
+    assert table["psMNIST", "uncut"]["test, paper"] == "98.67" and ("psMNIST", "AIRE") not in table
     average = table["average, 1 of 6 tasks", "AIRE"]
     assert average["cut (%)"] == "30.0" and average["cut, paper"] == "60.8" and average["cut, diff."] == ""
 
@@ -66,7 +66,7 @@ def test_the_papers_averages_follow_from_its_rows():
     assert np.mean([n.lost for n in numbers]) == pytest.approx(0.29, abs=0.005)
 
 
-def test_small_stands_apart_whatever_the_folders_name(tmp_path):
+def test_small_runs_have_their_own_tables_whatever_the_folders_name(tmp_path):
     write_prune(tmp_path / "lra_text", papers.task_config("lra_text", "s5", "small"))
     write_prune(tmp_path / "small", papers.task_config("lra_text", "s4d", "full"))
     assert rows(tmp_path, accuracy_rows)["Text", "AIRE"]["seeds"] == "0"
@@ -83,7 +83,7 @@ def test_small_stands_apart_whatever_the_folders_name(tmp_path):
 def test_a_trained_model_counts_once_over_both_kinds_of_runs(tmp_path):
     write_compare(tmp_path / "compare", "lra_listops,small", ("zoo", 1))
     write_prune(tmp_path / "prune", papers.task_config("lra_listops", "s5", "small"), 0.7)  # of the zoo too
-    row = rows(tmp_path, accuracy_rows, size="small")["ListOps", "full"]
+    row = rows(tmp_path, accuracy_rows, size="small")["ListOps", "uncut"]
     assert (row["seeds"], row["test (%)"]) == ("2", "76.00 ± 8.49")  # 0.70 and 0.82
     models, _ = saved_runs.find(tmp_path)
     _, *listed = run_rows([table_job.collect(models, "s5", "small")])
@@ -96,26 +96,26 @@ def test_a_trained_model_counts_once_over_both_kinds_of_runs(tmp_path):
     assert costs == ("ListOps", "S5", "1", "100", "60", "-40.0", "1.50", "1 × cpu")
 
 
-def test_other_settings_are_marked_and_give_way_to_the_configs_own(tmp_path):
+def test_other_settings_are_marked_and_excluded_if_there_are_the_configs_own(tmp_path):
     config = papers.task_config("lra_text", "s5", "full")
     config.train.epochs, config.data.folder, config.prune.batch_size = 1, "elsewhere", 3
     write_prune(tmp_path / "changed", config, 0.5)
     models, _ = saved_runs.find(tmp_path)
     table = rows(tmp_path, accuracy_rows)
-    assert table["Text", "full"]["seeds"] == "1 †" and table["average, 1 of 6 tasks", "full"]["seeds"] == "†"
+    assert table["Text", "uncut"]["seeds"] == "1 †" and table["average, 1 of 6 tasks", "uncut"]["seeds"] == "†"
     assert run_rows([table_job.collect(models, "s5", "full")])[1][5] == "train.epochs=1 (not 35)"
     write_prune(tmp_path / "own", papers.task_config("lra_text", "s5", "full"), 0.8)
-    row = rows(tmp_path, accuracy_rows)["Text", "full"]
+    row = rows(tmp_path, accuracy_rows)["Text", "uncut"]
     assert (row["seeds"], row["test (%)"]) == ("1", "80.00")
 
 
 def test_eight_kilohertz_is_zero_shot(tmp_path):
     config = papers.task_config("speech_commands_8khz", "s5", "full")
     write_prune(tmp_path / "zero_shot", config, 0.9)
-    assert rows(tmp_path, accuracy_rows)["Speech, 8 kHz", "full"]["seeds"] == "1"
+    assert rows(tmp_path, accuracy_rows)["Speech, 8 kHz", "uncut"]["seeds"] == "1"
     config.init = "scratch"
     write_prune(tmp_path / "zero_shot", config, 0.9)
-    assert rows(tmp_path, accuracy_rows)["Speech, 8 kHz", "full"]["seeds"] == "1 †"
+    assert rows(tmp_path, accuracy_rows)["Speech, 8 kHz", "uncut"]["seeds"] == "1 †"
 
 
 def test_methods_are_compared_where_aire_cuts(tmp_path):
@@ -135,8 +135,8 @@ def test_methods_are_compared_where_aire_cuts(tmp_path):
     assert set(by_method) == {"states cut (%)", *METHODS}
 
 
-def test_damaged_runs_are_named_and_foreign_folders_passed_over(tmp_path):
-    for name in ("whole", "torn", "keyless", "impossible", "no_points", "few_points"):
+def test_damaged_runs_are_named_and_foreign_folders_skipped(tmp_path):
+    for name in ("complete", "torn", "keyless", "impossible", "no_points", "few_points"):
         write_prune(tmp_path / name, papers.task_config("lra_text", "s5", "full"))
     text = (tmp_path / "torn" / "results.json").read_text()
     (tmp_path / "torn" / "results.json").write_text(text[: len(text) // 2])
@@ -145,16 +145,18 @@ def test_damaged_runs_are_named_and_foreign_folders_passed_over(tmp_path):
     (tmp_path / "keyless" / "results.json").write_text(json.dumps(results))
     (tmp_path / "impossible" / "results.json").write_text(text.replace('"accuracy": 0.79', '"accuracy": 79'))
     (tmp_path / "no_points" / "results.csv").unlink()
-    (tmp_path / "few_points" / "results.csv").write_text("method,ratio,validation_accuracy\naire,0.0,0.9\nlast,0.2,1\n")
+    (tmp_path / "few_points" / "results.csv").write_text(
+        "method,ratio,states,validation_accuracy,validation_loss\naire,0.0,9,0.9,1\nlast,0.2,9,1,1\n"
+    )
     foreign = ("[1]", '{"config": "text"}', '{"config": {"experiment": "speed", "name": "lra_text"}}', "{}")
     for i, content in enumerate(foreign):
         (tmp_path / f"foreign{i}").mkdir()
         (tmp_path / f"foreign{i}" / "results.json").write_text(content)
     models, damaged = saved_runs.find(tmp_path)
-    assert [m.folder for m in models] == ["whole"]
+    assert [m.folder for m in models] == ["complete"]
     assert list(damaged) == ["few_points", "impossible", "keyless", "no_points", "torn"]
     assert damaged["few_points"] == "results.csv lacks the chosen ratio 0.4"
-    assert damaged["impossible"] == "79.0 is no share of 1"
+    assert damaged["impossible"] == "79.0 is not between 0 and 1"
     assert damaged["keyless"] == "'test' is missing"
     assert damaged["no_points"] == "results.csv: No such file or directory"
     assert damaged["torn"].startswith("results.json is not JSON: ")
@@ -162,7 +164,7 @@ def test_damaged_runs_are_named_and_foreign_folders_passed_over(tmp_path):
 
 @pytest.fixture
 def written(tmp_path):
-    """The tables of three runs, one of them damaged: (the runs, the tables)."""
+    """The tables of three runs, one of them damaged: (config, folder of the tables)."""
     root, workdir = tmp_path / "runs", tmp_path / "runs" / "paper_table"
     write_prune(root / "a", papers.task_config("lra_image", "s5", "full"))
     write_compare(root / "b", "lra_listops,small", (1, 2))
@@ -203,7 +205,7 @@ def test_latex_escapes_by_hand():
     assert "\\caption{\\#1}\\label{tab:name}\n\\begin{tabular}{lr}" in text
 
 
-def test_latex_has_nothing_left_to_escape(written):
+def test_latex_is_fully_escaped(written):
     text = (written[1] / "tables.tex").read_text()
     text.encode("ascii")
     assert not re.findall(r"(?<!\\)[#%](?! \\usepackage)", text)
@@ -222,10 +224,10 @@ def test_latex_compiles(written, tmp_path):
     assert result.returncode == 0, result.stdout
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_a_missing_folder_is_named(tmp_path):
     config = get_config()
     config.runs = str(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"no folder .*nowhere, which --config.runs names"):
+    with pytest.raises(UserError, match=r"no folder .*nowhere, given as --config.runs"):
         table_job.run(config, tmp_path / "out", tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Where a result comes from: the commit of the code itself, or none."""
+"""The provenance of a result has the commit of the code itself, or none."""
 
 import re
 import subprocess
@@ -11,8 +11,8 @@ def git(folder, *args):
     subprocess.run(["git", *identity, *args], cwd=folder, check=True, capture_output=True)
 
 
-def test_an_installed_copy_does_not_take_the_commit_of_the_repository_around_it(tmp_path, monkeypatch):
-    """As where a virtual environment lies in somebody's checkout."""
+def test_an_installed_copy_ignores_the_repository_around_it(tmp_path, monkeypatch):
+    """For example, a virtual environment inside somebody's checkout."""
     copy = tmp_path / "provenance.py"
     copy.write_text("")
     monkeypatch.setattr(provenance, "__file__", str(copy))

@@ -1,4 +1,4 @@
-"""What the repository shows is what its runs printed."""
+"""The README and the zoo agree with the published runs."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def test_the_readme_shows_the_saved_results():
     assert publish.with_tables(readme) == readme
 
 
-def test_a_report_is_copied_whole(tmp_path):
+def test_a_report_is_copied(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "results.json").write_text(json.dumps({"config": {"name": "task"}}))
@@ -46,7 +46,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", zoo.names())
-def test_every_zoo_model_loads_and_says_where_it_comes_from(name):
+def test_every_zoo_model_loads_and_has_its_record(name):
     model = aire.load(zoo.path(name))
     record = json.loads(zoo.path(name).with_suffix(".json").read_text())
     assert record["config"]["name"] == name and record["commit"] and record["versions"]["jax"]

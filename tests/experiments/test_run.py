@@ -1,4 +1,4 @@
-"""The command line, as people use it: the whole job, its files, kills, and mistakes."""
+"""The command line, as people use it: complete jobs, their files, kills, and mistakes."""
 
 import csv
 import json
@@ -7,48 +7,26 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from filelock import FileLock
 
 import aire
+import run
 from aire.data.synthetic import idx_arrays
 from aire.data.tasks import load_task
 from aire.pruning.methods import METHODS
 from experiments.speed.speed_job import SECTIONS
+from tests.experiments.conftest import ROOT, call, command, start
 from tests.helpers import write_idx
 
-ROOT = Path(__file__).parents[2]
 SMOKE = "--config=lra_listops_prune:smoke"
 
 
-def command(*args, data, workdir):
-    return [sys.executable, "run.py", *args, f"--data_dir={data}", f"--workdir={workdir}"]
-
-
-def run(*args, data, workdir, **options):
-    return subprocess.run(
-        command(*args, data=data, workdir=workdir), cwd=ROOT, capture_output=True, text=True, timeout=300, **options
-    )
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="session")
-def finished(data, tmp_path_factory):
-    """A finished smoke run of all methods, those that see data too: (its folder, what it printed)."""
-    workdir = tmp_path_factory.mktemp("runs") / "finished"
-    result = run(SMOKE, f"--config.prune.methods={tuple(METHODS)}", data=data, workdir=workdir)
-    assert result.returncode == 0, result.stderr
-    return workdir, result.stdout
-
-
 @pytest.mark.xdist_group("run")
-def test_the_whole_job_leaves_everything(finished):
+def test_a_run_writes_all_files(finished):
     workdir, printed = finished
     figures = {"accuracy_against_ratio.png", "states_per_layer.png", "eigenvalues.png"}
     files = {"results.csv", "results.json", "report.md", "pruned.safetensors", "model.safetensors"}
@@ -61,7 +39,7 @@ def test_the_whole_job_leaves_everything(finished):
     assert [float(row["ratio"]) for row in rows[:4]] == [0.0, 0.25, 0.5, 0.75]
     assert [int(row["states"]) for row in rows[:4]] == [16, 12, 8, 4]
     assert "256 training examples, without labels, for measured" in printed
-    assert "bag of tokens" in printed and "whole model" in printed and "states" in printed
+    assert "bag of tokens" in printed and "uncut model" in printed and "states" in printed
 
 
 @pytest.mark.xdist_group("run")
@@ -71,7 +49,7 @@ def test_results_agree_with_each_other_and_the_saved_model(finished):
     assert results["seed"] == 0 and len(results["commit"]) >= 7 and results["versions"]["jax"]
     chosen = results["chosen"]["aire"]
     pruned = aire.load(workdir / "pruned.safetensors")
-    assert list(pruned.config.state_sizes) == chosen["states"] == [len(kept) for kept in chosen["kept"].values()]
+    assert list(pruned.config.state_sizes) == chosen["states"]
     rows = [r for r in csv.DictReader((workdir / "results.csv").read_text().splitlines()) if r["method"] == "aire"]
     full = results["full"]["validation"]["accuracy"]
     within = [float(r["ratio"]) for r in rows if float(r["validation_accuracy"]) >= full - 0.01 - 1e-9]
@@ -85,7 +63,7 @@ def test_the_pruned_model_reports_its_own_test_accuracy(finished, data):
 
 
 def check_pruned_model(workdir, results, data):
-    """The accuracy in the results is that of the saved file, by a plain call."""
+    """The saved model has the test accuracy in the results."""
     split = load_task(results["config"]["data"], data).splits["test"]
     model = aire.load(workdir / "pruned.safetensors")
     batch = split.take(np.arange(len(split)))
@@ -96,26 +74,24 @@ def check_pruned_model(workdir, results, data):
 @pytest.mark.xdist_group("run")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind,per_layer", [("s4d", 16 * 8), ("lru", 8)])
-def test_the_whole_job_with_another_layer(kind, per_layer, data, tmp_path):
-    """Variants in any order: the kind of model comes before its size. S4D counts its states in each of 16 channels."""
+def test_another_layer(kind, per_layer, data, tmp_path):
+    """Variants may come in any order. S4D counts its states in each of 16 channels."""
     more = ["--config.prune.methods=('aire',)", "--config.prune.ratios=(0.0, 0.5)"]
-    result = run(f"--config=lra_listops_prune:smoke,{kind}", *more, data=data, workdir=tmp_path)
-    assert result.returncode == 0, result.stderr
+    call(f"--config=lra_listops_prune:smoke,{kind}", *more, data=data, workdir=tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["config"]["name"] == f"lra_listops_{kind}_smoke"
     rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
     assert [int(row["states"]) for row in rows] == [2 * per_layer, per_layer]
-    whole, pruned = (aire.load(tmp_path / f"{name}.safetensors").config for name in ("model", "pruned"))
-    assert whole.ssm.kind == pruned.ssm.kind == kind and whole.state_sizes == (per_layer, per_layer)
+    uncut, pruned = (aire.load(tmp_path / f"{name}.safetensors").config for name in ("model", "pruned"))
+    assert uncut.ssm.kind == pruned.ssm.kind == kind and uncut.state_sizes == (per_layer, per_layer)
 
 
 @pytest.mark.xdist_group("run")
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_identical_weights(finished, data, tmp_path):
-    more = [SMOKE, "--config.train.epochs=20", "--config.train.evaluate_every=20"]
+def test_a_killed_run_resumes_to_identical_weights(finished, data, tmp_path):
+    more = [SMOKE, "--config.train.epochs=80", "--config.train.evaluate_every=20"]
     more += ["--config.prune.methods=('aire',)", "--config.prune.ratios=(0.0, 0.5)"]
-    whole = run(*more, data=data, workdir=tmp_path / "whole")
-    assert whole.returncode == 0, whole.stderr
+    call(*more, data=data, workdir=tmp_path / "uninterrupted")
     killed = subprocess.Popen(
         command(*more, data=data, workdir=tmp_path / "killed"), cwd=ROOT, stdout=subprocess.DEVNULL
     )
@@ -126,20 +102,18 @@ def test_a_killed_run_goes_on_to_identical_weights(finished, data, tmp_path):
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert not (tmp_path / "killed" / "model.safetensors").exists()
-    resumed = run(*more, data=data, workdir=tmp_path / "killed")
-    assert resumed.returncode == 0, resumed.stderr
-    a, b = (tmp_path / name / "model.safetensors" for name in ("whole", "killed"))
+    start(*more, data=data, workdir=tmp_path / "killed")
+    a, b = (tmp_path / name / "model.safetensors" for name in ("uninterrupted", "killed"))
     assert a.read_bytes() == b.read_bytes()
 
 
 @pytest.mark.slow
-def test_pixels_go_the_same_way(data, tmp_path):
+def test_image_data(data, tmp_path):
     folder = write_idx(tmp_path / "files", idx_arrays(train=192, test=80))
     args = "--config=fashion_mnist_prune:smoke", f"--config.data.folder={folder}", "--config.prune.methods=('aire',)"
-    result = run(*args, data=data, workdir=tmp_path / "run")
-    assert result.returncode == 0, result.stderr
-    sizes = "176 / 16 / 64 examples of up to 49 steps, 10 classes"
-    assert f"data: Fashion-MNIST, the files in {folder}: {sizes}" in result.stdout
+    printed = call(*args, data=data, workdir=tmp_path / "run")
+    sizes = "64 / 16 / 32 examples of up to 49 steps, 10 classes"
+    assert f"data: Fashion-MNIST, the files in {folder}: {sizes}" in printed
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert set(results["baselines"]) == {"majority class", "linear classifier"}
     check_pruned_model(tmp_path / "run", results, data)
@@ -155,6 +129,7 @@ def test_pixels_go_the_same_way(data, tmp_path):
             "unknown variant 'tiny': expected one of ['lru', 's4d', 'small', 'smoke']",
         ),
         ([SMOKE, "--config.train.epoch=3"], "the config has no 'train.epoch' (did you mean 'epochs'?)"),
+        ([SMOKE, "--config.train.lr=3"], "the config has no 'train.lr' (did you mean 'train.optimizer.lr'?)"),
         ([SMOKE, "--config.train.epochs=many"], "flag --config.train.epochs=many"),
         ([SMOKE, "--workdirs=x"], "Unknown command line flag 'workdirs'"),
         ([SMOKE, "more"], "unexpected arguments ['more']"),
@@ -179,50 +154,72 @@ def test_pixels_go_the_same_way(data, tmp_path):
         ([SMOKE, "--config.model.activation=relu"], "activation='relu': expected one of"),
     ],
 )
-def test_a_mistake_is_one_clear_line(args, message, data, tmp_path):
-    result = run(*args, data=data, workdir=tmp_path)
-    assert result.returncode != 0
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
-    assert message in result.stderr
+def test_a_mistake_is_one_clear_line(args, message, data, tmp_path, monkeypatch):
+    assert message in error_of(*args, data=data, workdir=tmp_path, monkeypatch=monkeypatch)
+
+
+def error_of(*args, monkeypatch, **folders):
+    """The error message of `run.py`."""
+    monkeypatch.setattr(sys, "argv", command(*args, **folders)[1:])
+    with pytest.raises(SystemExit) as stopped:
+        run.main()
+    line = stopped.value.code
+    assert line.startswith("error: ") and "\n" not in line
+    return line
+
+
+def test_an_error_goes_to_standard_error(data, tmp_path):
+    result = subprocess.run(command(data=data, workdir=tmp_path), cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1 and result.stderr.startswith("error: give one --config=NAME")
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.xdist_group("run")
-def test_a_config_that_does_not_fit_is_refused_and_nothing_is_lost(finished, data):
+def test_a_config_that_does_not_fit_is_an_error_and_changes_no_file(finished, data, monkeypatch):
     workdir, _ = finished
     before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
     for args, message in [
         (["--config.model.d_model=8"], "model.d_model is 16 there, 8 here"),
-        ([f"--config.init={workdir / 'model.safetensors'}", "--config.model.depth=3"], "has 2 layers, the config 3"),
+        ([f"--config.init={workdir / 'model.safetensors'}", "--config.model.depth=3"], "layers is 2 there, 3 here"),
     ]:
-        result = run(SMOKE, *args, data=data, workdir=workdir)
-        assert result.returncode != 0 and result.stderr.count("\n") == 1
-        assert message in result.stderr
+        assert message in error_of(SMOKE, *args, data=data, workdir=workdir, monkeypatch=monkeypatch)
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_an_unwritable_work_folder_is_named(data, tmp_path):
+def test_an_unwritable_work_folder_is_named(data, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    result = run(SMOKE, data=data, workdir=tmp_path / "file" / "run")
-    assert result.returncode != 0 and result.stderr.count("\n") == 1
-    assert f"cannot write {tmp_path / 'file'}" in result.stderr
+    line = error_of(SMOKE, data=data, workdir=tmp_path / "file" / "run", monkeypatch=monkeypatch)
+    assert f"cannot write {tmp_path / 'file'}" in line
 
 
-@pytest.mark.parametrize("folder,variables", [("work/compiled", {}), ("mine", {"JAX_COMPILATION_CACHE_DIR": "mine"})])
-def test_compiled_programs_are_kept_in_the_work_folder_unless_the_user_says_where(folder, variables, tmp_path):
-    slow = "jax.jit(lambda x: [x := jax.numpy.sin(x) @ x for _ in range(2000)][-1])(jax.numpy.eye(9))"  # to compile
+def test_a_second_process_waits_for_its_turn_in_a_work_folder(data, tmp_path):
+    mistaken = command(SMOKE, "--config.prune.scope=local", data=data, workdir=tmp_path)
+    with subprocess.Popen(mistaken, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        with FileLock(tmp_path / "lock"):
+            assert process.stdout.readline() == f"waiting for another process that runs in {tmp_path}\n"
+            assert process.poll() is None
+        assert process.wait() == 1
+
+
+def test_compiled_programs_are_kept_in_the_work_folder(tmp_path):
+    slow = "jax.jit(lambda x: [x := jax.numpy.sin(x) @ x for _ in range(300)][-1])(jax.numpy.eye(9))"  # to compile
     code = f"import jax, pathlib, run; run.keep_compiled(pathlib.Path('work')); {slow}"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
-    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **variables}
-    if variables:  # JAX's own threshold, a second, then holds
-        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=100)
-    assert any((tmp_path / folder).iterdir())
+    assert any((tmp_path / "work" / "compiled").iterdir())
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only there are huge pages asked for")
+def test_a_cache_of_the_users_own_is_left_alone(tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    run.keep_compiled(tmp_path)
+    assert jax.config.jax_compilation_cache_dir == before == os.environ["JAX_COMPILATION_CACHE_DIR"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="huge pages are requested on Linux only")
 @pytest.mark.parametrize(("name", "pages"), [("aire", "glibc.malloc.hugetlb=1"), ("theirs", "None")])
-def test_the_installed_command_asks_for_huge_pages_as_run_does_and_an_import_does_not(name, pages, tmp_path):
+def test_the_installed_command_asks_for_huge_pages_and_an_import_does_not(name, pages, tmp_path):
     script = tmp_path / name
     script.write_text("import os, run; print(os.environ.get('GLIBC_TUNABLES'))")
     environment = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
@@ -232,22 +229,22 @@ def test_the_installed_command_asks_for_huge_pages_as_run_does_and_an_import_doe
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_help_names_the_configs(flag, data, tmp_path):
-    result = run(flag, data=data, workdir=tmp_path)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert "lra_listops_prune" in result.stdout and "--config=NAME" in result.stdout
+def test_help_names_the_configs(flag, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run.py", flag])
+    run.main()
+    printed = capsys.readouterr().out
+    assert "lra_listops_prune" in printed and "--config=NAME" in printed
 
 
-ALONE = tuple(name for name in SECTIONS if not name.startswith("reference"))  # those need clones of the references
+ALONE = tuple(name for name in SECTIONS if not name.startswith("reference"))  # the others need clones
 
 
 @pytest.mark.parametrize(
-    "sections", [("odd", "loop", "pruning"), pytest.param(ALONE, marks=pytest.mark.slow, id="all")]
+    "sections", [("step", "loop", "pruning"), pytest.param(ALONE, marks=pytest.mark.slow, id="all")]
 )
 def test_the_benchmark_runs(sections, data, tmp_path):
-    result = run("--config=speed:smoke", f"--config.sections={sections!r}", data=data, workdir=tmp_path)
-    assert result.returncode == 0, result.stderr
+    call("--config=speed:smoke", f"--config.sections={sections!r}", data=data, workdir=tmp_path)
     report = (tmp_path / "report.md").read_text()
     for name, (title, _) in SECTIONS.items():
         assert (f"## {title}" in report) == (tmp_path / f"{name}.csv").exists() == (name in sections)
-    assert ("![Odd numbers of states](odd.png)" in report) and (tmp_path / "odd.png").exists()
+    assert "![One step after a cut](step.png)" in report and (tmp_path / "step.png").exists()

@@ -1,4 +1,4 @@
-"""What the benchmark measures with: calls in turn, medians, and what XLA says of a program."""
+"""The benchmark's tools: calls in turn, medians, and what XLA reports of a program."""
 
 import json
 
@@ -6,20 +6,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from aire.utils.errors import UserError
 from configs import speed as config
 from experiments import timing
 from experiments.speed import speed_job
+from experiments.speed.table import Table
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that a call moves on by as long as it says it takes; returns a maker of such calls, and their order."""
+    """A fake clock. Returns a maker of calls with given durations, and the list of calls made."""
     now, order = [0.0], []
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
 
-    def takes(name, seconds):
+    def lasting(name, seconds):
         left = iter(seconds)
 
         def call():
@@ -28,19 +30,19 @@ def clock(monkeypatch):
 
         return call
 
-    return takes, order
+    return lasting, order
 
 
 def test_calls_take_turns_and_medians_leave_out_the_first(clock):
-    takes, order = clock
-    calls = {"a": takes("a", [100, 3, 1, 2]), "b": takes("b", [100, 5, 50, 4])}
+    lasting, order = clock
+    calls = {"a": lasting("a", [100, 3, 1, 2]), "b": lasting("b", [100, 5, 50, 4])}
     assert timing.interleaved(calls, 3) == {"a": 2, "b": 5}
     assert "".join(order) == "abababab"
 
 
-def test_every_call_is_told(clock):
-    takes, _ = clock
-    np.testing.assert_array_equal(timing.repeated({"a": takes("a", [100, 3, 1, 2])}, 3)["a"], [3, 1, 2])
+def test_every_call_is_returned(clock):
+    lasting, _ = clock
+    np.testing.assert_array_equal(timing.repeated({"a": lasting("a", [100, 3, 1, 2])}, 3)["a"], [3, 1, 2])
 
 
 def test_memory_and_operations_of_a_program():
@@ -59,7 +61,22 @@ def test_an_unknown_section_is_named(tmp_path):
         speed_job.run(options, tmp_path, tmp_path)
 
 
-def test_sections_are_renewed_one_by_one_each_with_its_settings(tmp_path):
+@pytest.fixture
+def sections(monkeypatch):
+    """Sections whose tables count how often they were measured."""
+    calls = []
+
+    def measure(options):
+        calls.append(1)
+        table = Table("n", "repetitions")
+        table.add(str(len(calls)), str(options.repetitions))
+        table.plot("ms", "sizes", "curve", 1, len(calls))
+        return table
+
+    monkeypatch.setattr(speed_job, "SECTIONS", {"pruning": ("Pruning", measure), "scan": ("Scan", measure)})
+
+
+def test_sections_are_renewed_one_by_one_each_with_its_settings(sections, tmp_path):
     for section, repetitions in (("scan", 1), ("pruning", 2), ("scan", 3)):
         options = config.get_config("smoke")
         options.update(sections=(section,), repetitions=repetitions)
@@ -67,25 +84,23 @@ def test_sections_are_renewed_one_by_one_each_with_its_settings(tmp_path):
     measured = json.loads((tmp_path / "results.json").read_text())["measured"]
     assert {name: m["config"]["repetitions"] for name, m in measured.items()} == {"scan": 3, "pruning": 2}
     report = (tmp_path / "report.md").read_text()
-    assert report.index("## Forms of the scan") < report.index("## Scoring, selecting, cutting")
+    assert report.index("| 2 | 2 ") < report.index("## Scan\n\n![Scan](scan.png)\n\n") < report.index("| 3 | 3 ")
+    assert "| 1 | 1 " not in report and (tmp_path / "scan.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_figure_shows_what_the_table_says(tmp_path, monkeypatch):
-    drawn = {}
-    monkeypatch.setattr(speed_job.figures, "against_sizes", lambda rows, *_, log: drawn.update(rows))
-    header = ("model", "kept", "states", "operations, of full", "forward, ms", "forward, of full", "forward, MiB")
-    rows = [header, ("a", "100%", "8", "1.00", "20", "1.00", "3"), ("a", "50%", "4", "0.70", "15", "0.75", "2")]
-    assert speed_job._figure("cuts", rows, tmp_path) == ["![After a cut](cuts.png)"]
-    operations, forward = ([100, 50], [1, 0.7]), ([100, 50], [1, 0.75])
-    assert drawn == {
-        "of full": {"states kept (%): operations": {"a": operations}, "states kept (%): forward": {"a": forward}}
-    }
+def test_points_are_collected_by_curve():
+    table = Table("states", "ms")
+    for size, value in ((1, 5.0), (2, 6.0)):
+        table.add(str(size), f"{value:.0f}")
+        table.plot("ms", "states", "s5", size, value)
+    assert table.rows == [("states", "ms"), ("1", "5"), ("2", "6")]
+    assert table.curves == {"ms": {"states": {"s5": ([1, 2], [5.0, 6.0])}}}
 
 
 def test_a_forward_pass_is_timed_on_plain_arrays(make_model):
-    """Not through `nnx.jit`, whose dispatch takes longer than a small model."""
-    model = make_model()
+    """The dispatch of `nnx.jit` would dominate a small model."""
+    model = make_model((2,))
     batch = {"x": np.arange(40).reshape(2, 20) % 20, "lengths": np.array([20, 7], np.int32)}
     run, call = timing.forward(model, batch)
     assert isinstance(run.function, jax.stages.Compiled)
-    np.testing.assert_allclose(call(), model(batch["x"], batch["lengths"]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(call(), nnx.jit(lambda m: m(batch["x"], batch["lengths"]))(model), rtol=1e-5, atol=1e-6)

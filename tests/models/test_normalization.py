@@ -22,7 +22,7 @@ def differentiated(norm, x):
     def call(x, params):
         return nnx.merge(graphdef, params, rest, copy=True)(x)
 
-    return jax.vjp(call, x, nnx.to_pure_dict(params))
+    return jax.vjp(jax.jit(call), x, nnx.to_pure_dict(params))
 
 
 @pytest.mark.parametrize("shape", [(40, 5), (4, 10, 5)])

@@ -19,10 +19,10 @@ def expressions(tmp_path_factory):
     return listops.load(tmp_path_factory.mktemp("listops"), source, length=100)["test"]
 
 
-@pytest.mark.parametrize("name", ["lra_listops_small", "lra_listops_s4d_small"])
+@pytest.mark.parametrize("name", ["lra_listops_small", "lra_listops_s4d_small", "lra_listops_lru_small"])
 def test_a_trained_model_keeps_its_accuracy_in_bfloat16(name, expressions):
     model = aire.load(zoo.path(name))
     low = run_as(model, dataclasses.replace(model.config, dtype="bfloat16"))
     accuracy = [make_evaluator(m, 100)(m, expressions).accuracy for m in (model, low)]
-    assert accuracy[0] > 0.55  # 61 and 62 % on the whole test split
+    assert accuracy[0] > 0.55  # 60 to 62 % on the whole test split
     assert abs(accuracy[1] - accuracy[0]) < 0.015

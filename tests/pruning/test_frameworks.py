@@ -15,6 +15,15 @@ from aire import Modes
 from aire.utils.errors import UserError
 
 H, N = 3, 8
+
+
+@pytest.fixture(autouse=True)
+def promotion():
+    """JAX's defaults, as in a user's program."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
 INPUTS = np.random.default_rng(0).normal(size=(30, H)).astype(np.float32)
 
 

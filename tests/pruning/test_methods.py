@@ -51,8 +51,8 @@ def test_hankel_equals_the_largest_singular_value_of_the_hankel_matrix(x64):
     m = bank(n=3, inputs=2, outputs=2)
     for i, score in enumerate(scores.get("hankel")(m)):
         A, B, C = alone(m, i)
-        powers = scipy.linalg.hankel(A[0, 0] ** np.arange(300), A[0, 0] ** np.arange(299, 599))
-        np.testing.assert_allclose(score, np.linalg.norm(np.kron(powers, C @ B), 2), rtol=1e-5)
+        powers = scipy.linalg.hankel(A[0, 0] ** np.arange(200), A[0, 0] ** np.arange(199, 399))
+        np.testing.assert_allclose(score, np.linalg.norm(np.kron(powers, C @ B), 2), rtol=1e-4)
 
 
 @pytest.mark.parametrize("directions", [1, 2])
@@ -148,7 +148,7 @@ def test_other_methods_do_not_read_the_seed(make_model):
 
 def test_a_scope_and_a_normalisation_that_contradict_each_other_are_refused(make_model):
     model = make_model()
-    with pytest.raises(UserError, match="scope='channel' means normalize='channel', but normalize='none' was given"):
+    with pytest.raises(UserError, match="scope='channel' means normalize='channel', not normalize='none'"):
         aire.prune(model, 0.5, scope="channel", normalize="none")
     same = [aire.prune(model, 0.5, **options).keep for options in ({"scope": "channel"}, {"normalize": "channel"})]
     assert all(np.array_equal(same[0][path], same[1][path]) for path in same[0])

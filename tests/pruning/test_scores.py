@@ -166,7 +166,7 @@ def test_unstable_eigenvalues_are_an_error_or_rank_first(make_model):
 
 
 def test_a_score_of_the_wrong_shape_or_sign_is_named(make_model):
-    for fn, message in [(lambda m: m.margin[:1], "gave shape"), (lambda m: -m.margin, "gave negative")]:
+    for fn, message in [(lambda m: m.margin[:1], "returned shape"), (lambda m: -m.margin, "returned negative")]:
         scores.register("test_wrong")(fn)
         try:
             with pytest.raises(UserError, match=message):

@@ -43,8 +43,8 @@ def test_hand_worked_trees(options, expected, jit):
 @pytest.mark.parametrize(
     "options,message",
     [
-        ({}, "give either ratio"),
-        ({"ratio": 0.5, "threshold": 0.5}, "give either ratio"),
+        ({}, "pass either ratio"),
+        ({"ratio": 0.5, "threshold": 0.5}, "pass either ratio"),
         ({"ratio": 1.0}, r"ratio=1.0: expected a share of states to cut in \[0, 1\)"),
         ({"ratio": -0.1}, "ratio=-0.1"),
         ({"ratio": float("nan")}, "ratio=nan"),

@@ -45,19 +45,19 @@ def test_layer_equals_a_loop(r_max):
 
 def test_step_over_a_sequence_equals_the_whole_call():
     layer, u = make(), inputs()
-    x, outputs = layer.initial_state(2), []
+    step, x, outputs = jax.jit(layer.step), layer.initial_state(2), []
     for k in range(u.shape[1]):
-        y, x = layer.step(u[:, k], x)
+        y, x = step(u[:, k], x)
         outputs.append(y)
     np.testing.assert_allclose(np.stack(outputs, axis=1), layer(u), rtol=1e-4, atol=1e-5)
     with pytest.raises(UserError, match="one-directional"):
-        make(bidirectional=True).step(u[:, 0], x)
+        make(bidirectional=True).step(jnp.asarray(u[:, 0]), x)
 
 
 def test_two_directions_are_each_alone():
     layer, u = make(bidirectional=True), inputs()
     forward, backward = one_way(layer, 0)(u), one_way(layer, 1)(u[:, ::-1])[:, ::-1]
-    np.testing.assert_allclose(layer(u), forward + backward - layer.D[...] * u, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(layer(u), forward + backward - np.asarray(layer.D[...]) * u, rtol=1e-4, atol=1e-5)
 
 
 def test_eigenvalues_begin_uniform_on_the_ring():
@@ -87,11 +87,10 @@ def test_states_begin_with_the_variance_of_their_drive(options):
 
 
 @pytest.mark.parametrize("options", [{}, {"r_min": 1 - 1e-8}, {"r_max": 1e-30}, {"max_phase": 1e-30}])
-@BOTH
-def test_no_ring_has_infinite_parameters_or_gradients(options, bidirectional):
+def test_no_ring_has_infinite_parameters_or_gradients(options):
     """Also where float32 rounds |λ| to 0 or to 1."""
-    layer, u = make(n_states=200, bidirectional=bidirectional, **options), inputs()
-    gradients = nnx.grad(lambda layer: jnp.sum(layer(u) ** 2))(layer)
+    layer, u = make(n_states=200, bidirectional=True, **options), inputs()
+    gradients = nnx.jit(nnx.grad(lambda layer: jnp.sum(layer(u) ** 2)))(layer)
     arrays = jax.tree.leaves((nnx.state(layer), nnx.state(gradients)))
     assert len(arrays) == 16 and all(np.isfinite(a).all() for a in arrays)
     assert (np.asarray(layer.margin()) > 0).all()
@@ -114,7 +113,7 @@ def test_any_state_count_initialises_and_runs(n_states, bidirectional):
     if n_states:
         assert np.isfinite(y).all()
     else:
-        np.testing.assert_array_equal(y, layer.D[...] * u)
+        np.testing.assert_array_equal(y, np.asarray(layer.D[...]) * u)
 
 
 @pytest.mark.parametrize(

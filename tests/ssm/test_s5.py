@@ -43,9 +43,9 @@ def test_margin_keeps_its_digits_near_the_unit_circle(method):
 def test_step_over_a_sequence_equals_the_whole_call(make_layer, options):
     layer = make_layer(**options)
     u = jax.random.normal(jax.random.key(0), (2, 50, 3))
-    x, outputs = layer.initial_state(2), []
+    step, x, outputs = jax.jit(layer.step), layer.initial_state(2), []
     for k in range(50):
-        y, x = layer.step(u[:, k], x)
+        y, x = step(u[:, k], x)
         outputs.append(y)
     np.testing.assert_allclose(np.stack(outputs, axis=1), layer(u), rtol=1e-4, atol=1e-5)
 

@@ -1,6 +1,7 @@
 """Training: groups, the loop, resuming after a kill with bit-identical parameters, stopping on NaN."""
 
 import csv
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +21,7 @@ CONFIG = loop.TrainConfig(
     epochs=3,
     warmup_epochs=1,
     evaluate_every=3,
-    lr=0.01,
-    ssm_lr=0.003,
-    weight_decay=0.01,
-    groups="standard",
-    dt_global=False,
+    optimizer=OptimizerConfig(lr=0.01, ssm_lr=0.003, weight_decay=0.01),
 )
 
 
@@ -59,7 +56,7 @@ def test_groups_by_hand(make_model, groups, dt_global):
     c = d = "ssm" if groups == "noBCdecay" else "regular"
     expected = {"Lambda_re": "ssm", "Lambda_im": "ssm", "B_re": b, "B_im": b, "C_re": c, "C_im": c, "D": d}
     expected["log_step"] = "regular" if dt_global else "ssm"
-    config = OptimizerConfig(0.1, 0.1, 0.1, groups, 1, 10, dt_global=dt_global)
+    config = OptimizerConfig(0.1, 0.1, 0.1, groups, dt_global=dt_global)
     model = make_model((2,))
     labels = label(split_model(model)[1], config, parameter_roles(model))
     assert labels["blocks"][0]["ssm"] == expected
@@ -69,7 +66,7 @@ def test_groups_by_hand(make_model, groups, dt_global):
 def test_groups_of_s4d_by_hand(make_model):
     """As the reference registers them: A and the time steps at the SSM rate without decay, C and D like the rest."""
     model = make_model((8,), ssm={"kind": "s4d"})
-    config = OptimizerConfig(0.1, 0.1, 0.1, "standard", 1, 10)
+    config = OptimizerConfig(0.1, 0.1, 0.1)
     labels = label(split_model(model)[1], config, parameter_roles(model))
     slow = dict.fromkeys(("log_A_real", "A_imag", "log_dt"), "ssm")
     assert labels["blocks"][0]["ssm"] == slow | dict.fromkeys(("C_re", "C_im", "D"), "regular")
@@ -78,23 +75,21 @@ def test_groups_of_s4d_by_hand(make_model):
 def test_groups_of_lru_by_hand(make_model):
     """As the references name them: λ, γ and B at the SSM rate without decay, C and D like the rest."""
     model = make_model((2,), ssm={"kind": "lru"})
-    config = OptimizerConfig(0.1, 0.1, 0.1, "standard", 1, 10)
+    config = OptimizerConfig(0.1, 0.1, 0.1)
     labels = label(split_model(model)[1], config, parameter_roles(model))
     slow = dict.fromkeys(("nu_log", "theta_log", "gamma_log", "B_re", "B_im"), "ssm")
     assert labels["blocks"][0]["ssm"] == slow | dict.fromkeys(("C_re", "C_im", "D"), "regular")
 
 
 def test_schedule_without_warmup_by_hand():
-    config = OptimizerConfig(1.0, 1.0, 0.0, "standard", 0, 4, lr_min=0.0)
-    np.testing.assert_allclose([schedule(1.0, config)(t) for t in range(4)], [1, 1, 0.853553, 0.5], rtol=1e-5)
+    rate = schedule(1.0, warmup_steps=0, total_steps=4, lr_min=0.0)
+    np.testing.assert_allclose([rate(t) for t in range(4)], [1, 1, 0.853553, 0.5], rtol=1e-5)
 
 
 def test_training_learns_and_returns_the_best(make_model, tmp_path):
     model = make_model((4,), pooling="masked_mean")
     before = jax.tree.map(np.array, arrays(model))
-    trained = train(
-        model, tmp_path, make_data(400), loop.TrainConfig(**vars(CONFIG) | {"epochs": 6, "evaluate_every": 50})
-    )
+    trained = train(model, tmp_path, make_data(400), dataclasses.replace(CONFIG, epochs=6, evaluate_every=50))
     jax.tree.map(np.testing.assert_array_equal, arrays(model), before)  # the initial model is not touched
     rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
     accuracies = {int(r["step"]): float(r["value"]) for r in rows if r["metric"] == "validation/accuracy"}
@@ -162,7 +157,7 @@ def test_nan_stops_with_step_metric_and_last_good_checkpoint(make_model, tmp_pat
 
 
 def test_a_loss_that_explodes_is_infinite_or_nan_and_stops(make_model, tmp_path):
-    config = loop.TrainConfig(**vars(CONFIG) | {"lr": 1e30, "epochs": 10})
+    config = dataclasses.replace(CONFIG, epochs=10, optimizer=OptimizerConfig(1e30, 0.003, 0.01))
     with pytest.raises(NonFiniteError, match="at step"):
         train(make_model((4,), pooling="masked_mean", batchnorm=False), tmp_path, config=config)
 
@@ -172,13 +167,17 @@ def test_a_loss_that_explodes_is_infinite_or_nan_and_stops(make_model, tmp_path)
     [
         ({"epochs": 0}, "epochs=0"),
         ({"batch_size": 41}, "batch_size=41: expected 1 to 40"),
-        ({"groups": "fast"}, "groups='fast': expected one of"),
-        ({"warmup_epochs": 3}, "warmup_steps=15: expected from 0 to below total_steps=15"),
+        ({"warmup_epochs": 3}, "warmup_steps=15: expected at least 0 and below total_steps=15"),
     ],
 )
 def test_wrong_settings_are_named(make_model, tmp_path, change, message):
     with pytest.raises(UserError, match=message):
-        train(make_model((2,)), tmp_path, config=loop.TrainConfig(**vars(CONFIG) | change))
+        train(make_model((2,)), tmp_path, config=dataclasses.replace(CONFIG, **change))
+
+
+def test_unknown_groups_are_named():
+    with pytest.raises(UserError, match="groups='fast': expected one of"):
+        OptimizerConfig(0.1, 0.1, 0.1, "fast")
 
 
 @pytest.fixture

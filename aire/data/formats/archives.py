@@ -7,19 +7,22 @@ are refused all the same; links and devices are ignored, since they hold no data
 import dataclasses
 import gzip
 import hashlib
-import http.client
+import io
 import os
 import re
 import tarfile
-import urllib.request
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from time import perf_counter
 
+import pooch
+import requests
+
 from aire.utils.errors import UserError
-from aire.utils.files import locked, reading, sync, writing
+from aire.utils.files import locked, reading, sha256, writing
 from aire.utils.progress import Progress
 
 MEGABYTE = 1_000_000
@@ -168,11 +171,16 @@ class Files:
         return re.fullmatch(self.archive.pattern, name) is not None
 
 
+def is_gzip(content: bytes) -> bool:
+    """Whether a file is packed: its name does not tell, because browsers unpack and keep the name."""
+    return content.startswith(b"\x1f\x8b")
+
+
 @contextmanager
 def _unzipped(path: Path) -> Iterator:
-    """A file for reading, through gzip where its content begins as gzip's: browsers unpack and keep the name."""
+    """A file for reading, through gzip where it is packed."""
     with open(path, "rb") as file:
-        if file.peek(2)[:2] == b"\x1f\x8b":
+        if is_gzip(file.peek(2)):
             with gzip.open(file) as unzipped:
                 yield unzipped
             return
@@ -190,67 +198,48 @@ def _unzipped(path: Path) -> Iterator:
 def download(archive: Archive, folder: Path) -> Path:
     """The published file, in `folder`; downloaded unless a good one is there.
 
-    Of several processes that need it at once, one downloads it and the others wait. What a killed one leaves has
-    another name, and the next download replaces it.
+    Of several processes that need it at once, one downloads it and the others wait.
 
     Raises:
         UserError: it cannot be downloaded, is not what was published, or cannot be written.
     """
     path = folder / archive.name
+    pooch.get_logger().setLevel("WARNING")  # `_fetch` says what happens
     with writing(path), locked(folder, f"downloads to {folder}"):
-        if path.is_file():
-            if sha256(path) == archive.sha256:
-                return path
-            print(f"{archive.title}: {path} is damaged", flush=True)
-        partial = path.with_name(f".{path.name}.partial")
+        for leftover in folder.glob("tmp*"):  # of a killed process, because we hold the lock
+            leftover.unlink()
         try:
-            _fetch(archive, partial)
-            sync(partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-        sync(folder)
+            pooch.retrieve(archive.url, archive.sha256, archive.name, folder, downloader=partial(_fetch, archive))
+        except requests.RequestException as error:
+            raise UserError(f"cannot download {archive.url} ({error}); {archive.how_to_get}") from error
+        except ValueError as error:  # the hash differs
+            reason = str(error).partition(". ")[0]
+            raise UserError(f"{archive.url}: not the published file: {reason}; {archive.how_to_get}") from error
     return path
 
 
-def _fetch(archive: Archive, path: Path) -> None:
-    """Download to `path`, verifying what arrives."""
-    print(f"{archive.title}: downloading {megabytes(archive.size)} from {archive.url}", flush=True)
-    digest, received, start = hashlib.sha256(), 0, perf_counter()
+def _fetch(archive: Archive, url: str, temporary: str, _: object) -> None:
+    """The downloader that pooch calls."""
+    print(f"{archive.title}: downloading {megabytes(archive.size)} from {url}", flush=True)
+    os.remove(temporary)  # made for this user alone, but other users may share the folder
     total = -(-archive.size // MEGABYTE)
-    with open(path, "wb") as file, Progress(f"downloading {archive.name}", total, unit="megabyte") as progress:
-        for chunk in _chunks(archive):
-            file.write(chunk)
-            digest.update(chunk)
-            received += len(chunk)
-            if received > archive.size:
-                break
-            progress.update(1, **{"MB/s": received / MEGABYTE / (perf_counter() - start)})
-    if received != archive.size:
-        what = "more" if received > archive.size else f"{received:,}"
-        raise UserError(f"{archive.url}: sent {what} of {archive.size:,} bytes; try again, or {archive.how_to_get}")
-    if digest.hexdigest() != archive.sha256:
-        raise UserError(
-            f"{archive.url}: not the published file: its SHA-256 is {digest.hexdigest()}, expected {archive.sha256}; "
-            f"{archive.how_to_get}"
-        )
+    with (
+        _Received(io.FileIO(temporary, "wb")) as file,
+        Progress(f"downloading {archive.name}", total, unit="megabyte") as progress,
+    ):
+        file.most, file.progress, file.start = archive.size, progress, perf_counter()
+        options = {"timeout": TIMEOUT, "headers": {"Accept-Encoding": "identity"}}  # the bytes as they are published
+        pooch.HTTPDownloader(chunk_size=MEGABYTE, **options)(url, file, None)
 
 
-def _chunks(archive: Archive) -> Iterator[bytes]:
-    """The file by the megabyte. Raises UserError where the network fails."""
-    try:
-        with urllib.request.urlopen(archive.url, timeout=TIMEOUT) as response:
-            while chunk := response.read(MEGABYTE):
-                yield chunk
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        raise UserError(f"cannot download {archive.url} ({reason}); {archive.how_to_get}") from error
+class _Received(io.BufferedWriter):
+    """A file that shows how its download goes, and does not grow beyond `most` bytes."""
 
-
-def sha256(path: Path) -> str:
-    """Checksum of a file, hexadecimal. Raises UserError where it cannot be read."""
-    with reading(path), open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    def write(self, chunk: bytes) -> int:
+        if (received := self.tell() + len(chunk)) > self.most:
+            raise ValueError(f"more than its {self.most:,} bytes")
+        self.progress.update(1, **{"MB/s": received / MEGABYTE / (perf_counter() - self.start)})
+        return super().write(chunk)
 
 
 def megabytes(size: int) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from aire.data.formats import pixels
-from aire.data.formats.archives import Archive, download
+from aire.data.formats.archives import Archive, download, is_gzip
 from aire.data.formats.pixels import MIN_TRAIN_IMAGES, ImageSource, Labelled
 from aire.utils.errors import MissingFileError, UserError
 from aire.utils.files import reading
@@ -63,12 +63,12 @@ class IdxFile:
 
 
 def unpack(data: bytes, where: str) -> IdxFile:
-    """Gunzip `data` if its magic bytes say so, because browsers may unpack files without renaming them.
+    """Decompress `data` if it is a gzip file.
 
     Raises:
         UserError: the gzip data is damaged.
     """
-    if not data.startswith(b"\x1f\x8b"):
+    if not is_gzip(data):
         return IdxFile(where, data)
     try:
         return IdxFile(where, gzip.decompress(data))

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from aire.data.formats import preparation
-from aire.data.formats.preparation import SPLITS, PreparedOnce, Source
+from aire.data.formats.preparation import PreparedOnce, Source
 from aire.data.pipeline import Split
 from aire.utils.errors import UserError
 
@@ -118,9 +118,7 @@ def load(
     sequences: Sequences,
     *,
     convert: Callable[[np.ndarray], np.ndarray] | None = None,
-    train_examples: int = 0,
-    validation_examples: int = 0,
-    test_examples: int = 0,
+    **examples: int,
 ) -> dict[str, Split]:
     """Load the splits "train", "validation" and "test" into memory as bytes. Prepare them on the first call.
 
@@ -129,19 +127,13 @@ def load(
         source: the source of the images.
         sequences: decodes batches to model input.
         convert: applied once to all images after loading.
-        train_examples, validation_examples, test_examples: at most this many, the first ones; 0: all.
+        **examples: train_examples, validation_examples, test_examples: use only the first so many; 0 means all.
     Raises:
         UserError: a negative number of examples; the files are unavailable; `data_dir` cannot be written; the
             prepared data is damaged.
     """
-    limits = dict(zip(SPLITS, (train_examples, validation_examples, test_examples), strict=True))
-    for name, limit in limits.items():
-        if limit < 0:
-            raise UserError(f"{dataset.TITLE}: {name}_examples={limit}: expected at least 0, which means all")
-    prepared = preparation.load(dataset, data_dir, source)
     splits = {}
-    for name, examples in prepared.items():
-        chosen = examples[: limits[name] or None]
+    for name, chosen in preparation.load(dataset, data_dir, source, **examples).items():
         images = np.stack([example["image"] for example in chosen])
         labels = np.array([example["label"] for example in chosen], np.int32)
         lengths = np.full(len(labels), (sequences.side // sequences.pool) ** 2, np.int32)

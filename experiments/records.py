@@ -1,0 +1,122 @@
+"""What runs save in results.json and results.csv, and what the papers' tables read back."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+from aire import zoo
+from aire.training.evaluate import Evaluation
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One cut of a sweep: the share of states cut, the number of states left, and the accuracy on validation."""
+
+    method: str
+    seed: int
+    ratio: float
+    states: int
+    validation: Evaluation
+
+    def to_row(self) -> dict[str, object]:
+        accuracy = {"validation_accuracy": self.validation.accuracy, "validation_loss": self.validation.loss}
+        return {"method": self.method, "draw": self.seed, "ratio": self.ratio, "states": self.states, **accuracy}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, str]) -> Self:
+        validation = Evaluation(float(row["validation_loss"]), _share(row["validation_accuracy"]))
+        return cls(row["method"], int(row.get("draw", 0)), float(row["ratio"]), int(row["states"]), validation)
+
+
+@dataclasses.dataclass(frozen=True)
+class Uncut:
+    """A model before any cut: its origin in words, and its evaluations."""
+
+    origin: str
+    validation: Evaluation
+    test: Evaluation
+
+    def to_json(self) -> dict:
+        return {"validation": vars(self.validation), "test": vars(self.test)}
+
+    @classmethod
+    def from_json(cls, origin: str, fields: Mapping) -> Self:
+        return cls(origin, _evaluation(fields["validation"]), _evaluation(fields["test"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """The ratio that validation chose for a method, and the evaluations of the model cut there."""
+
+    ratio: float
+    validation: Evaluation
+    test: Evaluation
+
+    def to_json(self) -> dict:
+        return {"ratio": self.ratio, "validation": vars(self.validation), "test": vars(self.test)}
+
+    @classmethod
+    def from_json(cls, fields: Mapping) -> Self:
+        return cls(_share(fields["ratio"]), _evaluation(fields["validation"]), _evaluation(fields["test"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Swept:
+    """One method on one model: what validation chose, and the validation accuracy at each ratio."""
+
+    chosen: Chosen
+    accuracies: Mapping[float, float]
+
+    @classmethod
+    def of(cls, fields: Mapping, points: Sequence[Point]) -> Self:
+        """From the JSON of `Chosen` and the points of the same method and model."""
+        swept = cls(Chosen.from_json(fields), {p.ratio: p.validation.accuracy for p in points})
+        if swept.chosen.ratio not in swept.accuracies:
+            raise ValueError(f"results.csv lacks the chosen ratio {swept.chosen.ratio:g}")
+        return swept
+
+
+@dataclasses.dataclass(frozen=True)
+class PrunedModel:
+    """One trained model of a finished run.
+
+    Attributes:
+        folder: of the run, relative to the folder that was searched.
+        name: of the config: task, layer and size.
+        identity: "seed N" or the file it was loaded from. Distinguishes the trained models of one config.
+        config: all settings of the run.
+        source: commit and machine.
+        uncut: the model before any cut.
+        cuts: by method, one for each seed.
+        parameters: before and after AIRE's cut, if saved.
+        speedup: of the forward pass by AIRE's cut, if saved.
+    """
+
+    folder: str
+    name: str
+    identity: str
+    config: Mapping
+    source: Mapping[str, str]
+    uncut: Uncut
+    cuts: Mapping[str, Sequence[Swept]]
+    parameters: tuple[int, int] | None = None
+    speedup: float | None = None
+
+
+def identity(name: str, init: str, seed: int) -> str:
+    """Return what distinguishes the trained model of a run from others of the same config name."""
+    if init == "zoo" and name in zoo.names():
+        seed = json.loads(zoo.path(name).with_suffix(".json").read_text())["seed"]
+    return f"seed {seed}" if init in ("scratch", "zoo") else init
+
+
+def _evaluation(fields: Mapping) -> Evaluation:
+    return Evaluation(float(fields["loss"]), _share(fields["accuracy"]))
+
+
+def _share(value: object) -> float:
+    share = float(value)
+    if not 0 <= share <= 1:
+        raise ValueError(f"{share} is not between 0 and 1")
+    return share
