@@ -65,7 +65,7 @@ def _inputs(split: Split) -> np.ndarray:
 
 
 def _logits(W, features):
-    return features @ W[:-1] + W[-1]
+    return features @ W[:-1] + W[-1:]
 
 
 def _fit(features: np.ndarray, labels: np.ndarray, classes: int, penalty: float) -> np.ndarray:

@@ -1,11 +1,15 @@
 """Models as files, and the importer's refusals."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
 import aire
-from aire import convert
+from aire import convert, zoo
+from aire.io.weights import get_arrays, run_as
 from aire.utils.errors import UserError
 from tests.helpers import below, golden, nest
 
@@ -66,6 +70,21 @@ def test_an_lru_model_survives_the_file(make_model, tmp_path):
     loaded = aire.load(tmp_path / "model.safetensors")
     assert loaded.config == model.config and loaded.config.ssm.kind == "lru"
     np.testing.assert_array_equal(loaded(TOKENS), model(TOKENS))
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist_small", "fashion_mnist_s4d_small"])
+def test_at_another_rate_two_steps_are_one(name):
+    def rescaled(model, factor):
+        ssm = dataclasses.replace(model.config.ssm, step_rescale=factor)
+        return run_as(model, dataclasses.replace(model.config, ssm=ssm))
+
+    model = aire.load(zoo.path(name))
+    half = rescaled(model, 2.0)
+    once, twice = (jax.jit(lambda s: s.modes().Lambda_bar)(m.blocks[0].ssm) for m in (model, half))
+    np.testing.assert_allclose(twice, once**2, rtol=1e-4, atol=1e-6)
+    assert model.config.ssm.step_rescale == 1 and half.config.ssm.step_rescale == 2
+    back = get_arrays(rescaled(half, 1.0))
+    assert all(np.array_equal(array, back[path]) for path, array in get_arrays(model).items())
 
 
 def damage(path, kind):
