@@ -1,15 +1,18 @@
-"""Shared by several test files: golden data, synthetic files, a forward pass, a training step."""
+"""Shared by several test files: golden data, synthetic files, a check of errors, a training step."""
 
 import functools
 import gzip
 import importlib
 import io
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
@@ -18,6 +21,7 @@ from aire.data import synthetic
 from aire.models import Classifier, ModelConfig
 from aire.training.loop import TrainConfig
 from aire.training.step import init_state, make_train_step, split_model
+from aire.utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -72,6 +76,15 @@ def write_cifar(folder: Path, batches: dict[str, tuple[np.ndarray, np.ndarray]])
     """Write batches to the archive of the binary version; return its folder."""
     tree = {f"cifar-10-batches-bin/{name}.bin": synthetic.binary_batch(*batch) for name, batch in batches.items()}
     return pack_tree(folder / "cifar-10-binary.tar.gz", tree | {"cifar-10-batches-bin/readme.html": b"<html>"})
+
+
+@contextmanager
+def refused(message: str, data_dir: Path | None = None) -> Iterator[pytest.ExceptionInfo]:
+    """Expect a UserError with a one-line message, and no prepared dataset in `data_dir`."""
+    with pytest.raises(UserError, match=message) as error:
+        yield error
+    assert "\n" not in str(error.value)
+    assert data_dir is None or not list(data_dir.glob("*/*/1.0.0"))
 
 
 @jax.jit

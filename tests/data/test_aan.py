@@ -7,7 +7,7 @@ import pytest
 
 from aire.data.aan import Release, load
 from aire.data.synthetic import write_tree
-from tests.data.helpers import refused
+from tests.helpers import refused
 
 # Texts in the release are bytes literals, which are not evaluated. Counts of the characters in the training texts: ' 7,
 # \ and b 4, a 3, n and " 2, t 1. Ties are ordered by code point.

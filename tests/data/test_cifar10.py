@@ -15,8 +15,8 @@ from aire.data.splits import held_out
 from aire.data.synthetic import binary_batch, cifar_batches, write_tree
 from aire.utils.errors import UserError
 from aire.utils.files import sha256
-from tests.data.helpers import inputs, refused
-from tests.helpers import pack_tree, write_cifar
+from tests.data.helpers import inputs
+from tests.helpers import pack_tree, refused, write_cifar
 
 BATCHES = cifar_batches()
 

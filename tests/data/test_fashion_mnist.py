@@ -12,8 +12,8 @@ from aire.data.fashion_mnist import MEAN, PUBLISHED, STD, files, load
 from aire.data.formats.idx import Checksums, IdxSource
 from aire.data.formats.pixels import Sequences
 from aire.data.synthetic import idx_arrays, idx_bytes
-from tests.data.helpers import inputs, refused
-from tests.helpers import write_idx
+from tests.data.helpers import inputs
+from tests.helpers import refused, write_idx
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aire.data.formats.idx import IdxFile, unpack
-from tests.data.helpers import refused
+from tests.helpers import refused
 
 LABELS = bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 0, 9])
 IMAGES = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 3, *range(1, 13)])

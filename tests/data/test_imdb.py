@@ -9,8 +9,8 @@ import pytest
 from aire.data.formats.archives import Files
 from aire.data.imdb import ARCHIVE, Reviews, load
 from aire.data.synthetic import reviews, write_tree
-from tests.data.helpers import refused, sequences
-from tests.helpers import pack_tree
+from tests.data.helpers import sequences
+from tests.helpers import pack_tree, refused
 
 # Ten reviews per class. Counts: o at least 35; é 20; X and x 15 (ordered by code point); n, w and Y fewer than 15.
 # q occurs 20 times, but only after the 4,095th character.

@@ -13,7 +13,8 @@ from scipy.stats import binomtest, chisquare, ks_2samp
 from aire.data import listops
 from aire.data.listops import MAX_LENGTH, VOCABULARY, Generated, load
 from aire.utils.errors import UserError
-from tests.data.helpers import TINY, refused, sequences, tokens_of, vary
+from tests.data.helpers import TINY, sequences, tokens_of, vary
+from tests.helpers import refused
 
 
 def parse(tokens: list[str]) -> tuple:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from aire.data.listops import MAX_LENGTH, Release, load
-from tests.data.helpers import refused, sequences, tokens_of
+from tests.data.helpers import sequences, tokens_of
+from tests.helpers import refused
 
 ROWS = {  # values computed by hand; parentheses as in the release
     "train": [

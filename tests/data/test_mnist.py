@@ -10,8 +10,8 @@ from aire.data.formats.idx import IdxSource
 from aire.data.mnist import bit_reversal, files, load
 from aire.data.splits import held_out, torch_permutation
 from aire.data.synthetic import idx_arrays
-from tests.data.helpers import inputs, refused
-from tests.helpers import write_idx
+from tests.data.helpers import inputs
+from tests.helpers import refused, write_idx
 
 
 @pytest.fixture

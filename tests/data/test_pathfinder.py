@@ -14,8 +14,8 @@ from aire.data.pathfinder import Generated, Release, load, read_list
 from aire.data.pipeline import Batches
 from aire.data.splits import torch_permutation
 from aire.utils.errors import UserError
-from tests.data.helpers import refused
 from tests.experiments.conftest import call
+from tests.helpers import refused
 
 
 @pytest.fixture(scope="module", params=DESIGNS)

@@ -18,7 +18,8 @@ from filelock import FileLock
 from tensorflow_datasets.core.utils import tqdm_utils
 
 from aire.data.listops import load
-from tests.data.helpers import TINY, refused, sequences, vary
+from tests.data.helpers import TINY, sequences, vary
+from tests.helpers import refused
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -8,8 +8,8 @@ import pytest
 from aire.data.formats.archives import Files
 from aire.data.speech_commands import ARCHIVE, WORDS, Recordings, load, read_wav
 from aire.data.synthetic import recordings, wav, write_tree
-from tests.data.helpers import inputs, refused
-from tests.helpers import pack_tree
+from tests.data.helpers import inputs
+from tests.helpers import pack_tree, refused
 
 TREE = {
     "validation_list.txt": b"bed/b_nohash_0.wav\n",
