@@ -125,7 +125,7 @@ def _to_images(values: np.ndarray) -> np.ndarray:
     return values.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
 
 
-class Cifar10(ImageDataset, skip_registration=True):  # the name is taken in TFDS
+class Cifar10(ImageDataset, skip_registration=True):  # TFDS uses this name
     """Small colour images of animals and vehicles."""
 
     TITLE = BINARY.title

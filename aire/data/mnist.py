@@ -47,7 +47,7 @@ PUBLISHED = Published(
 )
 
 
-class Mnist(ImageDataset, skip_registration=True):  # the name is taken in TFDS
+class Mnist(ImageDataset, skip_registration=True):  # TFDS uses this name
     """Grey images of handwritten digits."""
 
     TITLE = PUBLISHED.title

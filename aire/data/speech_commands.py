@@ -118,7 +118,7 @@ def read_wav(content: bytes, name: str) -> np.ndarray:
     return np.pad(np.frombuffer(data, "<i2"), (0, LENGTH - len(data) // 2)).astype(np.int16)
 
 
-class SpeechCommands(PreparedOnce, skip_registration=True):  # the name is taken in TFDS
+class SpeechCommands(PreparedOnce, skip_registration=True):  # TFDS uses this name
     """Store `samples` (16000,) int16 and `label`."""
 
     TITLE = ARCHIVE.title

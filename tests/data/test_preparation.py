@@ -53,11 +53,11 @@ def test_killed_while_preparing(tmp_path):
     leftovers = [path.name for path in (tmp_path / "killed").glob("list_ops/*/*")]
     assert "1.0.0" not in leftovers
     assert any(name.startswith("incomplete.") for name in leftovers)
-    resumed, whole = (load(tmp_path / name, options, length=100) for name in ("killed", "whole"))
-    for name, split in whole.items():
+    resumed, full = (load(tmp_path / name, options, length=100) for name in ("killed", "full"))
+    for name, split in full.items():
         np.testing.assert_array_equal(resumed[name].x, split.x)
         np.testing.assert_array_equal(resumed[name].y, split.y)
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "full")
 
 
 def test_waits_for_another_process(tmp_path, capsys):

@@ -105,9 +105,9 @@ def test_killed_while_preparing(data_dir, tmp_path, name):
     assert subprocess.run(command, capture_output=True, cwd=ROOT).returncode == -signal.SIGKILL
     folders = [path for path in tmp_path.glob("*/*") if path.parent.name != "synthetic"]
     assert {path.name.partition(".")[0] for folder in folders for path in folder.iterdir()} == {"incomplete", "lock"}
-    resumed, whole = (load_task(options, folder).splits for folder in (tmp_path, data_dir))
-    for split, field in itertools.product(whole, ("x", "lengths", "y")):
-        np.testing.assert_array_equal(getattr(resumed[split], field), getattr(whole[split], field))
+    resumed, full = (load_task(options, folder).splits for folder in (tmp_path, data_dir))
+    for split, field in itertools.product(full, ("x", "lengths", "y")):
+        np.testing.assert_array_equal(getattr(resumed[split], field), getattr(full[split], field))
 
 
 # Runs ----------------------------------------------------------------------------------------------------------------
@@ -137,9 +137,9 @@ def test_a_run(data_dir, tmp_path, name, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["", "s4d,"])
 def test_trained_at_16_khz_and_pruned_at_8(data_dir, tmp_path, kind):
-    trained = run(f"speech_commands_prune:{kind}smoke", data_dir, tmp_path / "whole")
+    trained = run(f"speech_commands_prune:{kind}smoke", data_dir, tmp_path / "full")
     for file in ("model", "pruned"):
-        init = f"--config.init={tmp_path / 'whole' / file}.safetensors"
+        init = f"--config.init={tmp_path / 'full' / file}.safetensors"
         half = run(f"speech_commands_prune:{kind}smoke,8khz", data_dir, tmp_path / file, init)
         assert half["config"]["name"] == trained["config"]["name"] + "_8khz"
         assert aire.load(tmp_path / file / "pruned.safetensors").config.ssm.step_rescale == 2
