@@ -1,21 +1,27 @@
-"""What several test files share: golden data, made-up files, one training step."""
+"""Shared by several test files: golden data, synthetic files, a check of errors, a training step."""
 
 import functools
 import gzip
 import importlib
 import io
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
+from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
 from aire.data import synthetic
 from aire.models import Classifier, ModelConfig
 from aire.training.loop import TrainConfig
 from aire.training.step import init_state, make_train_step, split_model
+from aire.utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -32,7 +38,7 @@ def logits(model: nnx.Module, *args) -> jax.Array:
 
 
 def golden(file: str) -> dict[str, dict[str, np.ndarray]]:
-    """Arrays of a golden file by case and name."""
+    """Load the arrays of a golden file by case and name."""
     cases: dict[str, dict[str, np.ndarray]] = {}
     with np.load(GOLDEN / file, allow_pickle=False) as arrays:
         for key in arrays.files:
@@ -42,12 +48,12 @@ def golden(file: str) -> dict[str, dict[str, np.ndarray]]:
 
 
 def below(case: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """The arrays of a case under a prefix, without it."""
+    """Return the arrays of a case under a prefix, without the prefix."""
     return {name.removeprefix(prefix): array for name, array in case.items() if name.startswith(prefix)}
 
 
 def pack_tree(path: Path, tree: synthetic.Tree) -> Path:
-    """The files as a tar.gz at `path`; returns its folder."""
+    """Write files to a tar.gz at `path`; return its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with gzip.open(path, "wb") as zipped, tarfile.open(fileobj=zipped, mode="w") as tar:
         for name, content in tree.items():
@@ -58,7 +64,7 @@ def pack_tree(path: Path, tree: synthetic.Tree) -> Path:
 
 
 def write_idx(folder: Path, arrays: dict[str, np.ndarray], *, packed: bool = True) -> Path:
-    """The arrays as the files that their names say, with .gz or without; returns the folder."""
+    """Write arrays to idx files of the same names, with or without .gz; return the folder."""
     folder.mkdir(exist_ok=True)
     for name, array in arrays.items():
         content = synthetic.idx_bytes(array)
@@ -67,26 +73,33 @@ def write_idx(folder: Path, arrays: dict[str, np.ndarray], *, packed: bool = Tru
 
 
 def write_cifar(folder: Path, batches: dict[str, tuple[np.ndarray, np.ndarray]]) -> Path:
-    """The batches as the binary version's archive; returns the folder it is in."""
-    folder.mkdir(exist_ok=True)
-    with tarfile.open(folder / "cifar-10-binary.tar.gz", "w:gz") as tar:
-        files = {f"{name}.bin": synthetic.binary_batch(*batch) for name, batch in batches.items()} | {
-            "readme.html": b"<html>"
-        }
-        for name, content in files.items():
-            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return folder
+    """Write batches to the archive of the binary version; return its folder."""
+    tree = {f"cifar-10-batches-bin/{name}.bin": synthetic.binary_batch(*batch) for name, batch in batches.items()}
+    return pack_tree(folder / "cifar-10-binary.tar.gz", tree | {"cifar-10-batches-bin/readme.html": b"<html>"})
+
+
+@contextmanager
+def refused(message: str, data_dir: Path | None = None) -> Iterator[pytest.ExceptionInfo]:
+    """Expect a UserError with a one-line message, and no prepared dataset in `data_dir`."""
+    with pytest.raises(UserError, match=message) as error:
+        yield error
+    assert "\n" not in str(error.value)
+    assert data_dir is None or not list(data_dir.glob("*/*/1.0.0"))
+
+
+@jax.jit
+def forward(module: nnx.Module, *args: Any) -> Any:
+    """Return `module(*args)`, compiled once per structure and shapes."""
+    return module(*args)
 
 
 def configured(name: str, variants: str = "") -> ConfigDict:
-    """The config of a task."""
+    """Return the config of a task."""
     return importlib.import_module(f"configs.{name}_prune").get_config(variants)
 
 
 def train_one_step(options: ModelConfig, config, batch: dict) -> float:
-    """The loss of a training step on a new model; everything in one compilation."""
+    """Return the loss of a training step on a new model. Everything is compiled together."""
     train = TrainConfig.from_dict(config.train.to_dict())
 
     @jax.jit
@@ -101,12 +114,6 @@ def train_one_step(options: ModelConfig, config, batch: dict) -> float:
     return float(metrics["loss"])
 
 
-def nest(flat):
-    tree = {}
-    for path, value in flat.items():
-        *parents, name = path.split("/")
-        node = tree
-        for part in parents:
-            node = node.setdefault(part, {})
-        node[name] = value
-    return tree
+def nest(flat: dict[str, Any]) -> dict[str, Any]:
+    """Turn paths "a/b/c" into nested dicts."""
+    return unflatten_dict(flat, sep="/")

@@ -1,4 +1,4 @@
-"""The project's files agree with each other."""
+"""Consistency of the project's files."""
 
 import importlib
 import re
@@ -16,7 +16,7 @@ def project() -> dict:
 
 
 def requirements(text: str) -> list[str]:
-    """The sorted lines of a part of requirements.txt, without comments."""
+    """Return the sorted lines of a part of requirements.txt, without comments."""
     lines = (re.sub(r"\s*#.*", "", line) for line in text.splitlines())
     return sorted(filter(None, lines))
 
@@ -27,12 +27,12 @@ def test_requirements_and_project_file_agree(project):
     assert requirements(development) == sorted(project["project"]["optional-dependencies"]["dev"])
 
 
-def test_the_distributions_name_is_not_somebody_elses(project):
+def test_the_name_of_the_distribution_is_free(project):
     """`aire` on PyPI is another package."""
     assert project["project"]["name"] == "aire-prune"
 
 
-def test_the_installed_command_is_there_with_all_that_it_imports(project):
+def test_the_installed_command_includes_its_imports(project):
     module, function = project["project"]["scripts"]["aire"].split(":")
     assert callable(getattr(importlib.import_module(module), function))
     setuptools = project["tool"]["setuptools"]
@@ -40,10 +40,10 @@ def test_the_installed_command_is_there_with_all_that_it_imports(project):
     assert setuptools["packages"]["find"]["include"] == ["aire*", "configs*", "experiments*"]
     for package in ("aire", "configs", "experiments"):
         folders = {path.parent for path in (ROOT / package).rglob("*.py")}
-        assert all((folder / "__init__.py").exists() for folder in folders)  # else it is left out
+        assert all((folder / "__init__.py").exists() for folder in folders)  # otherwise it is not installed
 
 
-def test_files_that_are_not_code_are_installed_too(project):
+def test_data_files_are_installed(project):
     data = project["tool"]["setuptools"]["package-data"]
     for package in ("aire", "configs", "experiments"):
         for path in (ROOT / package).rglob("*"):

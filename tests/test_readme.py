@@ -1,4 +1,4 @@
-"""The README's snippets run, in order and in one namespace, and do what the text beside them says."""
+"""The README's snippets run, in order and in one namespace, and do what the text says."""
 
 import re
 from pathlib import Path
@@ -19,14 +19,14 @@ REGISTRIES = (SCORES, METHODS, KINDS, TASKS)
 
 
 def snippets(section: str) -> list[str]:
-    """The Python blocks of a section."""
+    """Return the Python blocks of a section."""
     (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## )", README, flags=re.MULTILINE | re.DOTALL)
     return re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, jax_defaults):
-    """What the names of the snippets stand for in the end; what they registered is taken back."""
+    """The namespace after all snippets. What they registered is removed again."""
     folder = tmp_path_factory.mktemp("readme")
     rng = np.random.default_rng(0)
     tokens, lengths = rng.integers(0, 15, (4, 30)), np.array([30, 21, 9, 30], np.int32)
@@ -68,7 +68,7 @@ def test_the_steps_by_themselves_are_the_one_call(ran):
 
 
 def test_the_own_scores_choose_what_they_say(ran):
-    """The slowest states of each layer, and those that swing most: no state that goes is above one that stays."""
+    """In each layer, no state that is cut scores higher than one that is kept."""
     moments = aire.calibrate(ran["model"], ran["batches"])
     for path, m in aire.modes(ran["model"]).items():
         swing = moments[path].energy().sum(axis=0)
@@ -78,7 +78,7 @@ def test_the_own_scores_choose_what_they_say(ran):
 
 
 def test_the_refit_loses_less_than_the_plain_cut(ran):
-    """Of the first layer's own output, on the inputs that it was fitted on."""
+    """Compare the output of the first layer on the inputs of the fit."""
     model, plain = ran["model"], ran["result"]
     for path, mask in ran["refitted"].keep.items():
         np.testing.assert_array_equal(mask, plain.keep[path])

@@ -1,4 +1,4 @@
-"""Weights of the reference implementations into our layers and models, from arrays in memory or from their files."""
+"""Import weights of the reference implementations, from arrays in memory or from checkpoint files."""
 
 from aire.convert.dispatch import from_file
 from aire.convert.from_lru import lru_layer, lru_model

@@ -1,4 +1,4 @@
-"""Trees of arrays with the references' names, and what importers check of them and of a config."""
+"""Trees of arrays with the references' names, and checks that importers share."""
 
 import re
 from collections.abc import Mapping
@@ -22,18 +22,18 @@ def flatten(tree: Mapping) -> Arrays:
     return {path: np.asarray(array) for path, array in flatten_dict(dict(tree), sep="/").items()}
 
 
-def below(arrays: Arrays, prefix: str) -> Arrays:
-    """The arrays whose path begins with `prefix`, without it."""
+def subtree(arrays: Arrays, prefix: str) -> Arrays:
+    """Return the arrays whose path starts with `prefix`, and remove it from the paths."""
     return {path.removeprefix(prefix): a for path, a in arrays.items() if path.startswith(prefix)}
 
 
-def sizes(arrays: Arrays, name: str, axes: str) -> tuple[int, ...]:
-    """The shape of an array that others are measured by.
+def shape_of(arrays: Arrays, name: str, axes: str) -> tuple[int, ...]:
+    """Return the shape of an array that determines sizes of a model.
 
     Args:
-        axes: the names of its axes, "H, N/2".
+        axes: the names of its axes, such as "H, N/2".
     Raises:
-        UserError: it is missing, or has another number of axes.
+        UserError: the array is missing or has another number of axes.
     """
     if name not in arrays:
         raise UserError(f"missing array {name!r}; given: {sorted(arrays)}")
@@ -43,25 +43,25 @@ def sizes(arrays: Arrays, name: str, axes: str) -> tuple[int, ...]:
     return shape
 
 
-def depth(arrays: Arrays, pattern: str) -> int:
-    """Layers that the paths name: one more than the largest number in the group of `pattern` at their beginning."""
+def count_layers(arrays: Arrays, pattern: str) -> int:
+    """Count layers: the largest number matched by the group of `pattern` at the start of a path, plus one."""
     found = [re.match(pattern, path) for path in arrays]
     return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
 def check_options(config: ModelConfig, fixed: Mapping[str, Any], reference: str, source: str) -> None:
-    """Raises UserError, listing all differences, where a config has other options than a reference's models always do.
+    """Raise UserError with all differences between a config and the options that a reference always uses.
 
     Args:
         config: of the model to import.
-        fixed: the reference's options by name, those of its layers as "ssm.NAME".
-        reference: its name, for the message.
-        source: where the arrays come from, for the message.
+        fixed: the reference's options by name. Options of layers are named "ssm.NAME".
+        reference: the name of the reference, for the message.
+        source: the origin of the arrays, for the message.
     """
     if words := differences(fixed, {name: attrgetter(name)(config) for name in fixed}):
         raise UserError(f"{source}, a model of {reference}, does not fit the config: {words}")
 
 
 def check_shapes(arrays: Arrays, shapes: Shapes, source: str) -> None:
-    """Raises UserError, as `check_arrays`, where names, shapes or values are not as expected."""
+    """Raise UserError, like `check_arrays`, if names, shapes or values are not as expected."""
     check_arrays(arrays, {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}, source)

@@ -1,4 +1,4 @@
-"""A model from a checkpoint of the reference implementation of its kind of layer."""
+"""Import a checkpoint with the importer for its kind of layer."""
 
 import os
 import pkgutil
@@ -10,17 +10,15 @@ from aire.utils.errors import UserError
 
 
 def from_file(path: str | os.PathLike, config: ModelConfig) -> Classifier:
-    """A model, in evaluation mode, from a checkpoint of a reference implementation.
+    """Load a checkpoint of a reference implementation as a model in evaluation mode.
 
     Args:
-        path: a file or folder in the format of the reference of its kind of layer; `from_checkpoint` of that kind's
-            module in `aire.convert` says which those are.
-        config: the model that the checkpoint is of; the file does not say. Its kind of layer decides how the file is
-            read.
+        path: a file or folder in a format of the reference. `from_checkpoint` in the module of each kind of layer lists
+            the formats.
+        config: of the model, because the file does not contain it. Its kind of layer selects the importer.
     Raises:
-        UserError: no such file, one of another format, damaged, or with objects that only code can load; arrays that do
-            not fit the config: unknown and missing names and other shapes are listed; or a kind of layer without
-            importer.
+        UserError: the file is missing, damaged, of another format, or contains pickled objects; its arrays do not fit
+            the config (all differences are listed); or the kind of layer has no importer.
     """
     kind = kind_of(config.ssm)
     if kind.importer is None:

@@ -1,8 +1,8 @@
-"""The S4D reference (state-spaces, `models/s4/s4d.py` and the `S4Model` of `example.py`) into our layers and models.
+"""Import the S4D reference (state-spaces, `models/s4/s4d.py` and `S4Model` in `example.py`).
 
-One layer's state dict holds `kernel.log_A_real`, `kernel.A_imag (H, N/2)`, `kernel.C (H, N/2, 2)`, real and imaginary
-part last, `kernel.log_dt`, `D (H,)`, and a 1×1 convolution before a GLU: `output_linear.0.weight (2H, H, 1)`,
-`output_linear.0.bias (2H,)`. A model's holds `encoder`, `s4_layers.I`, `norms.I` (layer norm) and `decoder`.
+The state dict of a layer has `kernel.log_A_real`, `kernel.A_imag (H, N/2)`, `kernel.C (H, N/2, 2)` with real and
+imaginary part last, `kernel.log_dt`, `D (H,)`, and a 1×1 convolution before a GLU: `output_linear.0.weight (2H, H, 1)`,
+`output_linear.0.bias (2H,)`. That of a model has `encoder`, `s4_layers.I`, `norms.I` (layer norm) and `decoder`.
 """
 
 from collections.abc import Mapping
@@ -11,28 +11,28 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from aire.convert.arrays import Arrays, Shapes, below, check_options, check_shapes, depth, flatten, sizes
+from aire.convert.arrays import Arrays, Shapes, check_options, check_shapes, count_layers, flatten, shape_of, subtree
 from aire.convert.readers import read_torch
 from aire.io.weights import fill_model, set_arrays
 from aire.models import Classifier, ModelConfig
 from aire.ssm import S4DConfig, S4DLayer
 
-# What the reference's model always is. Not all of it shows in the arrays.
+# Options of every model of the reference. Not all of them can be inferred from the arrays.
 _MODEL = {"activation": "glu", "batchnorm": False, "retrieval": False}
 _SSM = {"bidirectional": False, "discretization": "zoh"}
 _FIXED = _MODEL | {f"ssm.{name}": value for name, value in _SSM.items()}
 
 
 def s4d_layer(state_dict: Mapping) -> S4DLayer:
-    """An S4D layer, with its output activation and linear map, from the reference's parameters of one `S4D`.
+    """Convert the parameters of a reference `S4D` to an S4D layer with its output activation and linear map.
 
     Args:
         state_dict: nested or flat mapping of arrays with the reference's names.
     Raises:
-        UserError: a missing or unknown name, or a shape that disagrees with the others; all are listed.
+        UserError: names are missing or unknown, or shapes are inconsistent. All problems are listed.
     """
     arrays = _dotted(state_dict)
-    H, pairs = sizes(arrays, "kernel.log_A_real", "H, N/2")
+    H, pairs = shape_of(arrays, "kernel.log_A_real", "H, N/2")
     check_shapes(arrays, _shapes(H, pairs), "the given state dict")
     layer = nnx.eval_shape(lambda: S4DLayer(H, H * pairs, S4DConfig(), rngs=nnx.Rngs(0)))
     set_arrays(layer, _ssm_arrays(arrays) | _output_arrays(arrays), "the given state dict")
@@ -40,23 +40,23 @@ def s4d_layer(state_dict: Mapping) -> S4DLayer:
 
 
 def s4d_model(state_dict: Mapping, *, prenorm: bool, pooling: str = "mean", dropout: float = 0.0) -> Classifier:
-    """A whole model, in evaluation mode, from the reference's state dict of an `S4Model`.
+    """Convert the state dict of a reference `S4Model` to a model in evaluation mode.
 
     Args:
-        state_dict: nested or flat mapping of arrays with the reference's names; sizes are read off it.
-        prenorm, dropout: the options it was trained with.
-        pooling: "mean" is the reference's; "masked_mean" where sequences are padded.
+        state_dict: nested or flat mapping of arrays with the reference's names. Sizes are inferred from it.
+        prenorm, dropout: the options used in training.
+        pooling: "mean" as in the reference, or "masked_mean" for padded sequences.
     Raises:
-        UserError: a missing or unknown name, or a shape that disagrees with the others; all are listed.
+        UserError: names are missing or unknown, or shapes are inconsistent. All problems are listed.
     """
     arrays = _dotted(state_dict)
-    d_model, d_input = sizes(arrays, "encoder.weight", "H, d_input")
-    layers = range(depth(arrays, r"s4_layers\.(\d+)\."))
-    state_sizes = [np.prod(sizes(arrays, f"s4_layers.{i}.kernel.log_A_real", "H, N/2")) for i in layers]
+    d_model, d_input = shape_of(arrays, "encoder.weight", "H, d_input")
+    layers = range(count_layers(arrays, r"s4_layers\.(\d+)\."))
+    state_sizes = [np.prod(shape_of(arrays, f"s4_layers.{i}.kernel.log_A_real", "H, N/2")) for i in layers]
     config = ModelConfig(
         d_input=d_input,
         d_model=d_model,
-        d_output=sizes(arrays, "decoder.bias", "d_output")[0],
+        d_output=shape_of(arrays, "decoder.bias", "d_output")[0],
         state_sizes=tuple(map(int, state_sizes)),
         ssm=S4DConfig(**_SSM),
         prenorm=prenorm,
@@ -68,30 +68,30 @@ def s4d_model(state_dict: Mapping, *, prenorm: bool, pooling: str = "mean", drop
 
 
 def from_checkpoint(path: Path, config: ModelConfig) -> Classifier:
-    """`aire.convert.from_file` for models with S4D layers.
+    """Implement `aire.convert.from_file` for models with S4D layers.
 
-    Reads `.pt` and `.pth` files of PyTorch, which must be installed (`pip install torch`).
+    Reads PyTorch `.pt` and `.pth` files. PyTorch must be installed (`pip install torch`).
     """
     return fill_s4d(config, read_torch(path), str(path))
 
 
 def fill_s4d(config: ModelConfig, state_dict: Mapping, source: str) -> Classifier:
-    """The model that a config describes, in evaluation mode, with the reference's state dict.
+    """Build the model of a config from the reference's state dict, in evaluation mode.
 
     Args:
         config: of a model with S4D layers.
         state_dict: as in `s4d_model`.
-        source: where the state dict comes from, for messages.
+        source: the origin of the state dict, for messages.
     Raises:
-        UserError: names and shapes that disagree with the config, or options that the reference does not have; all are
-            listed.
+        UserError: names or shapes do not fit the config, or the reference does not support its options. All problems
+            are listed.
     """
     check_options(config, _FIXED, "the S4D reference", source)
     arrays = _dotted(state_dict)
     check_shapes(arrays, _model_shapes(config), source)
     ours = _linear(arrays, "encoder") | _linear(arrays, "decoder")
     for i in range(len(config.state_sizes)):
-        layer = below(arrays, f"s4_layers.{i}.")
+        layer = subtree(arrays, f"s4_layers.{i}.")
         ours |= {f"blocks/{i}/ssm/{name}": array for name, array in _ssm_arrays(layer).items()}
         ours |= {f"blocks/{i}/{name}": array for name, array in _output_arrays(layer).items()}
         ours |= {
@@ -116,7 +116,7 @@ def _model_shapes(config: ModelConfig) -> Shapes:
 
 
 def _shapes(H: int, pairs: int) -> Shapes:
-    """What the reference stores for one layer with N/2 conjugate pairs per channel."""
+    """Return the shapes that the reference stores for a layer with N/2 conjugate pairs per channel."""
     return {
         "kernel.log_A_real": (H, pairs),
         "kernel.A_imag": (H, pairs),
@@ -133,7 +133,7 @@ def _linear(arrays: Arrays, name: str) -> Arrays:
 
 
 def _ssm_arrays(layer: Arrays) -> Arrays:
-    """Checked parameters of one bank under our names: one flat list of states."""
+    """Convert checked parameters of a layer to a flat list of states."""
     H, pairs = layer["kernel.log_A_real"].shape
     C = layer["kernel.C"].reshape(1, H * pairs, 2)
     return {
@@ -148,7 +148,7 @@ def _ssm_arrays(layer: Arrays) -> Arrays:
 
 
 def _output_arrays(layer: Arrays) -> Arrays:
-    """The 1×1 convolution before the GLU as two linear maps: values and gates."""
+    """Split the 1×1 convolution before the GLU into two linear maps, values and gates."""
     values, gates = np.split(layer["output_linear.0.weight"][..., 0].T, 2, axis=1)
     values_bias, gates_bias = np.split(layer["output_linear.0.bias"], 2)
     return {"out1/kernel": values, "out1/bias": values_bias, "out2/kernel": gates, "out2/bias": gates_bias}

@@ -1,9 +1,11 @@
-"""The S5 reference (lindermanlab/S5, and the LAST and AIRE-Prune code built on it) into our layers and models.
+"""Import the S5 reference (lindermanlab/S5, and the LAST and AIRE-Prune code built on it).
 
-It stores complex arrays with the real and imaginary part last: `B (P, H, 2)`, `C (H, P, 2)`, or `C1` and `C2` where
-bidirectional, or `C (H, 2P, 2)` for both directions at once; `Lambda_re`, `Lambda_im`, `log_step (P, 1)`, `D (H,)`. A
-model is a Flax tree: `params/encoder/encoder`, `params/encoder/layers_I/{seq,norm,out1,out2}`, `params/decoder`, and
-`batch_stats/encoder/layers_I/norm` where it has batch norm.
+Complex arrays have the real and imaginary part last: `B (P, H, 2)` and `C (H, P, 2)`. Bidirectional layers have `C1`
+and `C2`, or `C (H, 2P, 2)` for both directions. The other arrays are `Lambda_re`, `Lambda_im`, `log_step (P, 1)` and
+`D (H,)`.
+
+A model is a Flax tree: `params/encoder/encoder`, `params/encoder/layers_I/{seq,norm,out1,out2}`, `params/decoder`, and
+with batch norm `batch_stats/encoder/layers_I/norm`.
 """
 
 from collections.abc import Mapping
@@ -12,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from aire.convert.arrays import Arrays, Shapes, below, check_shapes, depth, flatten, sizes
+from aire.convert.arrays import Arrays, Shapes, check_shapes, count_layers, flatten, shape_of, subtree
 from aire.convert.readers import read_flax
 from aire.io.weights import abstract_model, fill_model, set_arrays, variables_of
 from aire.models import Classifier, ModelConfig
@@ -31,13 +33,13 @@ def s5_layer(
     clip_eigs: bool = False,
     step_rescale: float = 1.0,
 ) -> S5:
-    """An S5 layer from the reference's parameters of one `S5SSM`.
+    """Convert the parameters of a reference `S5SSM` to an S5 layer.
 
     Args:
         params: nested or flat mapping of arrays with the reference's names.
-        conj_sym, bidirectional, discretization, clip_eigs, step_rescale: the options it was made with.
+        conj_sym, bidirectional, discretization, clip_eigs, step_rescale: the options of the layer.
     Raises:
-        UserError: a missing or unknown name, or a shape that disagrees with the others; all are listed.
+        UserError: names are missing or unknown, or shapes are inconsistent. All problems are listed.
     """
     config = S5Config(
         conj_sym=conj_sym,
@@ -47,7 +49,7 @@ def s5_layer(
         step_rescale=float(step_rescale),
     )
     arrays = flatten(params)
-    (P,), (_, H, _) = sizes(arrays, "Lambda_re", "P"), sizes(arrays, "B", "P, H, 2")
+    (P,), (_, H, _) = shape_of(arrays, "Lambda_re", "P"), shape_of(arrays, "B", "P, H, 2")
     source = "the given parameters"
     check_shapes(arrays, _shapes(arrays, H, P, bidirectional, source), source)
     layer = nnx.eval_shape(lambda: S5(H, P, config, rngs=nnx.Rngs(0)))
@@ -71,24 +73,24 @@ def s5_model(
     bn_momentum: float = 0.95,
     dropout: float = 0.0,
 ) -> Classifier:
-    """A whole model, in evaluation mode, from the reference's `{"params": …, "batch_stats": …}`.
+    """Convert the reference's `{"params": …, "batch_stats": …}` to a model in evaluation mode.
 
-    Sizes are read off the arrays, and so are the directions where `bidirectional` is None.
+    Sizes are inferred from the arrays. So is the number of directions if `bidirectional` is None.
 
     Args:
         variables: nested or flat mapping of arrays with the reference's names.
-        pooling: "mean", "masked_mean" or "last"; the reference's own word "pool" means "mean".
-        The other options: those the model was trained with.
+        pooling: "mean", "masked_mean" or "last"; "pool", the reference's name, means "mean".
+        The other options are those used in training.
     Raises:
-        UserError: a missing or unknown name, or a shape that disagrees with the options; all are listed.
+        UserError: names are missing or unknown, or shapes do not fit the options. All problems are listed.
     """
     arrays = _with_collections(flatten(variables))
-    d_input, d_model = sizes(arrays, "params/encoder/encoder/kernel", "d_input, H")
-    (d_output,) = sizes(arrays, "params/decoder/layer2/bias" if retrieval else "params/decoder/bias", "d_output")
-    layers = range(depth(arrays, _LAYER.format(r"(\d+)")))
-    state_sizes = [sizes(arrays, _LAYER.format(i) + "Lambda_re", "P")[0] for i in layers]
+    d_input, d_model = shape_of(arrays, "params/encoder/encoder/kernel", "d_input, H")
+    (d_output,) = shape_of(arrays, "params/decoder/layer2/bias" if retrieval else "params/decoder/bias", "d_output")
+    layers = range(count_layers(arrays, _LAYER.format(r"(\d+)")))
+    state_sizes = [shape_of(arrays, _LAYER.format(i) + "Lambda_re", "P")[0] for i in layers]
     if bidirectional is None:
-        bidirectional = _is_bidirectional(below(arrays, _LAYER.format(0)))
+        bidirectional = _is_bidirectional(subtree(arrays, _LAYER.format(0)))
     config = ModelConfig(
         d_input=d_input,
         d_model=d_model,
@@ -113,27 +115,27 @@ def s5_model(
 
 
 def from_checkpoint(path: Path, config: ModelConfig) -> Classifier:
-    """`aire.convert.from_file` for models with S5 layers.
+    """Implement `aire.convert.from_file` for models with S5 layers.
 
-    Reads `.msgpack` and `checkpoint_N` files of Flax, and folders of Orbax: a checkpoint, one step of a
-    `CheckpointManager`, or its whole folder where there is one step.
+    Reads Flax `.msgpack` and `checkpoint_N` files and Orbax folders: a checkpoint, a step of a `CheckpointManager`, or
+    the folder of a `CheckpointManager` with a single step.
     """
     return fill_s5(config, read_flax(path), str(path))
 
 
 def fill_s5(config: ModelConfig, variables: Mapping, source: str) -> Classifier:
-    """The model that a config describes, in evaluation mode, with the reference's variables.
+    """Build the model of a config from the reference's variables, in evaluation mode.
 
     Args:
         config: of a model with S5 layers.
         variables: as in `s5_model`.
-        source: where the variables come from, for messages.
+        source: the origin of the variables, for messages.
     Raises:
-        UserError: names, shapes, directions or conjugate symmetry that disagree with the config; all names and shapes
-            are listed.
+        UserError: names, shapes, directions or conjugate symmetry do not fit the config. All names and shapes that do
+            not fit are listed.
     """
     arrays = _with_collections(flatten(variables))
-    layers = {i: below(arrays, _LAYER.format(i)) for i in range(len(config.state_sizes))}
+    layers = {i: subtree(arrays, _LAYER.format(i)) for i in range(len(config.state_sizes))}
     names = {path: _reference_name(path) for path in variables_of(abstract_model(config)) if "/ssm/" not in path}
     check_shapes(arrays, _model_shapes(config, layers, names, source), source)
     _check_conj_sym(layers, config.ssm.conj_sym, source)
@@ -146,14 +148,14 @@ def fill_s5(config: ModelConfig, variables: Mapping, source: str) -> Classifier:
 
 
 def _with_collections(arrays: Arrays) -> Arrays:
-    """Paths that begin with a collection, also where a tree of parameters was given without one."""
+    """Add the collection "params" to paths that do not start with a collection."""
     if any(path.startswith("params/") for path in arrays):
         return arrays
     return {path if path.startswith("batch_stats/") else f"params/{path}": array for path, array in arrays.items()}
 
 
 def _reference_name(path: str) -> str:
-    """The reference's path of an array that is not of a state space layer, from ours."""
+    """Map our path of an array outside the state space layers to the reference's path."""
     match path.split("/"):
         case ["blocks", layer, module, name]:
             collection = "batch_stats" if name in ("mean", "var") else "params"
@@ -173,7 +175,7 @@ def _model_shapes(config: ModelConfig, layers: Mapping[int, Arrays], names: Mapp
 
 
 def _shapes(params: Arrays, H: int, P: int, bidirectional: bool, source: str) -> Shapes:
-    """What the reference stores for one layer of these sizes. How it stores C is read off the given names."""
+    """Return the shapes that the reference stores for a layer. The names of `params` determine the form of C."""
     found = _is_bidirectional(params)
     if found is not None and found != bidirectional:
         raise UserError(f"{source}: C holds {1 + found} direction(s), but bidirectional={bidirectional}")
@@ -183,7 +185,7 @@ def _shapes(params: Arrays, H: int, P: int, bidirectional: bool, source: str) ->
 
 
 def _is_bidirectional(params: Arrays) -> bool | None:
-    """Whether C is of two directions; None where that cannot be told."""
+    """Return whether C has two directions; None if this cannot be determined."""
     if params.keys() & {"C1", "C2"}:
         return True
     C, Lambda = params.get("C"), params.get("Lambda_re")
@@ -193,7 +195,7 @@ def _is_bidirectional(params: Arrays) -> bool | None:
 
 
 def _our_arrays(params: Arrays, bidirectional: bool) -> Arrays:
-    """Checked parameters of one layer under our names: complex pairs split, directions stacked first."""
+    """Convert checked parameters of a layer: split complex pairs, stack directions first."""
     if "C1" in params:
         C = np.stack([params["C1"], params["C2"]])
     else:
@@ -211,16 +213,17 @@ def _our_arrays(params: Arrays, bidirectional: bool) -> Arrays:
 
 
 def _check_conj_sym(layers: Mapping[int, Arrays], conj_sym: bool, source: str) -> None:
-    """Refuse eigenvalues that cannot belong to the option: no shape tells, and outputs would be off by a factor of 2.
+    """Raise UserError if the eigenvalues contradict `conj_sym`.
 
-    Whole spectra start as conjugate pairs. Of each pair the reference stores the member below the real axis.
+    Shapes do not depend on `conj_sym`, but outputs would be wrong by a factor of 2. Without symmetry, spectra are
+    initialised as conjugate pairs. With symmetry, the reference stores the member of each pair below the real axis.
     """
     imag = np.concatenate([layer["Lambda_im"] for layer in layers.values()])
     upper, lower = np.sort(imag[imag > 0]), np.sort(-imag[imag < 0])
     if not conj_sym and imag.size > 1 and imag.size in (upper.size, lower.size):
         raise UserError(
-            f"{source}: all eigenvalues lie on one side of the real axis, as where one of each conjugate pair is "
-            "stored, but conj_sym=False"
+            f"{source}: all eigenvalues are on one side of the real axis, which suggests one of each conjugate pair, "
+            "but conj_sym=False"
         )
     if conj_sym and upper.size and upper.size == lower.size and np.allclose(upper, lower, rtol=0.1):
-        raise UserError(f"{source}: the eigenvalues are whole conjugate pairs, but conj_sym=True")
+        raise UserError(f"{source}: the eigenvalues are complete conjugate pairs, but conj_sym=True")

@@ -1,8 +1,8 @@
-"""The file formats of the reference implementations' checkpoints. Nothing in them is executed.
+"""Checkpoint formats of the reference implementations. Nothing in the files is executed.
 
-AIRE-Prune's code writes `checkpoints/best_state.msgpack`: `flax.serialization.to_bytes` of the whole training state.
-The code of S5 and LAST writes none; who trained with it has saved the same state by Flax's or Orbax's own means. The
-example of state-spaces writes `checkpoint/ckpt.pth`: the PyTorch state dict, the accuracy and the epoch.
+AIRE-Prune writes `checkpoints/best_state.msgpack`, `flax.serialization.to_bytes` of the training state. S5 and LAST do
+not save checkpoints, so users save the same state with Flax or Orbax. The example of state-spaces writes
+`checkpoint/ckpt.pth` with the PyTorch state dict, the accuracy and the epoch.
 """
 
 import contextlib
@@ -18,64 +18,64 @@ import numpy as np
 from flax import serialization
 
 from aire.convert.arrays import Arrays
-from aire.utils.errors import UserError
+from aire.utils.errors import MissingFileError, UserError
 
 Tree = dict[str, Any]
 
-_TRAINING = {"step", "opt_state"}  # what a training state of Flax holds beside the model
-_TORCH_TRAINING = {"acc", "epoch"}  # and what the S4D reference's example saves beside it
-_MIN_TORCH = (2, 6)  # before it, `weights_only` could be tricked into running code (CVE-2025-32434)
+_TRAINING = {"step", "opt_state"}  # other entries of a Flax training state
+_TORCH_TRAINING = {"acc", "epoch"}  # other entries saved by the example of the S4D reference
+_MIN_TORCH = (2, 6)  # in older versions, `weights_only` can execute code (CVE-2025-32434)
 
 
 def read_flax(path: Path) -> Tree:
-    """The variables, `{"params": …, "batch_stats": …}`, in a msgpack file of Flax or a folder of Orbax.
+    """Read `{"params": …, "batch_stats": …}` from a Flax msgpack file or an Orbax folder.
 
     Raises:
-        UserError: no such file, one of another format, a damaged one, or one that holds what is neither the model nor
+        UserError: the file is missing, damaged, of another format, or has entries other than the model and the
             training state.
     """
     fits = path.is_dir() or path.suffix == ".msgpack" or re.fullmatch(r"checkpoint_\d+", path.name) is not None
-    check_format(path, fits, "a .msgpack or checkpoint_N file of Flax, or a folder of Orbax")
+    check_format(path, fits, "a Flax .msgpack or checkpoint_N file, or an Orbax folder")
     tree = _read_orbax(path.absolute()) if path.is_dir() else _read_msgpack(path)
     return _variables(tree, path)
 
 
 def read_torch(path: Path) -> Arrays:
-    """The state dict in a file of PyTorch, by itself or, as the reference's example saves it, under "model".
+    """Read a state dict from a PyTorch file: the top-level object or, as in the reference's example, its "model".
 
     Raises:
-        UserError: no such file, one of another format, or one that is damaged or holds anything but tensors; PyTorch is
-            missing or too old.
+        UserError: the file is missing, damaged, of another format, or contains anything but tensors; PyTorch is missing
+            or too old.
     """
-    check_format(path, path.suffix in (".pt", ".pth"), "a .pt or .pth file of PyTorch")
+    check_format(path, path.suffix in (".pt", ".pth"), "a PyTorch .pt or .pth file")
     saved = _load_torch(path)
     state_dict = saved.get("model", saved) if isinstance(saved, Mapping) else None
     if not isinstance(state_dict, Mapping):
-        raise UserError(f"{path} holds no state dict, but a {type(saved).__name__}")
+        raise UserError(f"{path} contains a {type(saved).__name__}, not a state dict")
     unknown = set() if state_dict is saved else saved.keys() - {"model"} - _TORCH_TRAINING
     if unknown:
-        raise UserError(f"{path} holds, beside the model, unknown {_listed(unknown)}")
+        raise UserError(f"{path} contains, besides the model, unknown {_sorted_names(unknown)}")
     return {str(name): _to_numpy(name, value, path) for name, value in state_dict.items()}
 
 
 def check_format(path: Path, fits: bool, expected: str) -> None:
-    """Raises UserError unless there is something at `path` whose name fits the format that is expected."""
+    """Raise UserError if `path` does not exist or its name does not fit the expected format."""
     if not path.exists():
-        raise UserError(f"no file or folder at {path}: expected {expected}")
+        raise MissingFileError(f"no file or folder at {path}: expected {expected}")
     if not fits:
         raise UserError(f"cannot import {path}: expected {expected}. Pickles are not read, because they can run code")
 
 
 def _variables(tree: Any, path: Path) -> Tree:
-    """The model's part of what a checkpoint holds, after a look at all the rest."""
+    """Return the variables of the model; raise UserError if the checkpoint has unknown entries."""
     if isinstance(tree, Mapping) and "encoder" in tree:
-        tree = {"params": tree}  # the parameters by themselves
+        tree = {"params": tree}  # parameters only
     if not isinstance(tree, Mapping) or not isinstance(tree.get("params"), Mapping):
-        found = _listed(tree) if isinstance(tree, Mapping) else f"a {type(tree).__name__}"
-        raise UserError(f"{path} holds no params of a model, but {found}")
+        found = _sorted_names(tree) if isinstance(tree, Mapping) else f"a {type(tree).__name__}"
+        raise UserError(f"{path} contains {found}, but no params of a model")
     unknown = tree.keys() - {"params", "batch_stats"} - _TRAINING
     if unknown:
-        raise UserError(f"{path} holds, beside the model and its training state, unknown {_listed(unknown)}")
+        raise UserError(f"{path} contains, besides the model and its training state, unknown {_sorted_names(unknown)}")
     return {"params": tree["params"], "batch_stats": tree.get("batch_stats") or {}}
 
 
@@ -83,17 +83,17 @@ def _read_msgpack(path: Path) -> Any:
     try:
         return serialization.msgpack_restore(path.read_bytes())
     except Exception as error:  # corrupt input raises many exception types
-        raise UserError(f"{path} is damaged or not a msgpack file of Flax: {_one_line(error)}") from error
+        raise UserError(f"{path} is damaged or not a Flax msgpack file: {_one_line(error)}") from error
 
 
 def _read_orbax(folder: Path) -> Any:
-    """The tree in a checkpoint, in the only step of a folder of steps, or in the items of a step."""
+    """Read a checkpoint, the only step in a folder of steps, or the items of a step."""
     if _is_item(folder):
         return _restore(folder)
     folders = [path for path in folder.iterdir() if path.is_dir()]
     steps = sorted(int(path.name) for path in folders if path.name.isdigit())
     if len(steps) > 1:
-        raise UserError(f"{folder} holds several steps: give one of them, as {folder / str(steps[-1])}; found {steps}")
+        raise UserError(f"{folder} has several steps: name one, such as {folder / str(steps[-1])}; found {steps}")
     if steps:
         return _read_orbax(folder / str(steps[0]))
     items = {path.name: path for path in folders if _is_item(path)}
@@ -101,17 +101,17 @@ def _read_orbax(folder: Path) -> Any:
         return _restore(*items.values())
     if "params" not in items:
         found = sorted(path.name for path in folder.iterdir())
-        raise UserError(f"{folder} is not a checkpoint of Orbax: expected one item, or params; found {found}")
+        raise UserError(f"{folder} is not an Orbax checkpoint: expected one item, or params; found {found}")
     return {name: _restore(path) for name, path in items.items()}
 
 
 def _is_item(folder: Path) -> bool:
-    return (folder / "_METADATA").is_file() or (folder / "checkpoint").is_file()  # the latter up to Orbax 0.4
+    return (folder / "_METADATA").is_file() or (folder / "checkpoint").is_file()  # the second up to Orbax 0.4
 
 
 def _restore(folder: Path) -> Any:
-    """A tree of NumPy arrays, whatever devices they were saved from."""
-    import orbax.checkpoint as ocp  # here, because `import aire` would take half a second longer
+    """Restore a tree as NumPy arrays, independent of the devices it was saved from."""
+    import orbax.checkpoint as ocp  # here, because it would slow down `import aire` by half a second
 
     try:
         with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
@@ -121,21 +121,21 @@ def _restore(folder: Path) -> Any:
             to_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
             return handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=to_numpy))
     except Exception as error:  # corrupt input raises many exception types
-        raise UserError(f"{folder} is damaged or not a checkpoint of Orbax: {_one_line(error)}") from error
+        raise UserError(f"{folder} is damaged or not an Orbax checkpoint: {_one_line(error)}") from error
 
 
 def _load_torch(path: Path) -> Any:
     torch = _import_torch(path)
     try:
-        with warnings.catch_warnings(action="ignore"):  # what it warns of, it then refuses
+        with warnings.catch_warnings(action="ignore"):  # an error follows each warning
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} holds more than tensors, or is damaged; loading it could run code, so it is refused. "
-            "Save the weights alone: torch.save(model.state_dict(), …)"
+            f"{path} contains more than tensors, or is damaged. It is not loaded, because that could run code. "
+            "Save only the weights: torch.save(model.state_dict(), …)"
         ) from error
     except Exception as error:  # corrupt input raises many exception types
-        raise UserError(f"{path} is damaged or not a state dict of PyTorch: {_one_line(error)}") from error
+        raise UserError(f"{path} is damaged or not a PyTorch state dict: {_one_line(error)}") from error
 
 
 def _import_torch(path: Path) -> Any:
@@ -154,10 +154,10 @@ def _to_numpy(name: str, value: Any, path: Path) -> np.ndarray:
         return value.detach().numpy()
     except (AttributeError, TypeError, RuntimeError) as error:
         kind = getattr(value, "dtype", type(value).__name__)
-        raise UserError(f"{path}: {name} is not a tensor of float32 or float64, but {kind}") from error
+        raise UserError(f"{path}: {name} has type {kind}, expected a float32 or float64 tensor") from error
 
 
-def _listed(names: Any) -> str:
+def _sorted_names(names: Any) -> str:
     return str(sorted(map(str, names)))
 
 

@@ -1,10 +1,12 @@
-"""LRA Retrieval: does one paper cite the other? The ACL Anthology Network (Radev et al. 2013) by characters (Tay et al.
-2021, arXiv 2011.04006).
+"""LRA Retrieval (AAN): decide from their characters whether one paper cites another.
 
-The Long Range Arena released pairs of papers as new_aan_pairs.train.tsv, .eval.tsv and .test.tsv (147,086, 18,090 and
-17,437 pairs): label, two ids and two texts, tab-separated. A text is written as a literal of Python's bytes, such as
-b'caf\\xc3\\xa9\\n'. The references do not evaluate it: they read the literal itself, its first 3,999 characters, from
-b' on, case kept. The 95 printable characters of ASCII, padding, unknown and end make 98 tokens.
+The papers are from the ACL Anthology Network (Radev et al. 2013); the task is from Tay et al. 2021, arXiv 2011.04006.
+The Long Range Arena released new_aan_pairs.train.tsv, .eval.tsv and .test.tsv with 147,086, 18,090 and 17,437 pairs.
+The tab-separated columns are label, two ids and two texts.
+
+A text is written as a Python bytes literal, such as b'caf\\xc3\\xa9\\n'. As in the references, the literal is not
+evaluated: the input is its first 3,999 characters, including the b', with case preserved. The 95 printable ASCII
+characters, padding, unknown and end of sequence make 98 tokens.
 """
 
 import dataclasses
@@ -18,19 +20,19 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from aire.data.formats import preparation
-from aire.data.formats.characters import Vocabulary, check_length, ended
+from aire.data.formats.characters import Vocabulary, append_eos, check_length
 from aire.data.formats.preparation import SPLITS, PreparedOnce
 from aire.data.pipeline import Split, pad
-from aire.utils.errors import UserError
+from aire.utils.errors import MissingFileError, UserError
 from aire.utils.files import reading
 
 TITLE = "AAN"
 N_CLASSES = 2
-MAX_LENGTH = 4000  # of the task, the end token included
+MAX_LENGTH = 4000  # of the task, including the end token
 VOCAB_SIZE = 98
 
 _STEMS = dict(zip(SPLITS, ("train", "eval", "test"), strict=True))
-_BELOW = (".", "tsv_data", "lra_release/tsv_data", "lra_release/lra_release/tsv_data")  # where the files may lie
+_SUBFOLDERS = (".", "tsv_data", "lra_release/tsv_data", "lra_release/lra_release/tsv_data")  # searched in this order
 _HOW_TO_GET = (
     f"needed: {', '.join(f'new_aan_pairs.{stem}.tsv' for stem in _STEMS.values())}, the folder tsv_data of the Long "
     "Range Arena's release; get lra_release.gz (7.7 GB, a tar archive) from "
@@ -44,21 +46,21 @@ Example = tuple[np.ndarray, np.ndarray, int]  # tokens of two texts without the 
 
 @dataclasses.dataclass(frozen=True)
 class Release:
-    """The pairs of the Long Range Arena's release.
+    """The pairs from the Long Range Arena's release.
 
     Attributes:
-        folder: holds the three files, or is the unpacked release.
+        folder: the folder with the three files, or the unpacked release.
     Raises:
-        UserError: (by its methods) no folder, a file is missing or damaged; file and line are named.
+        UserError: (from methods) no folder is given, or a file is missing or damaged. The message names file and line.
     """
 
     folder: str | Path
 
     def config_name(self) -> str:
-        """Names the files by size and time, for they are gigabytes: changed files are not taken for old ones."""
+        """Identify the files by size and modification time, because they are too large to hash."""
         stats = ((path.name, path.stat()) for path in self._files.values())
-        seen = [f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats]
-        return f"release_{hashlib.sha256(''.join(seen).encode()).hexdigest()[:16]}"
+        lines = [f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats]
+        return f"release_{hashlib.sha256(''.join(lines).encode()).hexdigest()[:16]}"
 
     def sizes(self) -> dict[str, int]:
         return self._survey[0]
@@ -71,15 +73,16 @@ class Release:
         if not self.folder:
             raise UserError(f"{TITLE}: no folder given; {_HOW_TO_GET}")
         names = {split: f"new_aan_pairs.{stem}.tsv" for split, stem in _STEMS.items()}
-        folder = next((f for f in (Path(self.folder, b) for b in _BELOW) if (f / names["train"]).is_file()), None)
+        candidates = (Path(self.folder, subfolder) for subfolder in _SUBFOLDERS)
+        folder = next((f for f in candidates if (f / names["train"]).is_file()), None)
         paths = {split: (folder or Path(self.folder)) / name for split, name in names.items()}
         if missing := [path.name for path in paths.values() if not path.is_file()]:
-            raise UserError(f"{folder or self.folder}: no {', '.join(missing)} there; {_HOW_TO_GET}")
+            raise MissingFileError(f"{folder or self.folder}: missing {', '.join(missing)}; {_HOW_TO_GET}")
         return paths
 
     @cached_property
     def _survey(self) -> tuple[dict[str, int], Vocabulary]:
-        """Number of pairs of each split, and the training texts' vocabulary: a first pass over the files."""
+        """Count the pairs of each split and build the vocabulary of the training texts, in a first pass."""
         print(f"{TITLE}: counting pairs and characters in {self._files['train'].parent}", flush=True)
         counts: Counter[str] = Counter()
         sizes = dict.fromkeys(self._files, 0)
@@ -88,7 +91,7 @@ class Release:
                 sizes[split] += 1
                 for text in texts if split == "train" else ():
                     counts.update(text)
-        return sizes, Vocabulary.of(counts, least=1, most=VOCAB_SIZE, title=TITLE)
+        return sizes, Vocabulary.from_counts(counts, min_count=1, max_tokens=VOCAB_SIZE, title=TITLE)
 
     def _examples(self, path: Path) -> Iterator[Example]:
         _, vocabulary = self._survey
@@ -97,7 +100,7 @@ class Release:
 
 
 def read_tsv(path: Path) -> Iterator[Row]:
-    """The pairs of a file, of each text what the task reads of it.
+    """Yield the pairs of a file, with texts cut to the task's length.
 
     Raises:
         UserError: the file cannot be read or has no pairs, or a row is not a label, two ids and two literals.
@@ -110,7 +113,7 @@ def read_tsv(path: Path) -> Iterator[Row]:
         except UnicodeDecodeError as error:
             raise UserError(f"{path}, after line {number}: not UTF-8 ({error}); {_HOW_TO_GET}") from error
     if not number:
-        raise UserError(f"{path}: no pairs in it; {_HOW_TO_GET}")
+        raise UserError(f"{path}: the file has no pairs; {_HOW_TO_GET}")
 
 
 def _parse_row(row: list[str], where: str) -> Row:
@@ -124,7 +127,7 @@ def _parse_row(row: list[str], where: str) -> Row:
     for text in texts:
         if text[:2] not in ("b'", 'b"') or len(text) < 3 or text[-1] != text[1]:
             raise UserError(
-                f"{where}: text {text[:20]!r}…{text[-20:]!r} is not a literal of Python's bytes, b'…'; is the file "
+                f"{where}: text {text[:20]!r}…{text[-20:]!r} is not a Python bytes literal, b'…'; is the file "
                 f"truncated? {_HOW_TO_GET}"
             )
     first, second = (text[: MAX_LENGTH - 1] for text in texts)
@@ -132,13 +135,13 @@ def _parse_row(row: list[str], where: str) -> Row:
 
 
 class Aan(PreparedOnce):
-    """Stores `tokens1` and `tokens2`, (L,) uint8 without the end token, and `label`, 1 where one cites the other."""
+    """Store `tokens1` and `tokens2`, (L,) uint8 without the end token, and `label`, 1 if one cites the other."""
 
     TITLE = TITLE
-    VERSION = tfds.core.Version("1.0.0")  # raise it whenever the same files would give other data
+    VERSION = tfds.core.Version("1.0.0")  # increase whenever the same files would give different data
 
     def _info(self) -> tfds.core.DatasetInfo:
-        # As bytes: TFDS otherwise widens each token to an int64, which reads back more slowly.
+        # Encode as bytes, because TFDS would widen each token to int64 and read more slowly.
         tokens = tfds.features.Tensor(shape=(None,), dtype=np.uint8, encoding="bytes")
         features = {"tokens1": tokens, "tokens2": tokens, "label": tfds.features.ClassLabel(num_classes=N_CLASSES)}
         return tfds.core.DatasetInfo(
@@ -146,7 +149,7 @@ class Aan(PreparedOnce):
             description="Pairs of papers by characters: does one cite the other?",
             homepage="https://github.com/google-research/long-range-arena",
             features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,  # the order of the files
+            disable_shuffling=True,  # keep the order of the files
         )
 
     def encode(self, example: Example) -> dict:
@@ -154,24 +157,24 @@ class Aan(PreparedOnce):
 
 
 def load(data_dir: str | Path, release: Release, *, length: int = MAX_LENGTH, **examples: int) -> dict[str, Split]:
-    """The splits "train", "validation" and "test", tokens (n, 2, length); prepared in `data_dir` if need be.
+    """Load the splits "train", "validation" and "test" with tokens (n, 2, length). Prepare them on the first call.
 
     Args:
-        data_dir: folder of prepared datasets; what is kept there depends on the release alone.
-        release: where the pairs come from.
-        length: of the sequences; longer texts are cut, and all end with the end token.
-        examples: train_examples, validation_examples, test_examples: at most this many, the first ones; 0: all.
+        data_dir: folder of prepared datasets. They do not depend on the options below.
+        release: the source of the pairs.
+        length: of the sequences. Longer texts are cut; all end with the end token.
+        examples: train_examples, validation_examples, test_examples: use only the first so many; 0 means all.
     Raises:
-        UserError: a bad length or number of examples; the files cannot be had; `data_dir` cannot be written; what was
-            prepared there is damaged.
+        UserError: a bad length or number of examples; missing or damaged files; `data_dir` cannot be written; the
+            prepared data is damaged.
     """
     check_length(length, MAX_LENGTH, TITLE)
     prepared = preparation.load(Aan, data_dir, release, **examples)
-    return {name: _as_split(prepared.pop(name), length, name) for name in SPLITS}
+    return {name: _to_split(prepared.pop(name), length, name) for name in SPLITS}
 
 
-def _as_split(examples: list[dict], length: int, name: str) -> Split:
-    texts = [ended(e[key], length) for e in examples for key in ("tokens1", "tokens2")]
+def _to_split(examples: list[dict], length: int, name: str) -> Split:
+    texts = [append_eos(e[key], length) for e in examples for key in ("tokens1", "tokens2")]
     labels = np.array([e["label"] for e in examples], np.int32)
     flat = pad(texts, np.repeat(labels, 2), length, name=name)
     return Split(flat.x.reshape(-1, 2, length), flat.lengths.reshape(-1, 2), labels)

@@ -1,11 +1,11 @@
-"""CIFAR-10 pixel by pixel: in grey, LRA's task Image, or in colour, sequential CIFAR.
+"""CIFAR-10 pixel by pixel: LRA Image (greyscale) and sequential CIFAR (colour).
 
-60,000 pixels of 32×32 pixels in 10 classes of equal size (A. Krizhevsky 2009), read row by row, and normalised as by
-the references (S4's and S5's dataloaders/basic.py). Their validation split, 5,000 of the 50,000 pixels for training,
-chosen by PyTorch from seed 42, is reproduced exactly.
+The dataset has 60,000 images of 32×32 pixels in 10 classes of equal size (A. Krizhevsky 2009). They are read row by
+row and normalised as in the references (dataloaders/basic.py of S4 and S5). The references' validation split is
+reproduced exactly: PyTorch chooses 5,000 of the 50,000 training images from seed 42.
 
-A folder may hold the binary version, which is the one that is downloaded, or the Python version, which other programs
-leave behind; each as its archive or unpacked. The latter's pickles are read without running them.
+A folder may contain the binary version, which is the one downloaded by default, or the Python version, which other
+programs use; each as an archive or unpacked. Pickles of the Python version are parsed without executing them.
 """
 
 import dataclasses
@@ -17,17 +17,17 @@ import tensorflow_datasets as tfds
 
 from aire.data.formats import archives, pickled, pixels
 from aire.data.formats.archives import Archive
-from aire.data.formats.pixels import LEAST, Labelled, Pictures, Sequences
+from aire.data.formats.pixels import MIN_TRAIN_IMAGES, ImageDataset, ImageSource, Labelled, Sequences
 from aire.data.pipeline import Split
 from aire.data.splits import held_out
 from aire.utils.errors import UserError
 
 SIDE = 32
-VALUES = 3 * SIDE**2  # of a picture: all of red, row by row, then green, then blue
+VALUES = 3 * SIDE**2  # per image: red row by row, then green, then blue
 BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 
 GREY_MEAN, GREY_STD = 122.6 / 255, 61.0 / 255
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)  # of red, green, blue
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)  # red, green, blue
 
 BINARY = Archive(  # tensorflow-datasets 4.9.10, url_checksums/cifar10.txt
     title="CIFAR-10",
@@ -37,7 +37,7 @@ BINARY = Archive(  # tensorflow-datasets 4.9.10, url_checksums/cifar10.txt
     root="cifar-10-batches-bin",
     pattern=r"(data_batch_[1-5]|test_batch)\.bin",
 )
-PYTHON = Archive(  # Keras, datasets/cifar10.py; the size as its server states it
+PYTHON = Archive(  # Keras, datasets/cifar10.py; the size is the server's Content-Length
     title="CIFAR-10 (Python version)",
     url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
     sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
@@ -49,15 +49,15 @@ PYTHON = Archive(  # Keras, datasets/cifar10.py; the size as its server states i
 
 
 @dataclasses.dataclass(frozen=True)
-class Files(pixels.Files):
-    """The six batches, as published or from a folder.
+class CifarSource(ImageSource):
+    """The six batches, downloaded or from a folder.
 
     Attributes:
-        data_dir: folder of prepared datasets; the download is kept below it.
-        folder: holds either version, as its archive or unpacked; any pixels of the format are taken. Empty: the
-            published binary version.
+        data_dir: folder of prepared datasets. Downloads are stored in it.
+        folder: contains either version, as an archive or unpacked. Contents are not compared with the published ones.
+            If empty, the published binary version is used.
     Raises:
-        UserError: (by its methods) the files are missing, damaged or cannot be downloaded.
+        UserError: (from methods) the files are missing, damaged or cannot be downloaded.
     """
 
     data_dir: str | Path
@@ -71,14 +71,14 @@ class Files(pixels.Files):
         parse = parse_binary if self._files.archive is BINARY else parse_pickle
         batches = {name.removesuffix(".bin"): parse(content, name) for name, content in self._files.members()}
         if missing := [name for name in BATCHES if name not in batches]:
-            raise UserError(f"{self._where}: no {', '.join(missing)} in it; {BINARY.how_to_get}")
+            raise UserError(f"{self._where}: missing {', '.join(missing)}; {BINARY.how_to_get}")
         *train, test = (batches[name] for name in BATCHES)
         images, labels = (np.concatenate(arrays) for arrays in zip(*train, strict=True))
-        pixels.check_labels(f"{self._where}: data batches", labels, LEAST)
+        pixels.check_labels(f"{self._where}: data batches", labels, MIN_TRAIN_IMAGES)
         pixels.check_labels(f"{self._where}: test_batch", test[1], 1)
         return (images, labels), test
 
-    def validates(self, n: int) -> np.ndarray:
+    def is_validation(self, n: int) -> np.ndarray:
         return held_out(n)
 
     @property
@@ -87,28 +87,29 @@ class Files(pixels.Files):
 
     @cached_property
     def _files(self) -> archives.Files:
-        """The binary version unless the folder has the other one alone."""
+        """The Python version if the folder has only that one, else the binary version."""
         binary, python = (archives.Files(version, self.data_dir, self.folder) for version in (BINARY, PYTHON))
         return python if self.folder and not binary.is_in_folder() and python.is_in_folder() else binary
 
 
 def parse_binary(content: bytes, where: str) -> Labelled:
-    """Pictures (n, 32, 32, 3) and labels (n,), uint8, of a batch: for each a byte for the label, then its values.
+    """Return images (n, 32, 32, 3) and labels (n,), uint8, of a batch. Each record is a label byte and its pixels.
 
     Raises:
-        UserError: the bytes make no whole number of pixels.
+        UserError: the size is not a multiple of the size of a record.
     """
     if len(content) % (1 + VALUES):
-        raise UserError(f"{where}: {len(content):,} bytes, no multiple of {1 + VALUES:,}: damaged; {BINARY.how_to_get}")
+        size = f"{len(content):,} bytes, not a multiple of {1 + VALUES:,}"
+        raise UserError(f"{where}: {size}: the file is damaged; {BINARY.how_to_get}")
     records = np.frombuffer(content, np.uint8).reshape(-1, 1 + VALUES)
     return _to_images(records[:, 1:]), records[:, 0]
 
 
 def parse_pickle(content: bytes, where: str) -> Labelled:
-    """The same, of a batch of the Python version: a dict whose `data` (n, 3072) are the pixels, with `labels`.
+    """Return images and labels like `parse_binary`, from the Python version: a dict with `data` (n, 3072) and `labels`.
 
     Raises:
-        UserError: it is something else.
+        UserError: the content is not such a pickle.
     """
     try:
         batch = pickled.parse(content)
@@ -116,7 +117,7 @@ def parse_pickle(content: bytes, where: str) -> Labelled:
         if values.shape != (len(labels), VALUES):
             raise ValueError(f"data of shape {values.shape} for {len(labels)} labels")
     except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise UserError(f"{where}: no batch of CIFAR-10 ({error}); {BINARY.how_to_get}") from error
+        raise UserError(f"{where}: not a batch of CIFAR-10 ({error}); {BINARY.how_to_get}") from error
     return _to_images(values), labels
 
 
@@ -124,19 +125,19 @@ def _to_images(values: np.ndarray) -> np.ndarray:
     return values.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
 
 
-class Cifar10(Pictures, skip_registration=True):  # TFDS has one of this name, which needs TensorFlow
-    """Small pixels of animals and vehicles, in colour."""
+class Cifar10(ImageDataset, skip_registration=True):  # TFDS uses this name
+    """Small colour images of animals and vehicles."""
 
     TITLE = BINARY.title
-    VERSION = tfds.core.Version("1.0.0")  # raise it whenever the same files would give other data
+    VERSION = tfds.core.Version("1.0.0")  # increase whenever the same files would give different data
     SHAPE = (SIDE, SIDE, 3)
     HOMEPAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 
 def to_grey(images: np.ndarray) -> np.ndarray:
-    """(n, 32, 32, 3) uint8 to (n, 32, 32) uint8: ITU-R 601-2 luma, in the fixed-point numbers of Pillow's convert("L").
+    """Convert (n, 32, 32, 3) uint8 to ITU-R 601-2 luma (n, 32, 32) uint8.
 
-    Which is what torchvision's Grayscale, hence LRA's task in the references, does.
+    Uses the fixed-point weights of Pillow's convert("L"), like torchvision's Grayscale in the references.
     """
     weights = np.array([19595, 38470, 7471], np.uint32)  # 0.299, 0.587 and 0.114 of 2**16
     return np.stack([((image @ weights + 2**15) >> 16).astype(np.uint8) for image in images])
@@ -145,14 +146,14 @@ def to_grey(images: np.ndarray) -> np.ndarray:
 def load(
     data_dir: str | Path, folder: str | Path = "", *, grey: bool, pool: int = 1, **limits: int
 ) -> dict[str, Split]:
-    """The splits "train", "validation" and "test", normalised; prepared in `data_dir` if need be.
+    """Load the normalised splits "train", "validation" and "test". Prepare them in `data_dir` on the first call.
 
     Args:
-        folder: of the batches, see `Files`; empty: the published ones.
-        grey: one feature a step, the grey value; otherwise three: red, green, blue.
-        pool: side of the squares of pixels that become one step, their mean: 1 gives L = 1024, 2 gives L = 256.
-        **limits: numbers of examples, and what is raised: see `aire.data.formats.pixels.load`.
+        folder: of the batches, see `CifarSource`; empty for the published ones.
+        grey: use one feature per step, the grey value, instead of red, green and blue.
+        pool: average squares of this side into one step: 1 gives L = 1024, 2 gives L = 256.
+        **limits: numbers of examples, see `aire.data.formats.pixels.load`, which also lists the errors.
     """
     sequences = Sequences(SIDE, pool, GREY_MEAN, GREY_STD) if grey else Sequences(SIDE, pool, MEAN, STD)
-    source = Files(data_dir, folder)
+    source = CifarSource(data_dir, folder)
     return pixels.load(Cifar10, data_dir, source, sequences, convert=to_grey if grey else None, **limits)

@@ -1,8 +1,8 @@
-"""Sequential Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747): pixels of clothes, a grey value a step.
+"""Sequential Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747): images of clothes, one grey value per step.
 
-The data is four idx files: 60,000 pixels and labels for training, 10,000 for testing, 28×28 grey values, 10 classes
-of equal size, read row by row. There is no validation split in them: every twelfth training picture (5,000 of 60,000)
-goes into one, which is the same choice everywhere and takes from all classes even where files are sorted by class.
+The dataset is four idx files: 60,000 training and 10,000 test images with labels, 28×28 grey values, 10 classes of
+equal size. Images are read row by row. The files have no validation split, so every twelfth training image (5,000 of
+60,000) becomes one. This choice is deterministic and includes all classes even if the files are sorted by class.
 """
 
 from pathlib import Path
@@ -11,15 +11,15 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from aire.data.formats import pixels
-from aire.data.formats.idx import SIDE, Checksums, Files, Published
-from aire.data.formats.pixels import Pictures, Sequences
+from aire.data.formats.idx import SIDE, Checksums, IdxSource, Published
+from aire.data.formats.pixels import ImageDataset, Sequences
 from aire.data.pipeline import Split
 
-MEAN, STD = 0.2860, 0.3530  # of the 60,000 training pictures' grey values, scaled to [0, 1]
+MEAN, STD = 0.2860, 0.3530  # of the grey values of the 60,000 training images, scaled to [0, 1]
 VALIDATION_EVERY = 12
 
-# Sizes and checksums of the packed files: tensorflow-datasets 4.9.10, url_checksums/fashion_mnist.txt. Of the unpacked
-# ones: of the files of Debian's package.
+# Sizes and checksums of the gzip files are from tensorflow-datasets 4.9.10, url_checksums/fashion_mnist.txt. Those of
+# the unpacked files are from Debian's package.
 PUBLISHED = Published(
     title="Fashion-MNIST",
     url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -49,18 +49,18 @@ PUBLISHED = Published(
 )
 
 
-class FashionMnist(Pictures, skip_registration=True):  # TFDS has one of this name, which needs TensorFlow
-    """Grey pixels of ten kinds of clothes."""
+class FashionMnist(ImageDataset, skip_registration=True):  # TFDS uses this name
+    """Grey images of ten kinds of clothes."""
 
     TITLE = PUBLISHED.title
-    VERSION = tfds.core.Version("1.0.0")  # raise it whenever the same files would give other data
+    VERSION = tfds.core.Version("1.0.0")  # increase whenever the same files would give different data
     SHAPE = (SIDE, SIDE)
     HOMEPAGE = "https://github.com/zalandoresearch/fashion-mnist"
 
 
-def files(data_dir: str | Path, folder: str | Path = "") -> Files:
-    """The four files in a folder; without one, the published ones."""
-    return Files(PUBLISHED, _held_out, data_dir, folder)
+def files(data_dir: str | Path, folder: str | Path = "") -> IdxSource:
+    """Return the four files in a folder, or the published ones if `folder` is empty."""
+    return IdxSource(PUBLISHED, _held_out, data_dir, folder)
 
 
 def _held_out(n: int) -> np.ndarray:
@@ -68,12 +68,12 @@ def _held_out(n: int) -> np.ndarray:
 
 
 def load(data_dir: str | Path, folder: str | Path = "", *, pool: int = 1, **limits: int) -> dict[str, Split]:
-    """The splits "train", "validation" and "test", normalised; prepared in `data_dir` if need be.
+    """Load the normalised splits "train", "validation" and "test". Prepare them in `data_dir` on the first call.
 
     Args:
-        folder: of the four files, each with .gz or without; empty: the published ones.
-        pool: side of the squares of grey values that become one step, their mean: 1 gives L = 784, 2 gives L = 196.
-        **limits: numbers of examples, and what is raised: see `aire.data.formats.pixels.load`.
+        folder: of the four files, each with or without .gz; empty for the published ones.
+        pool: average squares of this side into one step: 1 gives L = 784, 2 gives L = 196.
+        **limits: numbers of examples, see `aire.data.formats.pixels.load`, which also lists the errors.
     """
     sequences = Sequences(SIDE, pool, MEAN, STD)
     return pixels.load(FashionMnist, data_dir, files(data_dir, folder), sequences, **limits)

@@ -1,13 +1,15 @@
-"""LRA Text: is a film review positive? IMDB's reviews (Maas et al. 2011) by characters (Tay et al. 2021, 2011.04006).
+"""LRA Text: classify film reviews by their characters (Tay et al. 2021, arXiv 2011.04006).
 
-The archive holds 25,000 reviews for training, as many for testing, half of each positive, and 50,000 without labels,
-which are left out. Characters are UTF-8 code points, case kept, a review's first 4,095; the vocabulary is what occurs
-at least 15 times in the training reviews: 131 characters, with padding, unknown and end 134 tokens. The references
-make the inputs 135 wide, so one of them is always zero.
+The reviews are from IMDB (Maas et al. 2011). The archive has 25,000 training and 25,000 test reviews, half of each
+positive. It also has 50,000 reviews without labels, which are not used. The input is the first 4,095 code points of a
+review, with case preserved. The vocabulary is the 131 characters that occur at least 15 times in the training reviews;
+with padding, unknown and end of sequence this makes 134 tokens. The references use inputs of width 135, so one input
+is always zero.
 
-There is no validation split, and the references validate on test. Here the last tenth of each class in training, by
-the reviews' numbers, goes into one: reviews of a film stand together, so that two thirds of these are of films which
-the training reviews do not know, as all of test's are. The vocabulary counts them as training reviews.
+There is no validation split, and the references validate on the test split. Here the last tenth of each training class
+becomes the validation split. Reviews are numbered film by film, so two thirds of the validation reviews are about
+films that are not in the training split, as are all test reviews. The vocabulary counts validation reviews as training
+reviews.
 """
 
 import dataclasses
@@ -22,15 +24,15 @@ import tensorflow_datasets as tfds
 
 from aire.data.formats import preparation
 from aire.data.formats.archives import Archive, Files
-from aire.data.formats.characters import Vocabulary, check_length, ended
+from aire.data.formats.characters import Vocabulary, append_eos, check_length
 from aire.data.formats.preparation import PreparedOnce
 from aire.data.pipeline import Split, pad
 from aire.utils.errors import UserError
 
 CLASSES = ("neg", "pos")
-MAX_LENGTH = 4096  # of the task, the end token included
-VOCAB_SIZE = 135  # width of the one-hot inputs, as in the references; 134 of them are used
-LEAST_COUNT = 15
+MAX_LENGTH = 4096  # of the task, including the end token
+VOCAB_SIZE = 135  # width of the one-hot inputs, as in the references; 134 are used
+MIN_COUNT = 15
 VALIDATION_SHARE = 10  # one review in this many
 
 ARCHIVE = Archive(
@@ -47,11 +49,11 @@ Example = tuple[np.ndarray, int]  # tokens (L,) uint8 without the end token, and
 
 @dataclasses.dataclass(frozen=True)
 class Reviews:
-    """The labelled reviews of the archive, by number, the classes in turn.
+    """The labelled reviews of the archive, ordered by number, with alternating classes.
 
     Raises:
-        UserError: (by its methods) the archive cannot be had or is damaged, a review is not UTF-8, too few reviews of
-            a class, or more characters than the vocabulary has place for.
+        UserError: (from methods) the archive is unavailable or damaged, a review is not UTF-8, a class has too few
+            reviews, or there are too many characters for the vocabulary.
     """
 
     files: Files
@@ -67,7 +69,7 @@ class Reviews:
 
     @cached_property
     def _examples(self) -> dict[str, list[Example]]:
-        train, test = (self._reviews(name, least) for name, least in (("train", VALIDATION_SHARE), ("test", 1)))
+        train, test = (self._reviews(name, minimum) for name, minimum in (("train", VALIDATION_SHARE), ("test", 1)))
         vocabulary = self._vocabulary(text for texts in train for _, text in texts)
         held_out = [len(texts) // VALIDATION_SHARE for texts in train]
         parts = {
@@ -77,20 +79,20 @@ class Reviews:
         }
         return {name: _encode(part, vocabulary) for name, part in parts.items()}
 
-    def _reviews(self, split: str, least: int) -> list[list[tuple[int, str]]]:
-        """Number and text of the reviews of each class, by number; at least `least` of each."""
+    def _reviews(self, split: str, minimum: int) -> list[list[tuple[int, str]]]:
+        """Return (number, text) of the reviews of each class in order; raise if a class has fewer than `minimum`."""
         found = [sorted(self._texts.get(f"{split}/{name}", [])) for name in CLASSES]
         for name, texts in zip(CLASSES, found, strict=True):
-            if len(texts) < least:
+            if len(texts) < minimum:
                 raise UserError(
-                    f"{ARCHIVE.title}: {len(texts)} reviews in {split}/{name}; expected at least {least}; "
+                    f"{ARCHIVE.title}: {len(texts)} reviews in {split}/{name}; expected at least {minimum}; "
                     f"{ARCHIVE.how_to_get}"
                 )
         return found
 
     @cached_property
     def _texts(self) -> dict[str, list[tuple[int, str]]]:
-        """Number and text of all reviews by folder, in any order; only what the task reads of a text."""
+        """Read (number, text) of all reviews by folder, unordered, with texts cut to the task's length."""
         texts: dict[str, list[tuple[int, str]]] = {}
         for name, content in self.files.members():
             folder, number = re.fullmatch(r"(.*)/(\d+)_\d+\.txt", name).groups()
@@ -105,24 +107,24 @@ class Reviews:
         counts: Counter[str] = Counter()
         for text in texts:
             counts.update(text)
-        return Vocabulary.of(counts, least=LEAST_COUNT, most=VOCAB_SIZE, title=ARCHIVE.title)
+        return Vocabulary.from_counts(counts, min_count=MIN_COUNT, max_tokens=VOCAB_SIZE, title=ARCHIVE.title)
 
 
 def _encode(classes: list[list[tuple[int, str]]], vocabulary: Vocabulary) -> list[Example]:
-    """By number, the classes in turn, so that the first ones are of both."""
+    """Encode reviews in the order of their numbers. Classes alternate, so any first few examples include both."""
     labelled = sorted((number, label, text) for label, texts in enumerate(classes) for number, text in texts)
     return [(vocabulary.encode(text), label) for _, label, text in labelled]
 
 
 class Imdb(PreparedOnce):
-    """Stores `tokens` (L,) uint8, without the end token, and `label`."""
+    """Store `tokens` (L,) uint8, without the end token, and `label`."""
 
     TITLE = ARCHIVE.title
-    VERSION = tfds.core.Version("1.0.0")  # raise it whenever the same files would give other data
+    VERSION = tfds.core.Version("1.0.0")  # increase whenever the same files would give different data
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
-            # As bytes: TFDS otherwise widens each token to an int64, which reads back more slowly.
+            # Encode as bytes, because TFDS would widen each token to int64 and read more slowly.
             "tokens": tfds.features.Tensor(shape=(None,), dtype=np.uint8, encoding="bytes"),
             "label": tfds.features.ClassLabel(names=CLASSES),
         }
@@ -131,7 +133,7 @@ class Imdb(PreparedOnce):
             description="Film reviews by characters: positive or negative.",
             homepage="https://ai.stanford.edu/~amaas/data/sentiment/",
             features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,  # both classes in turn already
+            disable_shuffling=True,  # the classes alternate
         )
 
     def encode(self, example: Example) -> dict:
@@ -141,17 +143,17 @@ class Imdb(PreparedOnce):
 def load(
     data_dir: str | Path, reviews: Reviews, *, length: int = MAX_LENGTH, validate_on_test: bool = False, **examples: int
 ) -> dict[str, Split]:
-    """The splits "train", "validation" and "test", tokens (n, length); prepared in `data_dir` if need be.
+    """Load the splits "train", "validation" and "test" with tokens (n, length). Prepare them on the first call.
 
     Args:
-        data_dir: folder of prepared datasets; what is kept there depends on the reviews alone.
-        reviews: where they come from.
-        length: of the sequences; longer texts are cut, and all end with the end token.
-        validate_on_test: as the references do: train on all training reviews, and "validation" is "test".
-        examples: train_examples, validation_examples, test_examples: at most this many, the first ones; 0: all.
+        data_dir: folder of prepared datasets. They do not depend on the options below.
+        reviews: the source of the reviews.
+        length: of the sequences. Longer texts are cut; all end with the end token.
+        validate_on_test: train on all training reviews and use "test" as "validation", like the references.
+        examples: train_examples, validation_examples, test_examples: use only the first so many; 0 means all.
     Raises:
-        UserError: a bad length or number of examples; the archive cannot be had; `data_dir` cannot be written; what
-            was prepared there is damaged.
+        UserError: a bad length or number of examples; the archive is unavailable; `data_dir` cannot be written; the
+            prepared data is damaged.
     """
     check_length(length, MAX_LENGTH, ARCHIVE.title)
     prepared = preparation.load(Imdb, data_dir, reviews, **examples)
@@ -159,6 +161,6 @@ def load(
         prepared["train"] += prepared["validation"]
         prepared["validation"] = prepared["test"]
     return {
-        name: pad([ended(e["tokens"], length) for e in split], [e["label"] for e in split], length, name=name)
+        name: pad([append_eos(e["tokens"], length) for e in split], [e["label"] for e in split], length, name=name)
         for name, split in prepared.items()
     }

@@ -1,8 +1,8 @@
 """ListOps of the Long Range Arena (Tay et al. 2021, arXiv 2011.04006; first Nangia & Bowman 2018, arXiv 1804.06028).
 
 A sequence is a nested expression such as `[MAX 4 [MED 1 2 3 ] 0 ]`, and its class is its value, 0 to 9. Examples are
-generated here, deterministically from a seed, or taken from the files that the Long Range Arena released. Either way a
-TFDS builder writes them once; later runs read what it wrote.
+generated from a seed or read from the files released by the Long Range Arena. In both cases a TFDS builder writes them
+once, and later runs read the prepared data.
 """
 
 import csv
@@ -19,13 +19,13 @@ import tensorflow_datasets as tfds
 from aire.data.formats import preparation
 from aire.data.formats.preparation import SPLITS, PreparedOnce
 from aire.data.pipeline import Split, pad
-from aire.utils.errors import UserError
+from aire.utils.errors import MissingFileError, UserError
 from aire.utils.files import reading, sha256
 
 VOCABULARY = ("<pad>", "<unk>", "<eos>", "]", *"0123456789", "[MAX", "[MED", "[MIN", "[SM")
-VOCAB_SIZE = 20  # width of the one-hot inputs, as in the S5 reference; 18 of them are used
+VOCAB_SIZE = 20  # width of the one-hot inputs, as in the S5 reference; 18 are used
 N_CLASSES = 10
-MAX_LENGTH = 2048  # of the task, <eos> included
+MAX_LENGTH = 2048  # of the task, including <eos>
 
 Example = tuple[bytes, int]  # the expression as indices into VOCABULARY, without <eos>, and its value
 
@@ -38,14 +38,14 @@ _EXPRESSION_TOKENS = {token: index for token, index in _INDEX.items() if not tok
 
 
 def _median(values: list[int]) -> int:
-    """The median, rounded down where it lies between two digits."""
+    """Return the median, rounded down."""
     ordered, n = sorted(values), len(values)
     return (ordered[(n - 1) // 2] + ordered[n // 2]) // 2
 
 
 _OPERATORS = (max, _median, min, lambda values: sum(values) % 10)  # in the order of the vocabulary
 _OPERATOR_PROBABILITY = 0.25
-_MAX_FAILURES = 1_000_000  # draws in a row without a new example; in the full task one in 12 is one
+_MAX_FAILURES = 1_000_000  # consecutive draws without a new example; in the full task one in 12 draws succeeds
 
 
 class _TooLong(Exception):
@@ -54,16 +54,16 @@ class _TooLong(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Generated:
-    """Examples drawn from the Long Range Arena's grammar; the defaults are its task.
+    """Examples from the Long Range Arena's grammar. The defaults are those of its task.
 
     Attributes:
-        min_length, max_length: an expression's number of tokens, `]` counted and <eos> not, lies strictly between.
-        max_depth: of nesting; a lone digit has depth 1.
-        max_args: an operator has 2 to this many arguments, all numbers equally likely.
-        train_examples, validation_examples, test_examples: sizes of the splits; no expression occurs twice in them.
-        seed: of the draws. Validation and test are drawn first: they do not depend on the size of train.
+        min_length, max_length: exclusive limits on the number of tokens of an expression, including `]` but not <eos>.
+        max_depth: of nesting. A single digit has depth 1.
+        max_args: an operator has 2 to this many arguments, all equally likely.
+        train_examples, validation_examples, test_examples: sizes of the splits. All expressions are distinct.
+        seed: of the draws. Validation and test are drawn first, so they do not depend on the size of train.
     Raises:
-        UserError: a value out of its range.
+        UserError: a value is out of range.
     """
 
     min_length: int = 500
@@ -76,14 +76,14 @@ class Generated:
     seed: int = 0
 
     def __post_init__(self):
-        least = {name: 1 for name in ("max_depth", "train_examples", "validation_examples", "test_examples")}
-        least |= {"min_length": 0, "max_length": self.min_length + 2, "max_args": 2, "seed": 0}
-        for name, value in least.items():
+        minimum = {name: 1 for name in ("max_depth", "train_examples", "validation_examples", "test_examples")}
+        minimum |= {"min_length": 0, "max_length": self.min_length + 2, "max_args": 2, "seed": 0}
+        for name, value in minimum.items():
             if getattr(self, name) < value:
                 raise UserError(f"ListOps: {name}={getattr(self, name)}: expected at least {value}")
 
     def config_name(self) -> str:
-        """Names every option, so that data made with others is never taken for it."""
+        """Name every option, because different options give different data."""
         sizes = "-".join(str(self.sizes()[name]) for name in SPLITS)
         shape = f"len{self.min_length}-{self.max_length}_depth{self.max_depth}_args{self.max_args}"
         return f"generated_{shape}_n{sizes}_seed{self.seed}"
@@ -92,12 +92,12 @@ class Generated:
         return dict(zip(SPLITS, (self.train_examples, self.validation_examples, self.test_examples), strict=True))
 
     def splits(self) -> dict[str, Iterator[Example]]:
-        """The splits, to be read in the order of the dict, for all take from one stream."""
+        """Return the splits. Read them in the order of the dict, because they share one stream."""
         stream = self._stream()
         return {name: islice(stream, self.sizes()[name]) for name in ("test", "validation", "train")}
 
     def _stream(self) -> Iterator[Example]:
-        """Different examples, without end. Raises UserError where the options allow too few of them."""
+        """Yield distinct examples forever. Raise UserError if the options allow too few."""
         random, seen, failures = Random(self.seed), set(), 0
         while failures < _MAX_FAILURES:
             example = self.draw(random)
@@ -109,12 +109,12 @@ class Generated:
             yield example
         raise UserError(
             f"ListOps: {self}: only {len(seen)} different expressions found, none in the last {_MAX_FAILURES:,} draws; "
-            "allow more lengths or depth, or ask for fewer examples"
+            "allow more lengths or depth, or request fewer examples"
         )
 
     def draw(self, random: Random) -> Example | None:
-        """One expression of the grammar, evaluated while it is written; None if its length is not as wanted."""
-        draw = random.random  # and nothing else: the one method whose numbers Python promises never to change
+        """Draw an expression and evaluate it. Return None if its length is out of range."""
+        draw = random.random  # only this method, because Python guarantees that its numbers never change
         tokens = bytearray()
 
         def node(depth: int) -> int:
@@ -143,16 +143,16 @@ class Generated:
 
 @dataclasses.dataclass(frozen=True)
 class Release:
-    """The examples of the Long Range Arena's release: basic_train.tsv, basic_val.tsv and basic_test.tsv in `folder`.
+    """The examples in basic_train.tsv, basic_val.tsv and basic_test.tsv of the Long Range Arena's release.
 
     Raises:
-        UserError: (by its methods) a file is missing or damaged; file and line are named.
+        UserError: (from methods) a file is missing or damaged. The message names file and line.
     """
 
     folder: str | Path
 
     def config_name(self) -> str:
-        """Names the files' content, so that changed files are never taken for those that were read before."""
+        """Identify the content of the files, so that changed files are prepared again."""
         digests = b"".join(bytes.fromhex(sha256(path)) for path in self._files().values())
         return f"release_{hashlib.sha256(digests).hexdigest()[:16]}"
 
@@ -169,18 +169,18 @@ class Release:
         }
         missing = [path.name for path in files.values() if not path.is_file()]
         if missing:
-            raise UserError(
-                f"{folder}: no {', '.join(missing)} there; expected the folder listops-1000 of the Long Range Arena's "
+            raise MissingFileError(
+                f"{folder}: missing {', '.join(missing)}; expected the folder listops-1000 of the Long Range Arena's "
                 "release: the archive lra_release.gz that github.com/google-research/long-range-arena links to"
             )
         return files
 
 
 def read_tsv(path: Path) -> Iterator[Example]:
-    """The examples of a file with the columns Source and Target, tab-separated, as Python's csv module writes it.
+    """Yield the examples of a tab-separated file with columns Source and Target, as written by Python's csv module.
 
     Raises:
-        UserError: the file cannot be read, or a row is not an expression and a digit; file and line are named.
+        UserError: the file cannot be read, or a row is not an expression and a digit. The message names file and line.
     """
     with reading(path), open(path, newline="", encoding="ascii", errors="replace") as file:
         rows = csv.reader(file, delimiter="\t")
@@ -194,32 +194,32 @@ def read_tsv(path: Path) -> Iterator[Example]:
 
 
 def _parse_row(row: list[str], where: str) -> Example:
-    """One row's expression, its parentheses dropped, and value; `where` is for the message of a UserError."""
+    """Return the expression of a row, without parentheses, and its value. `where` is used in error messages."""
     if len(row) != 2:
         raise UserError(f"{where}: expected 2 tab-separated columns, found {len(row)}; is the file truncated?")
     source, target = row
     try:
         tokens = bytes(map(_EXPRESSION_TOKENS.__getitem__, source.translate({ord("("): None, ord(")"): None}).split()))
     except KeyError as error:
-        known = " ".join(_EXPRESSION_TOKENS)
-        raise UserError(f"{where}: token {error.args[0][:40]!r} is not in the vocabulary: {known}") from None
+        tokens = " ".join(_EXPRESSION_TOKENS)
+        raise UserError(f"{where}: token {error.args[0][:40]!r} is not in the vocabulary: {tokens}") from None
     if len(tokens) + 1 > MAX_LENGTH:
         raise UserError(f"{where}: {len(tokens) + 1} tokens with <eos>, but the task's maximum is {MAX_LENGTH}")
     if not _is_expression(np.frombuffer(tokens, np.uint8)):
-        raise UserError(f"{where}: the brackets do not make one whole expression; is the file truncated?")
+        raise UserError(f"{where}: the brackets do not form one complete expression; is the file truncated?")
     if target not in set("0123456789"):
         raise UserError(f"{where}: target {target[:40]!r}; expected a digit, 0 to 9")
     return tokens, int(target)
 
 
 def _is_expression(tokens: np.ndarray) -> bool:
-    """Whether the brackets balance, and first at the end. tokens: (L,) uint8."""
+    """Return whether the brackets balance, and not before the end. tokens: (L,) uint8."""
     depth = np.cumsum((tokens >= _FIRST_OPERATOR).astype(int) - (tokens == _CLOSE))
     return depth.size > 0 and depth[-1] == 0 and bool(np.all(depth[:-1] > 0))
 
 
 def _count_rows(path: Path) -> int:
-    """Number of rows below the header. Raises UserError where there is none, or the last line has no end."""
+    """Count the rows below the header. Raise UserError if there are none or the last line is incomplete."""
     lines, last = 0, b""
     with reading(path), open(path, "rb") as file:
         while chunk := file.read(1 << 20):
@@ -231,18 +231,18 @@ def _count_rows(path: Path) -> int:
     return lines - 1
 
 
-# Preparing once, loading ---------------------------------------------------------------------------------------------
+# Preparing and loading -----------------------------------------------------------------------------------------------
 
 
 class ListOps(PreparedOnce):
-    """Stores `tokens` (L,) uint8, indices into VOCABULARY that end with <eos>, and `label`."""
+    """Store `tokens` (L,) uint8, indices into VOCABULARY that end with <eos>, and `label`."""
 
     TITLE = "ListOps"
-    VERSION = tfds.core.Version("1.0.0")  # raise it whenever the same options would give other data
+    VERSION = tfds.core.Version("1.0.0")  # increase whenever the same options would give different data
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
-            # As bytes: TFDS otherwise widens each token to an int64, which reads back more slowly.
+            # Encode as bytes, because TFDS would widen each token to int64 and read more slowly.
             "tokens": tfds.features.Tensor(shape=(None,), dtype=np.uint8, encoding="bytes"),
             "label": tfds.features.ClassLabel(num_classes=N_CLASSES),
         }
@@ -251,7 +251,7 @@ class ListOps(PreparedOnce):
             description="ListOps of the Long Range Arena: evaluate a nested expression of digits.",
             homepage="https://github.com/google-research/long-range-arena",
             features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,  # the examples are independent draws already
+            disable_shuffling=True,  # the examples are independent draws
         )
 
     def encode(self, example: Example) -> dict:
@@ -260,13 +260,13 @@ class ListOps(PreparedOnce):
 
 
 def load(data_dir: str | Path, source: Generated | Release, *, length: int) -> dict[str, Split]:
-    """The splits "train", "validation" and "test", padded to `length`; prepared in `data_dir` if not there yet.
+    """Load the splits "train", "validation" and "test", padded to `length`. Prepare them on the first call.
 
     Raises:
         UserError: a sequence with its <eos> is longer than `length`; the release's files are missing or damaged;
-            `data_dir` cannot be written; what was prepared there is damaged.
+            `data_dir` cannot be written; the prepared data is damaged.
     """
-    if isinstance(source, Generated) and source.max_length > length:  # before minutes of generating
+    if isinstance(source, Generated) and source.max_length > length:  # check before generating for minutes
         raise UserError(
             f"ListOps: max_length={source.max_length} does not fit length {length}: sequences would have up to "
             f"{source.max_length} tokens with <eos>; raise the length or lower max_length"

@@ -1,8 +1,8 @@
-"""Sequential MNIST and permuted sequential MNIST: handwritten digits, a grey value a step.
+"""Sequential MNIST and permuted sequential MNIST: handwritten digits, one grey value per step.
 
-As the references read them (S4's and S5's dataloaders/basic.py): grey values scaled to [0, 1] and nothing more, row by
-row, or in the order of the bit-reversal permutation. Their validation split, 6,000 of the 60,000 pixels for training,
-chosen by PyTorch from seed 42, is reproduced exactly.
+As in the references (dataloaders/basic.py of S4 and S5), grey values are scaled to [0, 1] and read row by row or in
+bit-reversed order. The references' validation split is reproduced exactly: PyTorch chooses 6,000 of the 60,000
+training images from seed 42.
 """
 
 import functools
@@ -12,13 +12,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from aire.data.formats import pixels
-from aire.data.formats.idx import SIDE, Checksums, Files, Published
-from aire.data.formats.pixels import Pictures, Sequences
+from aire.data.formats.idx import SIDE, Checksums, IdxSource, Published
+from aire.data.formats.pixels import ImageDataset, Sequences
 from aire.data.pipeline import Split
 from aire.data.splits import held_out
 
-# Sizes and checksums of the packed files: tensorflow-datasets 4.9.10, url_checksums/mnist.txt. Of the unpacked ones:
-# the same in several public projects, such as those that load MNIST in Go and C++.
+# Sizes and checksums of the gzip files are from tensorflow-datasets 4.9.10, url_checksums/mnist.txt. Those of the
+# unpacked files are the same in several public projects that load MNIST in Go and C++.
 PUBLISHED = Published(
     title="MNIST",
     url="https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -47,23 +47,23 @@ PUBLISHED = Published(
 )
 
 
-class Mnist(Pictures, skip_registration=True):  # TFDS has one of this name, which needs TensorFlow
-    """Grey pixels of handwritten digits."""
+class Mnist(ImageDataset, skip_registration=True):  # TFDS uses this name
+    """Grey images of handwritten digits."""
 
     TITLE = PUBLISHED.title
-    VERSION = tfds.core.Version("1.0.0")  # raise it whenever the same files would give other data
+    VERSION = tfds.core.Version("1.0.0")  # increase whenever the same files would give different data
     SHAPE = (SIDE, SIDE)
     HOMEPAGE = "http://yann.lecun.com/exdb/mnist/"
 
 
-def files(data_dir: str | Path, folder: str | Path = "") -> Files:
-    """The four files in a folder; without one, the published ones."""
-    return Files(PUBLISHED, held_out, data_dir, folder)
+def files(data_dir: str | Path, folder: str | Path = "") -> IdxSource:
+    """Return the four files in a folder, or the published ones if `folder` is empty."""
+    return IdxSource(PUBLISHED, held_out, data_dir, folder)
 
 
-@functools.cache  # asked for at every batch
+@functools.cache  # called for every batch
 def bit_reversal(n: int) -> np.ndarray:
-    """(n,): the numbers below n, ordered by their binary digits read backwards."""
+    """Return the numbers below n, ordered by their reversed binary digits, (n,)."""
     digits = (n - 1).bit_length()
     reversed_ = [int(f"{i:0{digits}b}"[::-1], 2) for i in range(2**digits)]
     return np.array([i for i in reversed_ if i < n])
@@ -72,13 +72,13 @@ def bit_reversal(n: int) -> np.ndarray:
 def load(
     data_dir: str | Path, folder: str | Path = "", *, permuted: bool = False, pool: int = 1, **limits: int
 ) -> dict[str, Split]:
-    """The splits "train", "validation" and "test"; prepared in `data_dir` if need be.
+    """Load the splits "train", "validation" and "test". Prepare them in `data_dir` on the first call.
 
     Args:
-        folder: of the four files, each with .gz or without; empty: the published ones.
-        permuted: the steps in the order of `bit_reversal`.
-        pool: side of the squares of grey values that become one step, their mean: 1 gives L = 784, 2 gives L = 196.
-        **limits: numbers of examples, and what is raised: see `aire.data.formats.pixels.load`.
+        folder: of the four files, each with or without .gz; empty for the published ones.
+        permuted: order the steps by `bit_reversal`.
+        pool: average squares of this side into one step: 1 gives L = 784, 2 gives L = 196.
+        **limits: numbers of examples, see `aire.data.formats.pixels.load`, which also lists the errors.
     """
     sequences = Sequences(SIDE, pool, order=bit_reversal if permuted else None)
     return pixels.load(Mnist, data_dir, files(data_dir, folder), sequences, **limits)

@@ -1,8 +1,8 @@
-"""Pathfinder and Path-X of the Long Range Arena (Tay et al. 2021, arXiv 2011.04006): pictures, a grey value a step.
+"""Pathfinder and Path-X of the Long Range Arena (Tay et al. 2021, arXiv 2011.04006): images, one grey value per step.
 
-Does one dashed contour join the two dots, or does each end another? Pathfinder has 32×32 pixels, read row by row
-(L = 1024), Path-X 128×128 (L = 16384). The pictures are drawn here (`aire.data.contours`) or those that the Long Range
-Arena released. Either way a TFDS builder writes them once; later runs read what it wrote.
+The question is whether one dashed contour connects the two dots. Pathfinder has 32×32 pixels, read row by row
+(L = 1024), and Path-X has 128×128 (L = 16384). The images are generated (`aire.data.contours`) or read from the Long
+Range Arena's release. In both cases a TFDS builder writes them once, and later runs read the prepared data.
 """
 
 import dataclasses
@@ -21,27 +21,27 @@ from aire.data.formats import preparation
 from aire.data.formats.preparation import SPLITS, PreparedOnce
 from aire.data.pipeline import Split
 from aire.data.splits import torch_permutation
-from aire.utils.errors import UserError
+from aire.utils.errors import MissingFileError, UserError
 from aire.utils.files import reading
 
 N_CLASSES = 2
 
-Example = tuple[np.ndarray, int]  # a picture, (side, side) uint8, and whether its dots are connected
+Example = tuple[np.ndarray, int]  # an image, (side, side) uint8, and whether its dots are connected
 
 
-# Drawing -------------------------------------------------------------------------------------------------------------
+# Generating ----------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Generated:
-    """Pictures drawn from a seed. Each depends on the seed, its split and its number alone; every other is connected.
+    """Images generated from a seed. Each depends only on seed, split and index; every second one is connected.
 
     Attributes:
-        design: what they look like, a name in `aire.data.contours.DESIGNS`; the first two are the Long Range Arena's.
+        design: a name in `aire.data.contours.DESIGNS`. The first two are the Long Range Arena's.
         train_examples, validation_examples, test_examples: sizes of the splits.
-        seed: of the pictures.
+        seed: of the images.
     Raises:
-        UserError: an unknown design, or a value out of its range.
+        UserError: the design is unknown or a value is out of range.
     """
 
     design: str = "lra32"
@@ -53,8 +53,8 @@ class Generated:
     def __post_init__(self):
         if self.design not in DESIGNS:
             raise UserError(f"Pathfinder: unknown design {self.design!r}: expected one of {sorted(DESIGNS)}")
-        least = {"train_examples": 1, "validation_examples": 1, "test_examples": 1, "seed": 0}
-        for name, value in least.items():
+        minimum = {"train_examples": 1, "validation_examples": 1, "test_examples": 1, "seed": 0}
+        for name, value in minimum.items():
             if getattr(self, name) < value:
                 raise UserError(f"Pathfinder: {name}={getattr(self, name)}: expected at least {value}")
 
@@ -63,7 +63,7 @@ class Generated:
         return DESIGNS[self.design].side
 
     def config_name(self) -> str:
-        """Names every option, so that pictures drawn with others are never taken for them."""
+        """Name every option, because different options give different images."""
         sizes = "-".join(str(self.sizes()[name]) for name in SPLITS)
         return f"generated_{self.design}_n{sizes}_seed{self.seed}"
 
@@ -76,37 +76,34 @@ class Generated:
     def _examples(self, split: str, size: int) -> Iterator[Example]:
         for index in range(size):
             connected = index % 2 == 1
-            picture = contours.draw(DESIGNS[self.design], connected, f"{self.seed} {split} {index}")
-            yield picture.image(), int(connected)
+            scene = contours.draw(DESIGNS[self.design], connected, f"{self.seed} {split} {index}")
+            yield scene.image(), int(connected)
 
 
 # Reading the release -------------------------------------------------------------------------------------------------
 
-_DIFFICULTY = "curv_contour_length_14"  # the one that the benchmark takes
+_DIFFICULTY = "curv_contour_length_14"  # the one used by the benchmark
 
 
 @dataclasses.dataclass(frozen=True)
 class Release:
-    """The Long Range Arena's pictures with contours of 14 dashes, in its folder pathfinder32 or pathfinder128.
+    """The images with contours of 14 dashes in the Long Range Arena's folder pathfinder32 or pathfinder128.
 
-    The same pictures as in the S5 reference are for training, validation and testing, 80, 10 and 10 %. The release's
-    one empty picture, which that reference leaves out, is in curv_baseline and so not among them.
+    They are split 80/10/10 % into training, validation and test like in the S5 reference. That reference skips the one
+    empty image of the release, which is in curv_baseline and so not used here.
 
     Attributes:
-        folder: holds curv_contour_length_14/imgs/N/*.png and curv_contour_length_14/metadata/N.npy, which is text.
-        side: of its pictures.
+        folder: contains curv_contour_length_14/imgs/N/*.png and curv_contour_length_14/metadata/N.npy (text files).
+        side: of the images.
     Raises:
-        UserError: (by its methods) a file is missing or damaged; it is named, and the line.
+        UserError: (from methods) a file is missing or damaged. The message names file and line.
     """
 
     folder: str | Path
     side: int
 
     def config_name(self) -> str:
-        """Names the lists and the sizes of the files, so that others are never taken for those that were read before.
-
-        Not what is in the pictures, for to read 200,000 of them takes minutes.
-        """
+        """Identify the files by their lists and sizes, because reading 200,000 images takes minutes."""
         digest = hashlib.sha256()
         for path, label in self._listed:
             digest.update(f"{path.relative_to(self.folder)} {label} {_size(path)}\n".encode())
@@ -125,32 +122,32 @@ class Release:
 
     @cached_property
     def _listed(self) -> list[tuple[Path, int]]:
-        """The pictures' files and labels, list after list."""
+        """Files and labels of the images, list after list."""
         folder = Path(self.folder, _DIFFICULTY)
         lists = sorted(folder.glob("metadata/*.npy"), key=lambda path: (len(path.stem), path.stem))  # 2 before 10
         if not lists:
-            raise UserError(
-                f"{folder}: no metadata/*.npy there; expected the folder pathfinder{self.side} of the Long Range "
+            raise MissingFileError(
+                f"{folder}: missing metadata/*.npy; expected the folder pathfinder{self.side} of the Long Range "
                 "Arena's release: the archive lra_release.gz that github.com/google-research/long-range-arena links to"
             )
         listed = [example for path in lists for example in read_list(path)]
         if len(listed) < 10:
-            raise UserError(f"{folder / 'metadata'}: {len(listed)} pictures listed; expected at least 10")
+            raise UserError(f"{folder / 'metadata'}: {len(listed)} images listed; expected at least 10")
         return listed
 
 
 def read_list(path: Path) -> list[tuple[Path, int]]:
-    """Files and labels of the pictures in one list of the release: lines such as `imgs/0 sample_7.png 7 1 1.0 14 …`.
+    """Read image files and labels from a list of the release, with lines such as `imgs/0 sample_7.png 7 1 1.0 14 …`.
 
-    The list is at curv_contour_length_14/metadata/N.npy. In spite of that name it is text.
+    The list is curv_contour_length_14/metadata/N.npy. Despite its name it is a text file.
 
     Raises:
-        UserError: the file cannot be read, or a line is not as expected; file and line are named.
+        UserError: the file cannot be read or a line is invalid. The message names file and line.
     """
     with reading(path):
         content = path.read_bytes()
     if not content.isascii():
-        raise UserError(f"{path}: not text; expected the list as in the release; arrays and pickles are not read")
+        raise UserError(f"{path}: not text; expected a list as in the release; arrays and pickles are not supported")
     listed = []
     for number, line in enumerate(content.decode().splitlines(), 1):
         match line.split():
@@ -158,49 +155,49 @@ def read_list(path: Path) -> list[tuple[Path, int]]:
                 listed.append((path.parent.parent / folder / name, int(label)))
             case _:
                 raise UserError(
-                    f"{path}, line {number}: expected folder, file, number and label (0 or 1) of a picture, "
+                    f"{path}, line {number}: expected folder, file, number and label (0 or 1) of an image, "
                     f"found {line[:80]!r}; get the file again"
                 )
     return listed
 
 
 def _size(path: Path) -> int:
-    """A picture's bytes. Raises UserError where it is missing or empty."""
+    """Return the size of a file in bytes. Raise UserError if it is missing or empty."""
     with reading(path):
         size = path.stat().st_size
     if not size:
-        raise UserError(f"{path}: an empty file; get the archive again")
+        raise UserError(f"{path}: the file is empty; get the archive again")
     return size
 
 
 def read_png(path: Path, side: int) -> np.ndarray:
-    """A grey picture, (side, side) uint8.
+    """Read a grey image, (side, side) uint8.
 
     Raises:
-        UserError: the file cannot be read, is no PNG, is damaged, or has another size.
+        UserError: the file cannot be read, is not a PNG, is damaged, or has another size.
     """
     try:
-        with reading(path), Image.open(path, formats=["PNG"]) as picture:
-            if picture.size != (side, side):
-                raise UserError(f"{path}: {picture.width}×{picture.height} pixels; expected {side}×{side}")
-            return np.asarray(picture.convert("L"))
-    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, for damaged files
+        with reading(path), Image.open(path, formats=["PNG"]) as image:
+            if image.size != (side, side):
+                raise UserError(f"{path}: {image.width}×{image.height} pixels; expected {side}×{side}")
+            return np.asarray(image.convert("L"))
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:  # raised by Pillow for damaged files
         raise UserError(f"{path}: damaged ({error}); get the archive again") from error
 
 
-# Preparing once, loading ---------------------------------------------------------------------------------------------
+# Preparing and loading -----------------------------------------------------------------------------------------------
 
 
 class Pathfinder(PreparedOnce):
-    """Stores `image` (side, side) uint8 and `label`, 1 where the dots are connected."""
+    """Store `image` (side, side) uint8 and `label`, 1 if the dots are connected."""
 
     TITLE = "Pathfinder"
-    VERSION = tfds.core.Version("1.0.0")  # raise it whenever the same options would give other data
+    VERSION = tfds.core.Version("1.0.0")  # increase whenever the same options would give different data
 
     def _info(self) -> tfds.core.DatasetInfo:
         side = self.builder_config.source.side
         features = {
-            # As bytes: TFDS otherwise widens each grey value to an int64.
+            # Encode as bytes, because TFDS would widen each grey value to int64.
             "image": tfds.features.Tensor(shape=(side, side), dtype=np.uint8, encoding="bytes"),
             "label": tfds.features.ClassLabel(num_classes=N_CLASSES),
         }
@@ -209,7 +206,7 @@ class Pathfinder(PreparedOnce):
             description="Pathfinder: are two dots the ends of one dashed contour?",
             homepage="https://github.com/google-research/long-range-arena",
             features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,  # the source's order
+            disable_shuffling=True,  # keep the order of the source
         )
 
     def encode(self, example: Example) -> dict:
@@ -217,22 +214,26 @@ class Pathfinder(PreparedOnce):
 
 
 def load(data_dir: str | Path, source: Generated | Release) -> dict[str, Split]:
-    """The splits "train", "validation" and "test", (n, side, side) uint8 decoded batch by batch to (B, side², 1)
-    float32; prepared in `data_dir` if not there yet.
+    """Load the splits "train", "validation" and "test". Prepare them in `data_dir` on the first call.
+
+    Images (n, side, side) uint8 stay in memory. Batches are decoded to (B, side², 1) float32.
 
     Raises:
-        UserError: the release's files are missing or damaged; `data_dir` cannot be written; what was prepared there is
+        UserError: the release's files are missing or damaged; `data_dir` cannot be written; the prepared data is
             damaged.
     """
-    return {name: _as_split(examples) for name, examples in preparation.load(Pathfinder, data_dir, source).items()}
+    return {name: _to_split(examples) for name, examples in preparation.load(Pathfinder, data_dir, source).items()}
 
 
-def _as_split(examples: list[dict]) -> Split:
+def _to_split(examples: list[dict]) -> Split:
     labels = np.array([e["label"] for e in examples], np.int32)
     images = np.stack([e["image"] for e in examples])
     return Split(images, np.full(len(labels), images[0].size, np.int32), labels, decode=to_sequences)
 
 
 def to_sequences(images: np.ndarray) -> np.ndarray:
-    """(B, side, side) uint8 to (B, L, 1) float32, L = side²: row by row, from -1 (black) to 1, as the S5 reference."""
+    """Convert (B, side, side) uint8 to (B, L, 1) float32 with L = side².
+
+    Pixels are read row by row and scaled to [-1, 1] with black at -1, like in the S5 reference.
+    """
     return (images.astype(np.float32) / 127.5 - 1).reshape(len(images), -1, 1)

@@ -1,9 +1,9 @@
-"""From a split in memory to batches: deterministic, shuffled per epoch, sharded by process, resumable at any step.
+"""Batches from splits in memory: deterministic, shuffled per epoch, sharded by process, resumable at any step.
 
 Axes: n examples of a split, B batch, L length. A batch is a dict of NumPy arrays: `x` (B, L) tokens or (B, L, d_in)
-float32, `lengths` (B,) int32, `y` (B,) int32, and for evaluation `weight` (B,) float32. Of examples of two documents,
-`x` is (B, 2, L) and `lengths` (B, 2): every array of a batch has one row per example, so a batch can be divided among
-processes and devices anywhere.
+float32, `lengths` (B,) int32, `y` (B,) int32, and for evaluation `weight` (B,) float32. For pairs of documents, `x` is
+(B, 2, L) and `lengths` is (B, 2). Every array has one row per example, so a batch can be split between processes and
+devices at any row.
 """
 
 import dataclasses
@@ -19,17 +19,17 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Examples of one split, padded to one length and kept in memory, where a batch is a mere gather.
+    """Examples of one split, padded to one length and kept in memory.
 
     Attributes:
-        x: inputs, (n, L) integer tokens or (n, L, d_in); (n, 2, L) tokens of two documents; or, with `decode`, what
-            that takes. Zeros past the end of a sequence.
+        x: inputs, (n, L) integer tokens, (n, L, d_in) values or (n, 2, L) tokens of two documents. Sequences are
+            padded with zeros. With `decode`, anything that `decode` accepts.
         lengths: true lengths, (n,) int32; (n, 2) for two documents.
         y: classes, (n,) int32.
-        decode: makes a batch's part of `x` the model's input, (B, L, d_in) float32, so that large data stays in memory
-            as the bytes that it was stored in. None: it is that already.
+        decode: maps a raw batch of `x` to model input (B, L, d_in) float32, so large data can stay in memory as bytes.
+            None if `x` is already model input.
     Raises:
-        UserError: the three do not have the same number of examples.
+        UserError: the arrays differ in the number of examples.
     """
 
     x: np.ndarray
@@ -40,38 +40,37 @@ class Split:
     def __post_init__(self):
         if not len(self.x) == len(self.lengths) == len(self.y):
             raise UserError(
-                f"{len(self.x)} inputs, {len(self.lengths)} lengths and {len(self.y)} labels: expected as many of each"
+                f"{len(self.x)} inputs, {len(self.lengths)} lengths and {len(self.y)} labels: expected equal numbers"
             )
 
     def __len__(self) -> int:
         return len(self.y)
 
     def take(self, indices: np.ndarray) -> Batch:
-        """The examples with these indices, as a batch."""
+        """Return the examples with these indices as a batch."""
         x = self.x[indices]
         return {"x": self.decode(x) if self.decode else x, "lengths": self.lengths[indices], "y": self.y[indices]}
 
     @property
     def holds_tokens(self) -> bool:
-        """Whether the inputs are tokens, not values."""
+        """Whether the inputs are tokens rather than values."""
         return self.decode is None and np.issubdtype(self.x.dtype, np.integer)
 
 
 def pad(sequences: Sequence[np.ndarray], labels: Sequence[int], length: int, *, name: str) -> Split:
-    """A split from token sequences (L_i,) of different lengths, padded with 0 to `length`.
+    """Make a split from token sequences (L_i,) of different lengths, padded with 0 to `length`.
 
-    Its tokens have the smallest unsigned dtype that holds the largest of them.
+    Tokens are stored in the smallest unsigned dtype that fits the largest one. `name` is used in error messages.
 
     Raises:
-        UserError: a sequence is longer than `length`, or a token is negative; `name` is the split's name in the
-            message.
+        UserError: a sequence is longer than `length`, or a token is negative.
     """
     lengths = np.fromiter(map(len, sequences), np.int32, len(sequences))
     if len(lengths) and lengths.max() > length:
         first = int(np.argmax(lengths > length))
         raise UserError(
-            f"split {name!r}, example {first}: {lengths[first]} tokens are more than the length {length}; "
-            f"the longest of the split has {lengths.max()}: set the length to at least that, or shorten the sequences"
+            f"split {name!r}, example {first}: {lengths[first]} tokens exceed the length {length}; the longest "
+            f"sequence of the split has {lengths.max()}: increase the length or shorten the sequences"
         )
     tokens = np.concatenate(sequences) if lengths.any() else np.zeros(0, np.uint8)
     if tokens.min(initial=0) < 0:
@@ -79,15 +78,15 @@ def pad(sequences: Sequence[np.ndarray], labels: Sequence[int], length: int, *, 
         example = int(np.searchsorted(np.cumsum(lengths), place, side="right"))
         raise UserError(f"split {name!r}, example {example}: token {tokens[place]} is negative; expected 0 or more")
     x = np.zeros((len(sequences), length), np.min_scalar_type(int(tokens.max(initial=0))))
-    x[np.arange(length) < lengths[:, None]] = tokens  # the mask is read row by row
+    x[np.arange(length) < lengths[:, None]] = tokens  # the mask selects row by row
     return Split(x, lengths, np.asarray(labels, np.int32))
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
-    """Number of full batches; the examples left over are dropped, other ones each epoch.
+    """Return the number of full batches. The remaining examples are dropped; they differ between epochs.
 
     Raises:
-        UserError: not even one batch is full, or a batch would be empty.
+        UserError: `batch_size` is below 1 or exceeds the split.
     """
     if not 1 <= batch_size <= len(split):
         raise UserError(f"batch_size={batch_size}: expected 1 to {len(split)}, the number of examples in the split")
@@ -96,19 +95,20 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """Training batches with random access: `Batches(…)[t]` is batch number t of the whole run.
+    """Training batches with random access: `Batches(…)[t]` is batch number t of the run.
 
-    It is a pure function of the seed and t, so a resumed run just goes on at its step. In each epoch every example
-    occurs once, in an order of its own, but for those that do not fill the last batch.
+    A batch is a pure function of the seed and t, so a resumed run continues at its step. Each epoch has its own order
+    and contains every example once, except those that do not fill a batch.
 
     Attributes:
         split: the examples.
-        batch_size: examples of one step over all processes; each gets `batch_size // process_count` of them. The
-            processes together get what one would get alone, so a run may resume with another number of them.
+        batch_size: examples per step over all processes. Each process gets `batch_size // process_count` of them. The
+            global batch does not depend on the number of processes, so a run can resume with a different number.
         seed: of the order; at least 0.
-        process_index, process_count: whose part of each batch this is.
+        process_index, process_count: select the part of each batch for this process.
     Raises:
-        UserError: `batch_size` exceeds the split or `process_count` does not divide it, no such process, a bad seed.
+        UserError: `batch_size` exceeds the split or is not a multiple of `process_count`; `process_index` or `seed` is
+            out of range.
     """
 
     split: Split
@@ -134,24 +134,24 @@ class Batches:
         return self.split.take(order[self.process_index :: self.process_count])
 
     def __iter__(self) -> Iterator[Batch]:
-        # Without this, Python would call `__getitem__` until an IndexError, which never comes.
-        raise TypeError("Batches has no end: index it by step, batches[step]")
+        # Otherwise Python would call `__getitem__` until an IndexError, which never occurs.
+        raise TypeError("Batches is infinite: index it by step, batches[step]")
 
 
-# A whole epoch's order at once: Grain's shuffle, an index at a time, cost 4 % of a small model's step on one core.
+# Shuffles one epoch at a time. Grain's shuffle by single indices took 4 % of a small model's step on one core.
 @functools.lru_cache(maxsize=2)
 def _order(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(n)
 
 
 def evaluation_batches(split: Split, batch_size: int) -> Iterator[Batch]:
-    """All examples once, in order, in batches of one shape, so that one compilation serves all.
+    """Yield all examples once, in order, in batches of one shape, so the model is compiled once.
 
-    The last batch is filled up with copies of the last example, of `weight` 0: real ones, since a sequence without
-    any token could make the model divide by zero, and NaN times 0 is NaN.
+    The last batch is filled with copies of the last example at `weight` 0. Empty sequences would not do: the model
+    could divide by zero, and NaN times 0 is NaN.
 
     Raises:
-        UserError: a batch would be empty.
+        UserError: `batch_size` is below 1.
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size}: expected at least 1")

@@ -1,12 +1,12 @@
-"""Speech Commands, all 35 words (Warden 2018, arXiv 1804.03209): sound, sample by sample, at 16 kHz or less.
+"""Speech Commands with all 35 words (Warden 2018, arXiv 1804.03209): raw audio at 16 kHz or less.
 
-The archive holds 105,829 recordings of a word each: WAV, 16 bits, one channel, 16,000 samples or fewer. As in the S5
-reference, shorter ones are filled up with zeros, the lists in the archive say which recordings validate and test (9,981
-and 11,005 of them), and every k-th sample is taken, unfiltered, for another sampling rate.
+The archive has 105,829 recordings of one word each: WAV, 16 bits, one channel, at most 16,000 samples. As in the S5
+reference, shorter recordings are padded with zeros, and lists in the archive define the validation and test splits
+(9,981 and 11,005 recordings). Lower sampling rates use every k-th sample, without a filter.
 
-The reference scales samples to [-1, 1], divides by 2**15 once more, subtracts their mean and divides by their standard
-deviation + 1e-5, both over the training recordings. The second division leaves a deviation smaller than that 1e-5, so
-the inputs' is well below 1; it is kept here, for models trained there expect it.
+The reference scales samples to [-1, 1], divides by 2**15 again, subtracts their mean and divides by their standard
+deviation + 1e-5, both over the training recordings. After the second division the deviation is below 1e-5, so the
+deviation of the inputs is well below 1. This is reproduced here, because models trained with the reference expect it.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ from aire.data.formats.preparation import SPLITS, PreparedOnce
 from aire.data.pipeline import Split
 from aire.utils.errors import UserError
 
-LENGTH = RATE = 16_000  # samples of a recording, and a second
-EPSILON = 1e-5 * 2**15  # added to the deviation of samples in [-1, 1]
+LENGTH = RATE = 16_000  # samples per recording and per second
+EPSILON = 1e-5 * 2**15  # added to the standard deviation of samples in [-1, 1]
 LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
-# In the reference's order, which numbers the classes.
+# In the reference's order, which defines the class numbers.
 # fmt: off
 WORDS = (
     "bed", "cat", "down", "five", "forward", "go", "house", "left", "marvin", "no", "on", "right", "sheila", "tree",
@@ -50,11 +50,11 @@ Example = tuple[np.ndarray, int]  # samples (16000,) int16, and the class
 
 @dataclasses.dataclass(frozen=True)
 class Recordings:
-    """The recordings of the archive, by file name, so by speaker, the words in turn.
+    """The recordings of the archive, ordered by file name and so by speaker.
 
     Raises:
-        UserError: (by its methods) the archive cannot be had or is damaged, a list is missing, a split is empty, or a
-            recording is not of the format.
+        UserError: (from methods) the archive is unavailable or damaged, a list is missing, a split is empty, or a
+            recording has another format.
     """
 
     files: Files
@@ -70,7 +70,7 @@ class Recordings:
 
     @cached_property
     def _examples(self) -> dict[str, list[Example]]:
-        """3.4 GB in memory: one pass over the archive, in which the lists may come last."""
+        """Read all recordings into memory (3.4 GB), because the lists may come last in the archive."""
         listed, found = {}, []
         for name, content in self.files.members():
             if name in LISTS.values():
@@ -89,22 +89,23 @@ class Recordings:
 
 def _names(listed: dict[str, list[str]], file: str) -> list[str]:
     if file not in listed:
-        raise UserError(f"{ARCHIVE.title}: no {file} among the files; {ARCHIVE.how_to_get}")
+        raise UserError(f"{ARCHIVE.title}: {file} is missing; {ARCHIVE.how_to_get}")
     return listed[file]
 
 
 def read_wav(content: bytes, name: str) -> np.ndarray:
-    """Samples (16000,) int16: the first second of a recording, filled up with zeros.
+    """Read the first second of a recording, padded with zeros, (16000,) int16. `name` is used in error messages.
 
     Raises:
-        UserError: no WAV file of 16 bits, one channel and 16 kHz, or a truncated one; `name` is its name in messages.
+        UserError: the file is truncated or not a WAV file with 16 bits, one channel and 16 kHz.
     """
     try:
         with wave.open(io.BytesIO(content)) as file:
             form = file.getsampwidth(), file.getnchannels(), file.getframerate()
             frames, data = file.getnframes(), file.readframes(LENGTH)
     except (wave.Error, EOFError) as error:
-        raise UserError(f"{ARCHIVE.title}: {name}: no WAV file ({str(error) or 'truncated'}); get it again") from error
+        reason = str(error) or "truncated"
+        raise UserError(f"{ARCHIVE.title}: {name}: not a WAV file ({reason}); get it again") from error
     if form != (2, 1, RATE):
         raise UserError(
             f"{ARCHIVE.title}: {name}: {8 * form[0]} bits, {form[1]} channels, {form[2]} Hz; "
@@ -112,16 +113,16 @@ def read_wav(content: bytes, name: str) -> np.ndarray:
         )
     if len(data) != 2 * min(frames, LENGTH):
         raise UserError(
-            f"{ARCHIVE.title}: {name}: {len(data) // 2} of {frames} samples there: it is truncated, get it again"
+            f"{ARCHIVE.title}: {name}: has {len(data) // 2} of {frames} samples: it is truncated, get it again"
         )
     return np.pad(np.frombuffer(data, "<i2"), (0, LENGTH - len(data) // 2)).astype(np.int16)
 
 
-class SpeechCommands(PreparedOnce, skip_registration=True):  # TFDS has one of this name, which needs TensorFlow
-    """Stores `samples` (16000,) int16 and `label`."""
+class SpeechCommands(PreparedOnce, skip_registration=True):  # TFDS uses this name
+    """Store `samples` (16000,) int16 and `label`."""
 
     TITLE = ARCHIVE.title
-    VERSION = tfds.core.Version("1.0.0")  # raise it whenever the same files would give other data
+    VERSION = tfds.core.Version("1.0.0")  # increase whenever the same files would give different data
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
@@ -130,10 +131,10 @@ class SpeechCommands(PreparedOnce, skip_registration=True):  # TFDS has one of t
         }
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Recordings of 35 words, a second each.",
+            description="One-second recordings of 35 words.",
             homepage="https://arxiv.org/abs/1804.03209",
             features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,  # words in turn already
+            disable_shuffling=True,  # the order by speaker already mixes the words
         )
 
     def encode(self, example: Example) -> dict:
@@ -142,7 +143,7 @@ class SpeechCommands(PreparedOnce, skip_registration=True):  # TFDS has one of t
 
 @dataclasses.dataclass(frozen=True)
 class Normalise:
-    """int16 samples (B, L) to float32 (B, L, 1), by the mean and scale of samples in [-1, 1]."""
+    """Normalise int16 samples (B, L) to float32 (B, L, 1) by mean and scale of samples in [-1, 1]."""
 
     mean: float
     scale: float
@@ -153,27 +154,28 @@ class Normalise:
 
 
 def load(data_dir: str | Path, recordings: Recordings, *, sample_every: int = 1, **examples: int) -> dict[str, Split]:
-    """The splits "train", "validation" and "test", int16 (n, L) in memory, float32 (B, L, 1) in batches; prepared in
-    `data_dir` if need be.
+    """Load the splits "train", "validation" and "test". Prepare them on the first call.
+
+    Samples (n, L) int16 stay in memory. Batches are decoded to (B, L, 1) float32.
 
     Args:
-        data_dir: folder of prepared datasets; what is kept there depends on the recordings alone.
-        recordings: where they come from.
-        sample_every: k takes every k-th sample, L = 16000 / k rounded up. Mean and deviation are those of all samples.
-        examples: train_examples, validation_examples, test_examples: at most this many, the first ones; 0: all.
+        data_dir: folder of prepared datasets. They do not depend on the options below.
+        recordings: the source of the recordings.
+        sample_every: use every k-th sample: L = 16000 / k, rounded up. Mean and deviation are those of all samples.
+        examples: train_examples, validation_examples, test_examples: use only the first so many; 0 means all.
     Raises:
-        UserError: a bad `sample_every` or number of examples; the archive cannot be had; `data_dir` cannot be written;
-            what was prepared there is damaged.
+        UserError: a bad `sample_every` or number of examples; the archive is unavailable; `data_dir` cannot be
+            written; the prepared data is damaged.
     """
     if not 1 <= sample_every <= LENGTH:
         raise UserError(f"{ARCHIVE.title}: sample_every={sample_every}: expected 1 to {LENGTH}")
     prepared = preparation.load(SpeechCommands, data_dir, recordings, **examples)
-    decode = _normalise([e["samples"] for e in prepared["train"]])
-    return {name: _as_split(prepared.pop(name), sample_every, decode) for name in SPLITS}
+    decode = _fit_normalise([e["samples"] for e in prepared["train"]])
+    return {name: _to_split(prepared.pop(name), sample_every, decode) for name in SPLITS}
 
 
-def _normalise(train: list[np.ndarray]) -> Normalise:
-    """From the training recordings; exact sums, one recording at a time."""
+def _fit_normalise(train: list[np.ndarray]) -> Normalise:
+    """Compute mean and scale of the training recordings with exact sums, one recording at a time."""
     total = sum(int(x.sum(dtype=np.int64)) for x in train)
     squares = sum(int(np.vdot(wide, wide)) for wide in (x.astype(np.int64) for x in train))
     mean = total / (n := LENGTH * len(train))
@@ -181,6 +183,6 @@ def _normalise(train: list[np.ndarray]) -> Normalise:
     return Normalise(mean / 2**15, deviation / 2**15 + EPSILON)
 
 
-def _as_split(examples: list[dict], sample_every: int, decode: Normalise) -> Split:
+def _to_split(examples: list[dict], sample_every: int, decode: Normalise) -> Split:
     x = np.stack([e["samples"][::sample_every] for e in examples])
     return Split(x, np.full(len(x), x.shape[1], np.int32), np.array([e["label"] for e in examples], np.int32), decode)

@@ -1,6 +1,6 @@
-"""Made-up data in the formats of the public archives: smoke runs and tests need no download.
+"""Synthetic data in the formats of the public archives, so smoke runs and tests need no download.
 
-A tree is the files of an unpacked archive, their contents by their names.
+A tree maps the file names of an unpacked archive to their contents.
 """
 
 import io
@@ -17,11 +17,11 @@ from aire.utils.files import writing
 
 Tree = dict[str, bytes]
 
-FOLDER = "made up"  # what a config says in place of a folder
+FOLDER = "synthetic"  # the value of `folder` in a config that selects this data
 
 
 def prepare(task: str, root: Path) -> Path:
-    """The folder of a task's made-up files below `root`; written if they are not there yet, and only whole.
+    """Return the folder with a task's synthetic files in `root`. Write them atomically on the first call.
 
     Raises:
         UserError: `root` cannot be written.
@@ -41,7 +41,7 @@ def prepare(task: str, root: Path) -> Path:
 
 
 def write_tree(folder: Path, tree: Tree) -> Path:
-    """The files, by their names below the folder; returns the folder."""
+    """Write the files into a folder; return the folder."""
     for name, content in tree.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -49,7 +49,7 @@ def write_tree(folder: Path, tree: Tree) -> Path:
 
 
 def reviews(train: int = 50, test: int = 20, seed: int = 0) -> Tree:
-    """A tree as aclImdb_v1.tar.gz unpacks to, with this many reviews of each class."""
+    """Return a tree like aclImdb_v1.tar.gz with this many reviews of each class."""
     rng = np.random.default_rng(seed)
     tree = {"aclImdb/README": b"Large Movie Review Dataset", "aclImdb/train/unsup/0_0.txt": b"no label"}
     for split, n in (("train", train), ("test", test)):
@@ -61,7 +61,7 @@ def reviews(train: int = 50, test: int = 20, seed: int = 0) -> Tree:
 
 
 def pairs(train: int = 80, other: int = 40, seed: int = 0) -> Tree:
-    """A folder tsv_data as in the Long Range Arena's release, with this many pairs."""
+    """Return a tree like the folder tsv_data of the Long Range Arena's release, with this many pairs."""
     rng = np.random.default_rng(seed)
 
     def row(_: int) -> str:
@@ -73,7 +73,7 @@ def pairs(train: int = 80, other: int = 40, seed: int = 0) -> Tree:
 
 
 def wav(samples: Iterable[int], *, rate: int = 16_000, channels: int = 1, width: int = 2) -> bytes:
-    """A WAV file."""
+    """Return a WAV file."""
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
         out.setnchannels(channels)
@@ -84,8 +84,7 @@ def wav(samples: Iterable[int], *, rate: int = 16_000, channels: int = 1, width:
 
 
 def recordings(speakers: int = 40, seed: int = 0) -> Tree:
-    """A tree as speech_commands_v0.02.tar.gz unpacks to, with three words of each speaker; a fifth validates, as many
-    test."""
+    """Return a tree like speech_commands_v0.02.tar.gz with three words per speaker, split 60/20/20 %."""
     rng = np.random.default_rng(seed)
     tree = {"./LICENSE": b"CC BY", "./_background_noise_/pink_noise.wav": wav([1, 2, 3])}
     lists: dict[int, list[str]] = {0: [], 1: []}
@@ -99,22 +98,22 @@ def recordings(speakers: int = 40, seed: int = 0) -> Tree:
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
-    """A uint8 array as an idx file."""
+    """Encode a uint8 array as an idx file."""
     return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
-def pictures(seed: int = 0, train: int = 36, test: int = 10) -> dict[str, np.ndarray]:
-    """Pictures and labels in the place of MNIST's or Fashion-MNIST's, by the names of its files."""
+def idx_arrays(seed: int = 0, train: int = 36, test: int = 10) -> dict[str, np.ndarray]:
+    """Return images and labels like those of MNIST and Fashion-MNIST, by file name."""
     rng = np.random.default_rng(seed)
-    made = {}
+    arrays = {}
     for stem, n in (("train", train), ("t10k", test)):
-        made[f"{stem}-images-idx3-ubyte"] = rng.integers(0, 256, (n, 28, 28), np.uint8)
-        made[f"{stem}-labels-idx1-ubyte"] = rng.integers(0, 10, n, np.uint8)
-    return made
+        arrays[f"{stem}-images-idx3-ubyte"] = rng.integers(0, 256, (n, 28, 28), np.uint8)
+        arrays[f"{stem}-labels-idx1-ubyte"] = rng.integers(0, 10, n, np.uint8)
+    return arrays
 
 
 def cifar_batches(seed: int = 0, train: int = 4, test: int = 10) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Pictures, (n, 3, 32, 32) uint8, and labels, by the names of CIFAR-10's batches."""
+    """Return images (n, 3, 32, 32) uint8 and labels by the names of CIFAR-10's batches."""
     rng = np.random.default_rng(seed)
     counts = {f"data_batch_{i}": train for i in range(1, 6)} | {"test_batch": test}
     return {
@@ -124,7 +123,7 @@ def cifar_batches(seed: int = 0, train: int = 4, test: int = 10) -> dict[str, tu
 
 
 def binary_batch(images: np.ndarray, labels: np.ndarray) -> bytes:
-    """A batch of CIFAR-10's binary version: for each picture its label, then red, green and blue."""
+    """Encode a batch of CIFAR-10's binary version: for each image its label, then red, green and blue."""
     return b"".join(bytes([label]) + image.tobytes() for image, label in zip(images, labels.tolist(), strict=True))
 
 
@@ -133,8 +132,8 @@ TREES: dict[str, Callable[[], Tree]] = {
     "cifar10": lambda: {
         f"cifar-10-batches-bin/{name}.bin": binary_batch(*batch) for name, batch in cifar_batches(0, 64, 64).items()
     },
-    "fashion_mnist": lambda: {name: idx_bytes(array) for name, array in pictures(0, 360, 64).items()},
+    "fashion_mnist": lambda: {name: idx_bytes(array) for name, array in idx_arrays(0, 360, 64).items()},
     "imdb": reviews,
-    "mnist": lambda: {name: idx_bytes(array) for name, array in pictures(1, 360, 64).items()},
+    "mnist": lambda: {name: idx_bytes(array) for name, array in idx_arrays(1, 360, 64).items()},
     "speech_commands": recordings,
 }

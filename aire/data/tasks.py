@@ -1,4 +1,4 @@
-"""Tasks by name: from a config's options to data in memory. A new task is a function here and a line in `TASKS`."""
+"""Tasks by name: load data from the options of a config. To add a task, add a function and a line in `TASKS`."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -18,9 +18,9 @@ class Task:
     """Data of one task.
 
     Attributes:
-        source: where the data comes from, in words.
+        source: a description of the origin of the data.
         splits: "train", "validation" and "test".
-        d_input: features of a step, or size of the vocabulary.
+        d_input: features per step, or size of the vocabulary.
         n_classes: number of classes.
     """
 
@@ -30,7 +30,7 @@ class Task:
     n_classes: int
 
     def description(self) -> str:
-        """One line: source, sizes, length and classes."""
+        """Return one line with source, sizes, length and number of classes."""
         sizes = " / ".join(f"{len(self.splits[name]):,}" for name in SPLITS)
         steps = max(int(split.lengths.max()) for split in self.splits.values())
         return f"{self.source}: {sizes} examples of up to {steps:,} steps, {self.n_classes} classes"
@@ -38,8 +38,8 @@ class Task:
 
 def _listops(data_dir: Path, *, length: int, lra_release: str, **generated: Any) -> Task:
     source = listops.Release(lra_release) if lra_release else listops.Generated(**generated)
-    words = f"ListOps, the release in {lra_release}" if lra_release else f"ListOps, generated from seed {source.seed}"
-    return Task(words, listops.load(data_dir, source, length=length), listops.VOCAB_SIZE, listops.N_CLASSES)
+    origin = f"ListOps, the release in {lra_release}" if lra_release else f"ListOps, generated from seed {source.seed}"
+    return Task(origin, listops.load(data_dir, source, length=length), listops.VOCAB_SIZE, listops.N_CLASSES)
 
 
 def _fashion_mnist(data_dir: Path, *, folder: str, **options: Any) -> Task:
@@ -76,11 +76,11 @@ def _cifar10(data_dir: Path, *, folder: str, grey: bool, **options: Any) -> Task
 
 
 def _pathfinder(data_dir: Path, *, lra_release: str, **generated: Any) -> Task:
-    drawn = pathfinder.Generated(**generated)
-    source = pathfinder.Release(lra_release, drawn.side) if lra_release else drawn
-    words = f"the release in {lra_release}" if lra_release else f"drawn from seed {drawn.seed}"
+    generator = pathfinder.Generated(**generated)
+    source = pathfinder.Release(lra_release, generator.side) if lra_release else generator
+    origin = f"the release in {lra_release}" if lra_release else f"generated from seed {generator.seed}"
     splits = pathfinder.load(data_dir, source)
-    return Task(f"Pathfinder at {drawn.side}×{drawn.side}, {words}", splits, 1, pathfinder.N_CLASSES)
+    return Task(f"Pathfinder at {generator.side}×{generator.side}, {origin}", splits, 1, pathfinder.N_CLASSES)
 
 
 def _origin(folder: str) -> str:
@@ -100,15 +100,15 @@ TASKS: dict[str, Callable[..., Task]] = {
 
 
 def load_task(options: Mapping[str, Any], data_dir: Path) -> Task:
-    """The task that a config's `data` describes, prepared in `data_dir` where it is not there yet.
+    """Load the task described by the `data` of a config. Prepare it in `data_dir` on the first call.
 
     Raises:
-        UserError: an unknown task, or data that cannot be prepared or read.
+        UserError: the task is unknown, or its data cannot be prepared or read.
     """
     options = dict(options)
     name = options.pop("task")
     if name not in TASKS:
         raise UserError(f"unknown task {name!r}: expected one of {sorted(TASKS)}")
     if options.get("folder") == synthetic.FOLDER:
-        options["folder"] = str(synthetic.prepare(name, Path(data_dir) / "made_up"))
+        options["folder"] = str(synthetic.prepare(name, Path(data_dir) / "synthetic"))
     return TASKS[name](data_dir, **options)

@@ -1,4 +1,4 @@
-"""The figures of a pruning run, as PNG files."""
+"""Figures of pruning runs, saved as PNG files."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from aire.ssm import Modes
 from aire.utils.files import writing
 
-# Okabe and Ito's colours, told apart with any colour vision; line styles for print in grey.
+# The palette of Okabe and Ito, for all colour vision; line styles for greyscale prints.
 _STYLES = [
     ("#0072B2", "-", "o"),
     ("#D55E00", "--", "s"),
@@ -32,16 +32,16 @@ def accuracy_against_ratio(
     title: str,
     path: Path,
 ) -> None:
-    """Validation accuracy against the share of states cut: the mean over runs, in a band of one standard deviation.
+    """Plot validation accuracy against the ratio of states cut: mean and standard deviation over runs.
 
-    A few methods share one plot. More get one plot each, before the curves of all others in grey.
+    A few methods share one plot. With more methods, each has its own plot with the other curves in grey.
 
     Args:
         ratios: ascending, (R,).
-        curves: per method, accuracies (runs, R).
-        lines: accuracies to draw as horizontal lines: the tolerance, baselines.
-        chosen: per method, the ratio that was chosen, the mean over runs; marked by a ring.
-        title: above the figure.
+        curves: accuracies (runs, R) by method.
+        lines: accuracies of horizontal lines, such as the tolerance and baselines.
+        chosen: mean of the chosen ratio over runs by method, marked by a ring.
+        title: title of the figure.
         path: the PNG file to write.
     """
     data = {method: np.asarray(accuracies) for method, accuracies in curves.items()}
@@ -49,17 +49,17 @@ def accuracy_against_ratio(
     _save(draw(ratios, data, lines, chosen, title), path)
 
 
-Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # by name: sizes, and what was measured at them
+Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # sizes and measurements by name
 
 
 def against_sizes(rows: Mapping[str, Mapping[str, Curves]], title: str, path: Path, *, log: bool) -> None:
-    """Measurements against sizes: a row of panels for each quantity, a panel for each kind of size.
+    """Plot measurements against sizes: one row of panels per quantity, one panel per kind of size.
 
     Args:
-        rows: by the name of the vertical axis, and by that of the horizontal one, the curves of a panel.
-        title: above the figure.
+        rows: the curves of a panel, by the names of its vertical and horizontal axis.
+        title: title of the figure.
         path: the PNG file to write.
-        log: both axes logarithmic; the legends then tell each curve's slope, by least squares.
+        log: use logarithmic axes, and show the slope of each curve (least squares) in the legend.
     """
     columns = max(map(len, rows.values()))
     figure = Figure(figsize=(max(6.4, 3.6 * columns + 0.4), 3.4 * len(rows) + 0.4), layout="constrained")
@@ -139,7 +139,7 @@ def _lines(axes, lines: Mapping[str, float], labels: bool) -> None:
 
 
 def states_per_layer(before: Sequence[int], after: Mapping[str, Sequence[int]], title: str, path: Path) -> None:
-    """States kept in each layer: a table of methods by layers, shaded by the share that is kept."""
+    """Draw a table of the states kept by method and layer, shaded by the fraction kept."""
     sizes = np.array([before, *after.values()])
     figure = Figure(figsize=(2.6 + 0.55 * len(before), 1.2 + 0.27 * len(sizes)), layout="constrained")
     axes = figure.subplots()
@@ -158,7 +158,7 @@ def states_per_layer(before: Sequence[int], after: Mapping[str, Sequence[int]], 
 def eigenvalues(
     modes: Mapping[str, Modes], scores: Mapping[str, Array], keep: Mapping[str, Array], title: str, path: Path
 ) -> None:
-    """Discrete eigenvalues of every layer in the unit disk, coloured by score; the cut ones are hollow."""
+    """Plot discrete eigenvalues of all layers in the unit disk, coloured by score. Cut states have hollow markers."""
     columns = min(4, len(modes))
     rows = -(-len(modes) // columns)
     figure = Figure(figsize=(2.9 * columns + 0.9, 3.1 * rows + 0.4), layout="constrained")
@@ -195,19 +195,19 @@ def _percent(shares: Sequence[float]) -> np.ndarray:
     return 100 * np.asarray(shares)
 
 
-def picture_sheet(rows: Mapping[str, Sequence[np.ndarray]], path: Path) -> None:
-    """Rows of grey pictures, each row under its title, all pictures of one size on paper.
+def image_sheet(rows: Mapping[str, Sequence[np.ndarray]], path: Path) -> None:
+    """Draw rows of grey images with a title per row. All images are printed at the same size.
 
     Args:
-        rows: per title, pictures (side, side) uint8, as many in each row; sides may differ between rows.
+        rows: images (side, side) uint8 by title, the same number in each row. Sides may differ between rows.
         path: the PNG file to write.
     """
     columns = max(map(len, rows.values()))
     figure = Figure(figsize=(1.3 * columns, 1.5 * len(rows)), layout="constrained")
-    for band, (title, pictures) in zip(figure.subfigures(len(rows), squeeze=False).flat, rows.items(), strict=True):
+    for band, (title, images) in zip(figure.subfigures(len(rows), squeeze=False).flat, rows.items(), strict=True):
         band.suptitle(title, fontsize=9)
-        for axes, picture in zip(band.subplots(1, columns, squeeze=False).flat, pictures, strict=True):
-            axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        for axes, image in zip(band.subplots(1, columns, squeeze=False).flat, images, strict=True):
+            axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
     _save(figure, path)
 

@@ -1,5 +1,7 @@
-"""Small trained models that ship with the code. Beside each stands a JSON with its config, seed, versions and results,
-and the log of its training."""
+"""Small trained models, included in the package.
+
+Each has a JSON file with its config, seed, versions and results, and a CSV file with its training metrics.
+"""
 
 from pathlib import Path
 
@@ -11,16 +13,17 @@ _FOLDER = Path(__file__).parent
 
 
 def names() -> list[str]:
+    """Return the names of the models."""
     return sorted(path.stem for path in _FOLDER.glob("*.safetensors"))
 
 
 def path(name: str) -> Path:
-    """The file of a model; raises UserError with the names there are."""
+    """Return the file of a model. Raise UserError with the available names if there is no such model."""
     if name not in names():
         raise UserError(f"no model {name!r} in the zoo, which has {names()}; train it with --config.init=scratch")
     return _FOLDER / f"{name}.safetensors"
 
 
 def load(name: str) -> Classifier:
-    """A model, in evaluation mode; raises UserError with the names there are."""
+    """Load a model in evaluation mode. Raise UserError with the available names if there is no such model."""
     return model_file.load(path(name))

@@ -24,7 +24,7 @@ def main() -> None:
         for label, words in ((1, "connected"), (0, "not connected")):
             title = f"{design}: {drawn.side}×{drawn.side}, contours of {drawn.contour_length} dashes, {words}"
             rows[title] = [image for image, of in examples if of == label]
-    figures.picture_sheet(rows, _SHEET)
+    figures.image_sheet(rows, _SHEET)
     record = {"seed": source.seed, "split": "train", "examples": f"the first {_SHOWN} of each label", **provenance()}
     write_text(_SHEET.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
     print(f"{_SHEET}: {', '.join(DESIGNS)}")

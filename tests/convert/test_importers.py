@@ -1,4 +1,4 @@
-"""Checkpoints of the references from their files: the same logits, or one clear refusal."""
+"""Checkpoint files of the references: the same logits, or one clear error."""
 
 import dataclasses
 import pickle
@@ -18,10 +18,9 @@ from aire import convert
 from aire.io.weights import get_arrays
 from aire.models import ModelConfig
 from aire.ssm import LRUConfig, S4DConfig, S5Config
-from aire.utils.errors import UserError
 from configs.lra_listops_prune import get_config
 from experiments.model_source import obtain_model
-from tests.helpers import GOLDEN, below, golden, nest
+from tests.helpers import GOLDEN, below, forward, golden, nest, refused
 
 MODELS, S4D_MODELS, LRU_MODELS = golden("s5_models.npz"), golden("s4d_model.npz"), golden("lru_models.npz")
 BN = MODELS["pool_bn"]
@@ -46,12 +45,12 @@ def s5_config(case):
 
 def assert_same_logits(model, case):
     lengths = case["lengths"] if case.get("opt/padded", True) else None
-    actual = jax.nn.log_softmax(model(case["x"], lengths))
+    actual = jax.nn.log_softmax(forward(model, case["x"], lengths))
     assert np.abs(actual - case["log_probs"]).max() <= 1e-5 * np.abs(case["log_probs"]).max()
 
 
 def training_state(variables) -> TrainState:
-    """As the references make it: the parameters with two optimisers, and the batch statistics beside them."""
+    """Make a training state like the references: parameters, two optimisers and batch statistics."""
 
     class BatchNormState(TrainState):
         batch_stats: Any
@@ -107,18 +106,18 @@ def write_items(folder, tree):
     return folder / "steps" / "7"
 
 
-def test_what_aire_prune_itself_saved_gives_its_logits():
+def test_a_file_saved_by_aire_prune():
     assert_same_logits(convert.from_file(STATE, STATE_CONFIG), golden("aire_prune_state.npz")["best_state"])
 
 
 @pytest.mark.parametrize("case", MODELS.values(), ids=MODELS.keys())
-def test_a_training_state_gives_the_same_logits(case, tmp_path):
+def test_training_states_give_the_same_logits(case, tmp_path):
     path = write_msgpack(tmp_path, training_state(nest(below(case, "var/"))))
     assert_same_logits(convert.from_file(path, s5_config(case)), case)
 
 
 def assert_same_arrays(model, case):
-    """As converted from memory, whose logits `test_golden` compares."""
+    """Compare with the conversion from memory, whose logits `test_golden` compares."""
     config = model.config
     options = {"activation": config.activation, "prenorm": config.prenorm, "batchnorm": config.batchnorm}
     expected = get_arrays(convert.s5_model(below(case, "var/"), **options))
@@ -129,18 +128,18 @@ def assert_same_arrays(model, case):
 
 
 @pytest.mark.parametrize("write", [write_checkpoint_file, write_pytree, write_standard, write_steps, write_one_step])
-def test_every_layout_of_a_training_state_is_read(write, tmp_path):
+def test_layouts_of_training_states(write, tmp_path):
     path = write(tmp_path, training_state(nest(below(BN, "var/"))))
     assert_same_arrays(convert.from_file(path, s5_config(BN)), BN)
 
 
 @pytest.mark.parametrize("write", [write_msgpack, write_pytree, write_items])
-def test_every_layout_of_variables_is_read(write, tmp_path):
+def test_layouts_of_variables(write, tmp_path):
     path = write(tmp_path, nest(below(BN, "var/")))
     assert_same_arrays(convert.from_file(path, s5_config(BN)), BN)
 
 
-def test_parameters_alone_are_enough_without_batch_norm(tmp_path):
+def test_parameters_only_without_batch_norm(tmp_path):
     case = MODELS["padded_ln"]
     path = write_pytree(tmp_path, nest(below(case, "var/params/")))
     assert_same_arrays(convert.from_file(path, s5_config(case)), case)
@@ -165,10 +164,8 @@ def test_a_run_starts_from_a_checkpoint(tmp_path):
     )
 
 
-def test_a_run_lists_what_does_not_fit(tmp_path):
-    with pytest.raises(
-        UserError, match=r"layers_0/seq/B has shape \(4, 4, 2\), expected \(6, 4, 2\); .*layers_1/seq/B"
-    ):
+def test_a_run_lists_all_differences(tmp_path):
+    with refused(r"layers_0/seq/B has shape \(4, 4, 2\), expected \(6, 4, 2\); .*layers_1/seq/B"):
         obtain_model(run_config(STATE, d_model=4, states=6, depth=2), Task, tmp_path)
 
 
@@ -191,15 +188,15 @@ def with_ssm(**options):
         (dataclasses.replace(STATE_CONFIG, activation="full_glu"), "missing params/encoder/layers_0/out1/bias"),
         (dataclasses.replace(STATE_CONFIG, batchnorm=False), "unknown batch_stats/encoder/layers_0/norm/mean"),
         (with_ssm(bidirectional=False), r"C holds 2 direction\(s\), but bidirectional=False"),
-        (with_ssm(conj_sym=False), "all eigenvalues lie on one side of the real axis, .* but conj_sym=False"),
-        (S4D_CONFIG, "cannot import .*: expected a .pt or .pth file of PyTorch"),
-        (LRU_CONFIG, "cannot import .*: expected a .npz file of NumPy"),
+        (with_ssm(conj_sym=False), "all eigenvalues are on one side of the real axis, .* but conj_sym=False"),
+        (S4D_CONFIG, "cannot import .*: expected a PyTorch .pt or .pth file"),
+        (LRU_CONFIG, "cannot import .*: expected a NumPy .npz file"),
     ],
 )
-def test_a_config_that_does_not_fit_is_refused(config, message):
-    with pytest.raises(UserError, match=message) as caught:
+def test_configs_that_do_not_fit(config, message):
+    with refused(message) as error:
         convert.from_file(STATE, config)
-    assert str(STATE) in str(caught.value)
+    assert str(STATE) in str(error.value)
 
 
 def changed(**changes):
@@ -213,23 +210,23 @@ def changed(**changes):
             changed(params__encoder__layers_1__seq__B=BN[f"var/{B}"][:, :, 0]),
             rf"{B} has shape \(4, 8\), expected \(4, 8,",
         ),
-        (changed(params__encoder__layers_1__seq__B=BN[f"var/{B}"] * np.nan), f"{B} holds 64 NaN or infinite values"),
+        (changed(params__encoder__layers_1__seq__B=BN[f"var/{B}"] * np.nan), f"{B} has 64 NaN or infinite values"),
         (changed(params__encoder__layers_1__seq__E=np.ones(3)), "unknown params/encoder/layers_1/seq/E"),
-        (changed(ema__decoder__bias=np.ones(4)), r"beside the model and its training state, unknown \['ema'\]"),
-        ({"model": changed()}, r"holds no params of a model, but \['model'\]"),
+        (changed(ema__decoder__bias=np.ones(4)), r"besides the model and its training state, unknown \['ema'\]"),
+        ({"model": changed()}, r"contains \['model'\], but no params of a model"),
         ({"params": {"Dense_0": {"kernel": np.ones((2, 2))}}}, "unknown params/Dense_0/kernel; missing batch_stats/"),
-        ([1.0, 2.0], r"holds no params of a model, but \['0', '1'\]"),
+        ([1.0, 2.0], r"contains \['0', '1'\], but no params of a model"),
     ],
 )
-def test_a_checkpoint_of_something_else_is_refused(tree, message, tmp_path):
-    with pytest.raises(UserError, match=message):
+def test_checkpoints_of_something_else(tree, message, tmp_path):
+    with refused(message):
         convert.from_file(write_msgpack(tmp_path, tree), s5_config(BN))
 
 
-def test_whole_conjugate_pairs_are_not_taken_for_halves():
+def test_complete_conjugate_pairs_need_conj_sym_false():
     variables, imag = below(BN, "var/"), np.array([-3, -1, 1, 3], np.float32)
     variables |= {name: imag for name in variables if name.endswith("Lambda_im")}
-    with pytest.raises(UserError, match="the eigenvalues are whole conjugate pairs, but conj_sym=True"):
+    with refused("the eigenvalues are complete conjugate pairs, but conj_sym=True"):
         convert.s5_model(variables, activation="half_glu2", prenorm=True, batchnorm=True)
 
 
@@ -261,28 +258,27 @@ def damaged_orbax(folder):
 @pytest.mark.parametrize(
     "write,message",
     [
-        (write_file("a.msgpack", STATE.read_bytes()[:5000]), "is damaged or not a msgpack file of Flax: "),
-        (write_file("a.msgpack", b""), "is damaged or not a msgpack file of Flax: "),
-        (write_file("a.msgpack", pickle.dumps(Bomb())), "is damaged or not a msgpack file of Flax: "),
-        (write_file("checkpoint_3", pickle.dumps(Bomb())), "is damaged or not a msgpack file of Flax: "),
+        (write_file("a.msgpack", STATE.read_bytes()[:5000]), "is damaged or not a Flax msgpack file: "),
+        (write_file("a.msgpack", b""), "is damaged or not a Flax msgpack file: "),
+        (write_file("a.msgpack", pickle.dumps(Bomb())), "is damaged or not a Flax msgpack file: "),
+        (write_file("checkpoint_3", pickle.dumps(Bomb())), "is damaged or not a Flax msgpack file: "),
         (
             write_file("a.pkl", pickle.dumps(Bomb())),
             "a.pkl: expected .* Pickles are not read, because they can run code",
         ),
-        (write_object_array, "model.npy: expected a .msgpack or checkpoint_N file of Flax, or a folder of Orbax"),
-        (lambda folder: folder / "nowhere.msgpack", "no file or folder at .*nowhere.msgpack: expected a .msgpack"),
-        (lambda folder: folder, r"is not a checkpoint of Orbax: expected one item, or params; found \[\]"),
-        (lambda folder: write_steps(folder, {"a": np.ones(2)}, (3, 7)), r"give one of them, as .*7; found \[3, 7\]"),
-        (damaged_orbax, "is damaged or not a checkpoint of Orbax: "),
+        (write_object_array, "model.npy: expected a Flax .msgpack or checkpoint_N file, or an Orbax folder"),
+        (lambda folder: folder / "nowhere.msgpack", "no file or folder at .*nowhere.msgpack: expected a Flax .msgpack"),
+        (lambda folder: folder, r"is not an Orbax checkpoint: expected one item, or params; found \[\]"),
+        (lambda folder: write_steps(folder, {"a": np.ones(2)}, (3, 7)), r"name one, such as .*7; found \[3, 7\]"),
+        (damaged_orbax, "is damaged or not an Orbax checkpoint: "),
     ],
 )
-def test_a_wrong_file_is_named_and_nothing_runs(write, message, tmp_path, monkeypatch):
+def test_invalid_files_are_not_executed(write, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path)
-    with pytest.raises(UserError, match=message) as caught:
+    with refused(message) as error:
         convert.from_file(path, s5_config(BN))
-    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-    assert not Path("exploded").exists()
+    assert str(path) in str(error.value) and not Path("exploded").exists()
 
 
 POSTNORM = below(S4D_MODELS["postnorm"], "state_dict/")
@@ -305,22 +301,22 @@ POSTNORM = below(S4D_MODELS["postnorm"], "state_dict/")
         ({"conv1.weight": np.ones((2, 2))}, r"missing array 'encoder.weight'; given: \['conv1.weight'\]"),
     ],
 )
-def test_a_state_dict_of_another_architecture_is_refused(state_dict, message):
-    with pytest.raises(UserError, match=message):
+def test_state_dicts_of_another_architecture(state_dict, message):
+    with refused(message):
         convert.s4d_model(state_dict, prenorm=False)
 
 
-def test_pytorch_files_want_an_s4d_config_and_pytorch(tmp_path, monkeypatch):
+def test_pytorch_files_need_an_s4d_config_and_pytorch(tmp_path, monkeypatch):
     (tmp_path / "model.pth").write_bytes(b"")
-    with pytest.raises(UserError, match=r"cannot import .*: expected a .msgpack or checkpoint_N file of Flax"):
+    with refused(r"cannot import .*: expected a Flax .msgpack or checkpoint_N file"):
         convert.from_file(tmp_path / "model.pth", STATE_CONFIG)
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UserError, match=r"needs PyTorch 2\.6 or newer: pip install torch"):
+    with refused(r"needs PyTorch 2\.6 or newer: pip install torch"):
         convert.from_file(tmp_path / "model.pth", S4D_CONFIG)
     old = type(sys)("torch")
     old.__version__ = "2.5.1+cpu"
     monkeypatch.setitem(sys.modules, "torch", old)
-    with pytest.raises(UserError, match=r"needs PyTorch 2\.6 or newer: .* \(found 2\.5\.1\+cpu\)"):
+    with refused(r"needs PyTorch 2\.6 or newer: .* \(found 2\.5\.1\+cpu\)"):
         convert.from_file(tmp_path / "model.pth", S4D_CONFIG)
 
 
@@ -340,11 +336,11 @@ def tensors(torch, arrays):
 
 @pytest.mark.parametrize("alone", [True, False], ids=["state dict", "as example.py saves it"])
 @pytest.mark.parametrize("case", S4D_MODELS.values(), ids=S4D_MODELS.keys())
-def test_a_pytorch_file_gives_the_same_logits(alone, case, torch, tmp_path):
+def test_pytorch_files_give_the_same_logits(alone, case, torch, tmp_path):
     state_dict = tensors(torch, below(case, "state_dict/"))
     path = write_torch(torch, tmp_path, state_dict if alone else {"model": state_dict, "acc": 51.2, "epoch": 3})
     model = convert.from_file(path, dataclasses.replace(S4D_CONFIG, prenorm=bool(case["prenorm"])))
-    assert np.abs(model(case["x"]) - case["logits"]).max() <= 1e-5 * np.abs(case["logits"]).max()
+    assert np.abs(forward(model, case["x"]) - case["logits"]).max() <= 1e-5 * np.abs(case["logits"]).max()
 
 
 @pytest.mark.parametrize(
@@ -358,11 +354,11 @@ def test_a_pytorch_file_gives_the_same_logits(alone, case, torch, tmp_path):
         ({"state_sizes": (12, 16)}, r"s4_layers.0.kernel.C has shape \(4, 4, 2\), expected \(4, 3, 2\)"),
     ],
 )
-def test_an_s4d_config_that_does_not_fit_is_refused(change, message, torch, tmp_path):
+def test_s4d_configs_that_do_not_fit(change, message, torch, tmp_path):
     path = write_torch(torch, tmp_path, tensors(torch, POSTNORM))
-    with pytest.raises(UserError, match=message) as caught:
+    with refused(message) as error:
         convert.from_file(path, dataclasses.replace(S4D_CONFIG, **change))
-    assert str(path) in str(caught.value)
+    assert str(path) in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -370,31 +366,34 @@ def test_an_s4d_config_that_does_not_fit_is_refused(change, message, torch, tmp_
     [
         (
             lambda torch: {"model": {}, "hook": Bomb()},
-            "holds more than tensors, or is damaged; loading it could run code",
+            "contains more than tensors, or is damaged. It is not loaded, because that could run code",
         ),
-        (lambda torch: torch.nn.Linear(2, 2), "holds more than tensors, or is damaged; loading it could run code"),
-        (lambda torch: [torch.ones(2)], "holds no state dict, but a list"),
-        (lambda torch: {"model": {}, "optimizer": {}}, r"holds, beside the model, unknown \['optimizer'\]"),
+        (
+            lambda torch: torch.nn.Linear(2, 2),
+            "contains more than tensors, or is damaged. It is not loaded, because that could run code",
+        ),
+        (lambda torch: [torch.ones(2)], "contains a list, not a state dict"),
+        (lambda torch: {"model": {}, "optimizer": {}}, r"contains, besides the model, unknown \['optimizer'\]"),
         (
             lambda torch: {"state_dict": {"a": torch.ones(2)}},
-            "state_dict is not a tensor of float32 or float64, but dict",
+            "state_dict has type dict, expected a float32 or float64 tensor",
         ),
-        (lambda torch: {"a": torch.ones(2, dtype=torch.bfloat16)}, "a is not a tensor of .* but torch.bfloat16"),
+        (lambda torch: {"a": torch.ones(2, dtype=torch.bfloat16)}, "a has type torch.bfloat16, expected"),
         (lambda torch: {"a": torch.ones(2)}, "unknown a; missing decoder.bias; missing decoder.weight"),
     ],
 )
-def test_a_pytorch_file_of_something_else_is_refused(make, message, torch, tmp_path, monkeypatch):
+def test_pytorch_files_of_something_else(make, message, torch, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=message) as caught:
+    with refused(message):
         convert.from_file(write_torch(torch, tmp_path, make(torch)), S4D_CONFIG)
-    assert "\n" not in str(caught.value) and not Path("exploded").exists()
+    assert not Path("exploded").exists()
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_truncated_pytorch_file_is_named(zipped, torch, tmp_path):
+def test_truncated_pytorch_files(zipped, torch, tmp_path):
     path = write_torch(torch, tmp_path, tensors(torch, POSTNORM), _use_new_zipfile_serialization=zipped)
     path.write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(UserError, match=r"ckpt.pth is damaged or not a state dict of PyTorch: "):
+    with refused(r"ckpt.pth is damaged or not a PyTorch state dict: "):
         convert.from_file(path, S4D_CONFIG)
 
 
@@ -406,11 +405,11 @@ def write_npz(folder, arrays):
     return folder / "model.npz"
 
 
-def test_a_file_of_arrays_gives_compressms_logits(tmp_path):
+def test_npz_files_give_compressms_logits(tmp_path):
     case = LRU_MODELS["linear_enc"]
     model = convert.from_file(write_npz(tmp_path, LINEAR), LRU_CONFIG)
     assert model.config == LRU_CONFIG == convert.lru_model(nest(LINEAR)).config
-    assert np.abs(model(case["x"]) - case["logits"]).max() <= 1e-6 * np.abs(case["logits"]).max()
+    assert np.abs(forward(model, case["x"]) - case["logits"]).max() <= 1e-6 * np.abs(case["logits"]).max()
 
 
 @pytest.mark.parametrize(
@@ -429,7 +428,7 @@ def test_a_file_of_arrays_gives_compressms_logits(tmp_path):
             LINEAR | {"blocks/0/norm/ema_first_time": np.array([False])},
             r"ema_first_time has shape \(1,\), expected \(\)",
         ),
-        (LINEAR | {"blocks/1/norm/ema_first_time": np.array(True)}, "the batch norm of blocks/1 has seen no batch"),
+        (LINEAR | {"blocks/1/norm/ema_first_time": np.array(True)}, "the batch norm of blocks/1 was never trained"),
         (
             LINEAR | {"linear_layer/weight": np.ones(5, np.float32)},
             r"linear_layer/weight has shape \(5,\), expected \(d_output, H\)",
@@ -442,12 +441,15 @@ def test_a_file_of_arrays_gives_compressms_logits(tmp_path):
             EMBED | {"linear_encoder/bias": np.ones(4, np.float32)},
             r"linear_encoder/weight has shape \(11, 4\), expected \(4, 4\)",
         ),
-        (below(LRU_MODELS["embed_dual"], "var/"), "dual_head is CompreSSM's head for two documents"),
+        (
+            below(LRU_MODELS["embed_dual"], "var/"),
+            "dual_head, CompreSSM's three-layer head for two documents, is not supported",
+        ),
         ({"weight": np.ones(2)}, r"missing array 'linear_layer/weight'; given: \['weight'\]"),
     ],
 )
-def test_compressms_arrays_of_another_architecture_are_refused(variables, message):
-    with pytest.raises(UserError, match=message):
+def test_compressms_arrays_of_another_architecture(variables, message):
+    with refused(message):
         convert.lru_model(variables)
 
 
@@ -460,11 +462,11 @@ def test_compressms_arrays_of_another_architecture_are_refused(variables, messag
         ({"state_sizes": (8,)}, "unknown blocks/1/glu/w1/bias"),
     ],
 )
-def test_an_lru_config_that_does_not_fit_is_refused(change, message, tmp_path):
+def test_lru_configs_that_do_not_fit(change, message, tmp_path):
     path = write_npz(tmp_path, LINEAR)
-    with pytest.raises(UserError, match=message) as caught:
+    with refused(message) as error:
         convert.from_file(path, dataclasses.replace(LRU_CONFIG, **change))
-    assert str(path) in str(caught.value)
+    assert str(path) in str(error.value)
 
 
 def truncated_npz(folder):
@@ -482,15 +484,15 @@ def one_array(folder):
 @pytest.mark.parametrize(
     "write,message",
     [
-        (truncated_npz, "is damaged or not a .npz file of arrays of numbers: BadZipFile"),
-        (one_array, "is damaged or not a .npz file of arrays of numbers: "),
+        (truncated_npz, "is damaged or not an .npz file of numeric arrays: BadZipFile"),
+        (one_array, "is damaged or not an .npz file of numeric arrays: "),
         (lambda folder: write_npz(folder, {"a": np.array(Bomb(), object)}), "Object arrays cannot be loaded"),
-        (lambda folder: folder / "model.npz", r"no file or folder at .*model.npz: expected a .npz file of NumPy"),
+        (lambda folder: folder / "model.npz", r"no file or folder at .*model.npz: expected a NumPy .npz file"),
     ],
 )
-def test_a_wrong_file_of_arrays_is_named_and_nothing_runs(write, message, tmp_path, monkeypatch):
+def test_invalid_npz_files_are_not_executed(write, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path)
-    with pytest.raises(UserError, match=message) as caught:
+    with refused(message) as error:
         convert.from_file(path, LRU_CONFIG)
-    assert str(path) in str(caught.value) and "\n" not in str(caught.value) and not Path("exploded").exists()
+    assert str(path) in str(error.value) and not Path("exploded").exists()

@@ -1,4 +1,4 @@
-"""The idx format against bytes typed in, and damage."""
+"""The idx format: bytes written by hand, and damaged files."""
 
 import gzip
 
@@ -6,22 +6,17 @@ import numpy as np
 import pytest
 
 from aire.data.formats.idx import IdxFile, unpack
-from aire.utils.errors import UserError
+from tests.helpers import refused
 
 LABELS = bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 0, 9])
-PICTURES = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 3, *range(1, 13)])
+IMAGES = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 3, *range(1, 13)])
 
 
-def test_idx():
-    assert IdxFile("labels", LABELS).parse(()).tolist() == [7, 0, 9]
-    pictures = IdxFile("pictures", PICTURES).parse((2, 3))
-    assert pictures.dtype == np.uint8
-    assert pictures.tolist() == [[[1, 2, 3], [4, 5, 6]], [[7, 8, 9], [10, 11, 12]]]
-
-
-def test_idx_packed_or_not():
-    for data in (LABELS, gzip.compress(LABELS)):
-        assert unpack(data, "labels") == IdxFile("labels", LABELS)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_idx(pack):
+    assert unpack(pack(LABELS), "labels").parse(()).tolist() == [7, 0, 9]
+    images = unpack(pack(IMAGES), "images").parse((2, 3))
+    np.testing.assert_array_equal(images, np.arange(1, 13, dtype=np.uint8).reshape(2, 2, 3), strict=True)
 
 
 @pytest.mark.parametrize(
@@ -32,15 +27,15 @@ def test_idx_packed_or_not():
         (b"<htm" + LABELS, (), "begins with 3c 68 74 6d; expected"),
         (bytes([0, 0, 13]) + LABELS[3:], (), "begins with 00 00 0d 01; expected"),  # floats
         (LABELS, (2, 3), "begins with 00 00 08 01; expected an idx file that begins with 00 00 08 03"),
-        (PICTURES[:15], (2, 3), "15 bytes, its header alone has 16: truncated"),
-        (PICTURES, (28, 28), r"items of shape \(2, 3\); expected \(28, 28\)"),
-        (PICTURES[:-1], (2, 3), "expected 28 bytes for 2 items, found 27; it is damaged"),
-        (PICTURES + b"\x00", (2, 3), "expected 28 bytes for 2 items, found 29; it is damaged"),
+        (IMAGES[:15], (2, 3), "15 bytes, but the header needs 16: truncated"),
+        (IMAGES, (28, 28), r"items of shape \(2, 3\); expected \(28, 28\)"),
+        (IMAGES[:-1], (2, 3), "expected 28 bytes for 2 items, found 27; it is damaged"),
+        (IMAGES + b"\x00", (2, 3), "expected 28 bytes for 2 items, found 29; it is damaged"),
         (LABELS[:4] + b"\xff" * 4 + LABELS[8:], (), "expected 4,294,967,303 bytes for 4,294,967,295 items, found 11"),
     ],
 )
-def test_idx_that_is_none(content, item, message):
-    with pytest.raises(UserError, match=f"^some file: {message}"):
+def test_invalid_idx(content, item, message):
+    with refused(f"^some file: {message}"):
         IdxFile("some file", content).parse(item)
 
 
@@ -56,5 +51,5 @@ def test_damaged_gzip(damage):
             packed[20] ^= 255
         case "trailer":
             packed += b"more"
-    with pytest.raises(UserError, match=r"^some file: cannot be unpacked \(.*get it again$"):
+    with refused(r"^some file: cannot be unpacked \(.*get it again$"):
         unpack(bytes(packed), "some file")

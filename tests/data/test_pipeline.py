@@ -1,4 +1,4 @@
-"""The input pipeline: what batches hold, epoch coverage, sharding by process, resuming."""
+"""The input pipeline: contents of batches, epoch coverage, sharding by process, resuming."""
 
 import numpy as np
 import pytest
@@ -8,10 +8,11 @@ from aire.data.pipeline import Batches, Split, evaluation_batches, pad, steps_pe
 from aire.models import Classifier, ModelConfig
 from aire.ssm import S5Config
 from aire.utils.errors import UserError
+from tests.helpers import forward
 
 
 def make_split(n: int) -> Split:
-    """Every field of an example tells its index."""
+    """Make a split in which every field of an example gives its index."""
     i = np.arange(n)
     return Split(np.stack([i, i + 1], axis=1).astype(np.uint8), i.astype(np.int32), (i % 10).astype(np.int32))
 
@@ -26,22 +27,19 @@ def test_pad():
     np.testing.assert_array_equal(split.lengths, np.array([2, 1], np.int32), strict=True)
     np.testing.assert_array_equal(split.y, np.array([3, 4], np.int32), strict=True)
     assert len(split) == 2
-
-
-def test_pad_to_exactly_the_longest():
     assert pad([np.array([7, 8], np.uint8)], [0], 2, name="train").x.tolist() == [[7, 8]]
 
 
 def test_pad_names_the_first_sequence_that_is_too_long():
     sequences = [np.ones(n, np.uint8) for n in (3, 5, 4, 9)]
-    with pytest.raises(UserError, match=r"'test', example 1: 5 tokens are more than the length 4; .* has 9"):
+    with pytest.raises(UserError, match=r"'test', example 1: 5 tokens exceed the length 4; .* has 9"):
         pad(sequences, [0] * 4, 4, name="test")
 
 
 @pytest.mark.parametrize(
     ("largest", "dtype"), [(255, np.uint8), (256, np.uint16), (65_535, np.uint16), (65_536, np.uint32)]
 )
-def test_pad_takes_the_smallest_dtype_that_holds_the_tokens(largest, dtype):
+def test_pad_uses_the_smallest_dtype(largest, dtype):
     split = pad([np.array([1, largest]), np.array([2])], [0, 0], 3, name="train")
     np.testing.assert_array_equal(split.x, np.array([[1, largest, 0], [2, 0, 0]], dtype), strict=True)
     assert split.holds_tokens
@@ -58,17 +56,16 @@ def test_pad_names_the_example_of_a_negative_token():
         pad(sequences, [0] * 5, 4, name="test")
 
 
-@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.int32])
-def test_a_model_takes_tokens_above_255(dtype):
-    """The logits are those of the one-hot vectors written out."""
-    config = ModelConfig(300, 4, 2, (4,), S5Config(blocks=1))
-    model = Classifier(config, rngs=nnx.Rngs(0))
+def test_a_model_accepts_tokens_above_255():
+    """The logits are those of one-hot vectors."""
+    model = Classifier(ModelConfig(300, 4, 2, (4,), S5Config(blocks=1)), rngs=nnx.Rngs(0))
     model.eval()
-    tokens = np.array([[1, 299, 256]], dtype)
-    split = Split(tokens, np.array([3], np.int32), np.zeros(1, np.int32))
-    batch = split.take(np.array([0]))
-    expected = model(np.eye(300, dtype=np.float32)[tokens], batch["lengths"])
-    np.testing.assert_allclose(model(batch["x"], batch["lengths"]), expected, rtol=1e-5, atol=1e-6)
+    tokens = np.array([[1, 299, 256]], np.uint16)
+    batch = Split(tokens, np.array([3], np.int32), np.zeros(1, np.int32)).take(np.array([0]))
+    expected = forward(model, np.eye(300, dtype=np.float32)[tokens], batch["lengths"])
+    for dtype in (np.uint16, np.uint32, np.int32):
+        actual = forward(model, batch["x"].astype(dtype), batch["lengths"])
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_split_needs_as_many_labels_as_inputs():
@@ -76,7 +73,7 @@ def test_split_needs_as_many_labels_as_inputs():
         Split(np.zeros((2, 4), np.uint8), np.zeros(2, np.int32), np.zeros(3, np.int32))
 
 
-def test_batch_holds_the_rows_of_its_examples():
+def test_a_batch_has_the_rows_of_its_examples():
     split = make_split(20)
     batch = Batches(split, batch_size=4, seed=0)[2]
     assert set(batch) == {"x", "lengths", "y"}
@@ -86,12 +83,12 @@ def test_batch_holds_the_rows_of_its_examples():
         assert batch[name].shape[0] == 4
 
 
-def test_batches_have_no_end_to_iterate_to():
-    with pytest.raises(TypeError, match=r"Batches has no end: index it by step, batches\[step\]"):
+def test_batches_cannot_be_iterated():
+    with pytest.raises(TypeError, match=r"Batches is infinite: index it by step, batches\[step\]"):
         next(iter(Batches(make_split(20), batch_size=4, seed=0)))
 
 
-def test_two_documents_are_one_row_of_a_batch():
+def test_pairs_of_documents_are_one_row_of_a_batch():
     x = np.arange(24, dtype=np.uint8).reshape(4, 2, 3)
     lengths = np.array([[1, 2], [3, 1], [2, 2], [1, 3]], np.int32)
     batch = Split(x, lengths, np.arange(4, dtype=np.int32)).take(np.array([2, 0]))
@@ -100,7 +97,7 @@ def test_two_documents_are_one_row_of_a_batch():
     assert batch["y"].tolist() == [2, 0]
 
 
-def test_stored_bytes_are_decoded_batch_by_batch():
+def test_bytes_are_decoded_batch_by_batch():
     grey = np.array([[0, 255], [51, 102]], np.uint8)
     split = Split(grey, np.full(2, 2, np.int32), np.zeros(2, np.int32), decode=lambda x: x[..., None] / np.float32(255))
     expected = np.array([[[0.2], [0.4]], [[0], [1]]], np.float32)
@@ -109,7 +106,7 @@ def test_stored_bytes_are_decoded_batch_by_batch():
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(12, 4), (14, 4), (7, 7), (5, 1)])
-def test_each_epoch_holds_every_example_once_but_the_remainder(n, batch_size):
+def test_an_epoch_has_every_example_once_except_the_remainder(n, batch_size):
     split = make_split(n)
     steps = steps_per_epoch(split, batch_size)
     assert steps == n // batch_size
@@ -122,44 +119,42 @@ def test_each_epoch_holds_every_example_once_but_the_remainder(n, batch_size):
     assert len(set(orders)) > 1
 
 
-def test_what_the_last_batch_leaves_out_differs_between_epochs():
+def test_the_remainder_differs_between_epochs():
     stream = Batches(make_split(10), batch_size=4, seed=0)
     dropped = [frozenset(range(10)) - set(indices(stream, (2 * epoch, 2 * epoch + 1)).flat) for epoch in range(8)]
     assert len(set(dropped)) > 4
 
 
 def test_neighbouring_seeds_do_not_share_epochs():
-    """As they would if the epoch were added to the seed."""
+    """They would if the epoch were added to the seed."""
     split = make_split(100)
     first, second = (Batches(split, batch_size=100, seed=seed) for seed in (1, 2))
     orders = {tuple(stream[epoch]["lengths"]) for stream in (first, second) for epoch in range(5)}
     assert len(orders) == 10
 
 
-def test_shuffle_is_uniform_enough():
-    """Each twentieth of the examples is equally often in each twentieth of the places: chi-square, 19 * 19 degrees of
-    freedom, so mean 361 and deviation 27.
-    """
+def test_the_shuffle_is_uniform():
+    """Count examples by twentieths of their index and place: chi-square with 19 * 19 degrees of freedom."""
     n, epochs = 2000, 30
     order = indices(Batches(make_split(n), batch_size=n, seed=0), range(epochs))
     counts = np.zeros((20, 20))
     np.add.at(counts, (np.arange(n) * 20 // n, order * 20 // n), 1)
     expected = n * epochs / 400
     assert counts.sum() == n * epochs
-    assert np.sum((counts - expected) ** 2 / expected) < 361 + 5 * 27
+    assert np.sum((counts - expected) ** 2 / expected) < 361 + 5 * 27  # mean and deviations
 
 
-def test_same_seed_same_batches_other_seed_other_batches():
+def test_batches_are_a_function_of_the_seed():
     split = make_split(50)
     one, same, other = (indices(Batches(split, batch_size=5, seed=seed), range(20)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert (one != other).any()
 
 
-def test_resumed_in_the_middle_of_an_epoch_equals_uninterrupted():
+def test_resuming_in_the_middle_of_an_epoch():
     split = make_split(23)
-    whole = indices(Batches(split, batch_size=4, seed=9), range(17))
-    np.testing.assert_array_equal(indices(Batches(split, batch_size=4, seed=9), range(7, 17)), whole[7:])
+    full = indices(Batches(split, batch_size=4, seed=9), range(17))
+    np.testing.assert_array_equal(indices(Batches(split, batch_size=4, seed=9), range(7, 17)), full[7:])
 
 
 @pytest.mark.parametrize("process_count", [2, 3])
@@ -177,7 +172,7 @@ def test_processes_share_each_batch(process_count):
 
 
 def test_processes_do_not_mix_the_documents_of_pairs():
-    """Each global batch, put together from the processes' rows, holds the pairs that one process would give."""
+    """The rows of all processes together are the pairs of a single process."""
     x = np.arange(32, dtype=np.uint8).reshape(8, 2, 2)
     split = Split(x, np.full((8, 2), 2, np.int32), np.arange(8, dtype=np.int32))
     alone = Batches(split, batch_size=4, seed=0)[0]
@@ -199,7 +194,7 @@ def test_processes_do_not_mix_the_documents_of_pairs():
         ({"batch_size": 4, "seed": -1}, r"seed=-1: expected at least 0"),
     ],
 )
-def test_bad_options(options, message):
+def test_invalid_options(options, message):
     with pytest.raises(UserError, match=message):
         Batches(make_split(10), **({"seed": 0} | options))
 
@@ -215,7 +210,7 @@ def test_evaluation_covers_every_example_once_in_order():
         np.testing.assert_array_equal(real, getattr(split, name), strict=True)
 
 
-def test_evaluation_fills_up_with_sequences_that_have_tokens():
+def test_evaluation_pads_with_examples_that_have_tokens():
     split = pad([np.ones(2, np.uint8)] * 3, [1] * 3, 4, name="test")
     *_, last = evaluation_batches(split, 8)
     np.testing.assert_array_equal(last["lengths"], [2] * 8)

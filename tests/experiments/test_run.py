@@ -15,7 +15,7 @@ from filelock import FileLock
 
 import aire
 import run
-from aire.data.synthetic import pictures
+from aire.data.synthetic import idx_arrays
 from aire.data.tasks import load_task
 from aire.pruning.methods import METHODS
 from experiments.speed.speed_job import SECTIONS
@@ -109,7 +109,7 @@ def test_a_killed_run_resumes_to_identical_weights(finished, data, tmp_path):
 
 @pytest.mark.slow
 def test_image_data(data, tmp_path):
-    folder = write_idx(tmp_path / "files", pictures(train=192, test=80))
+    folder = write_idx(tmp_path / "files", idx_arrays(train=192, test=80))
     args = "--config=fashion_mnist_prune:smoke", f"--config.data.folder={folder}", "--config.prune.methods=('aire',)"
     printed = call(*args, data=data, workdir=tmp_path / "run")
     sizes = "64 / 16 / 32 examples of up to 49 steps, 10 classes"
@@ -138,12 +138,18 @@ def test_image_data(data, tmp_path):
         ([SMOKE, "--config.prune.methods=('airy',)"], "unknown score 'airy': expected one of"),
         ([SMOKE, "--config.prune.scope=local"], "scope='local': expected one of"),
         ([SMOKE, "--config.data.task=lists"], "unknown task 'lists': expected one of ["),
-        (["--config=fashion_mnist_prune:smoke", "--config.data.folder=nowhere"], "nowhere: no train-images-idx3-ubyte"),
+        (
+            ["--config=fashion_mnist_prune:smoke", "--config.data.folder=nowhere"],
+            "nowhere: missing train-images-idx3-ubyte",
+        ),
         (["--config=fashion_mnist_prune:smoke", "--config.data.pool=5"], "pool=5: expected a divisor of 28"),
         ([SMOKE, "--config.init=nowhere.safetensors"], "no model file at nowhere.safetensors"),
-        ([SMOKE, "--config.init=nowhere"], "no file or folder at nowhere: expected a .msgpack or checkpoint_N file"),
+        (
+            [SMOKE, "--config.init=nowhere"],
+            "no file or folder at nowhere: expected a Flax .msgpack or checkpoint_N file",
+        ),
         ([SMOKE, "--config.init=zoo"], "no model 'lra_listops_smoke' in the zoo"),
-        ([SMOKE, "--config.data.lra_release=nowhere"], "nowhere: no basic_train.tsv"),
+        ([SMOKE, "--config.data.lra_release=nowhere"], "nowhere: missing basic_train.tsv"),
         ([SMOKE, "--config.data.length=20"], "max_length=30 does not fit length 20"),
         ([SMOKE, "--config.model.activation=relu"], "activation='relu': expected one of"),
     ],
@@ -196,7 +202,7 @@ def test_a_second_process_waits_for_its_turn_in_a_work_folder(data, tmp_path):
 
 
 def test_compiled_programs_are_kept_in_the_work_folder(tmp_path):
-    slow = "jax.jit(lambda x: [x := jax.numpy.sin(x) @ x for _ in range(300)][-1])(jax.numpy.eye(9))"  # to compile
+    slow = "jax.jit(lambda x: [x := jax.numpy.sin(x) @ x for _ in range(2000)][-1])(jax.numpy.eye(9))"  # to compile
     code = f"import jax, pathlib, run; run.keep_compiled(pathlib.Path('work')); {slow}"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
     environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}

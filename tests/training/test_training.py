@@ -1,7 +1,8 @@
-"""Training: groups, the loop, resuming after a kill with bit-identical parameters, stopping on NaN."""
+"""Training: parameter groups, the loop, bit-identical results of resumed runs, stopping on NaN."""
 
 import csv
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,12 @@ import pytest
 from flax import nnx
 
 from aire.data.pipeline import Split
+from aire.io.weights import abstract_model, get_arrays
+from aire.models import Classifier, ModelConfig
+from aire.ssm import ssm_config
 from aire.training import loop
 from aire.training.metrics import NonFiniteError
-from aire.training.optimizer import GROUPS, OptimizerConfig, label, parameter_roles, schedule
+from aire.training.optimizer import OptimizerConfig, label, parameter_roles, schedule
 from aire.training.step import split_model
 from aire.utils.errors import UserError
 
@@ -23,10 +27,13 @@ CONFIG = loop.TrainConfig(
     evaluate_every=3,
     optimizer=OptimizerConfig(lr=0.01, ssm_lr=0.003, weight_decay=0.01),
 )
+MODEL = ModelConfig(
+    20, 8, 10, (4,), ssm_config({"kind": "s5", "blocks": 2, "bidirectional": True}), pooling="masked_mean", dropout=0.3
+)
 
 
 def make_data(n=40, length=12, seed=0) -> dict[str, Split]:
-    """Sequences whose class is their first token."""
+    """Make sequences whose class is their first token."""
     rng = np.random.default_rng(seed)
 
     def split(n):
@@ -40,45 +47,45 @@ def train(model, folder, data=None, config=CONFIG, seed=0):
     return loop.train(model, data or make_data(), config, seed=seed, folder=folder, fingerprint={"seed": seed})
 
 
-def arrays(model):
-    return nnx.to_pure_dict(nnx.state(model))
-
-
 def assert_identical(a, b):
-    jax.tree.map(np.testing.assert_array_equal, arrays(a), arrays(b))
+    jax.tree.map(np.testing.assert_array_equal, get_arrays(a), get_arrays(b))
 
 
-@pytest.mark.parametrize("dt_global", [False, True])
-@pytest.mark.parametrize("groups", sorted(GROUPS))
-def test_groups_by_hand(make_model, groups, dt_global):
-    """Which optimiser each parameter gets, typed in from the reference's four settings."""
-    b = {"standard": "ssm", "BandCdecay": "ssm_decay", "BfastandCdecay": "regular", "noBCdecay": "ssm"}[groups]
-    c = d = "ssm" if groups == "noBCdecay" else "regular"
-    expected = {"Lambda_re": "ssm", "Lambda_im": "ssm", "B_re": b, "B_im": b, "C_re": c, "C_im": c, "D": d}
-    expected["log_step"] = "regular" if dt_global else "ssm"
-    config = OptimizerConfig(0.1, 0.1, 0.1, groups, dt_global=dt_global)
-    model = make_model((2,))
-    labels = label(split_model(model)[1], config, parameter_roles(model))
-    assert labels["blocks"][0]["ssm"] == expected
-    assert set(jax.tree.leaves([labels["encoder"], labels["decoder"], labels["blocks"][0]["norm"]])) == {"regular"}
+@pytest.fixture(scope="module")
+def model() -> Classifier:
+    return Classifier(MODEL, rngs=nnx.Rngs(0))
 
 
-def test_groups_of_s4d_by_hand(make_model):
-    """As the reference registers them: A and the time steps at the SSM rate without decay, C and D like the rest."""
-    model = make_model((8,), ssm={"kind": "s4d"})
-    config = OptimizerConfig(0.1, 0.1, 0.1)
-    labels = label(split_model(model)[1], config, parameter_roles(model))
-    slow = dict.fromkeys(("log_A_real", "A_imag", "log_dt"), "ssm")
-    assert labels["blocks"][0]["ssm"] == slow | dict.fromkeys(("C_re", "C_im", "D"), "regular")
+@pytest.fixture(scope="module")
+def finished(model, tmp_path_factory):
+    """A finished run: (result, folder)."""
+    folder = tmp_path_factory.mktemp("finished")
+    return train(model, folder), folder
 
 
-def test_groups_of_lru_by_hand(make_model):
-    """As the references name them: λ, γ and B at the SSM rate without decay, C and D like the rest."""
-    model = make_model((2,), ssm={"kind": "lru"})
-    config = OptimizerConfig(0.1, 0.1, 0.1)
-    labels = label(split_model(model)[1], config, parameter_roles(model))
-    slow = dict.fromkeys(("nu_log", "theta_log", "gamma_log", "B_re", "B_im"), "ssm")
-    assert labels["blocks"][0]["ssm"] == slow | dict.fromkeys(("C_re", "C_im", "D"), "regular")
+@pytest.mark.parametrize(
+    ("kind", "groups", "slow"),
+    [  # the parameters of the layer by group; the others are "regular"
+        ("s5", "standard", {"ssm": "Lambda_re Lambda_im B_re B_im log_step"}),
+        ("s5", "BandCdecay", {"ssm": "Lambda_re Lambda_im log_step", "ssm_decay": "B_re B_im"}),
+        ("s5", "BfastandCdecay", {"ssm": "Lambda_re Lambda_im log_step"}),
+        ("s5", "noBCdecay", {"ssm": "Lambda_re Lambda_im B_re B_im log_step C_re C_im D"}),
+        ("s4d", "standard", {"ssm": "log_A_real A_imag log_dt"}),
+        ("lru", "standard", {"ssm": "nu_log theta_log gamma_log B_re B_im"}),
+    ],
+)
+def test_parameter_groups_of_the_references(kind, groups, slow):
+    """`dt_global` moves the time steps to the regular group."""
+    model = abstract_model(dataclasses.replace(MODEL, ssm=ssm_config({"kind": kind}), state_sizes=(8,)))
+    expected = {name: group for group, names in slow.items() for name in names.split()}
+    for dt_global in (False, True):
+        config = OptimizerConfig(0.1, 0.1, 0.1, groups, dt_global=dt_global)
+        labels = label(split_model(model)[1], config, parameter_roles(model))
+        found = {name: group for name, group in labels["blocks"][0]["ssm"].items() if group != "regular"}
+        steps = {"log_step", "log_dt"} if dt_global else set()
+        assert found == {name: group for name, group in expected.items() if name not in steps}
+        others = [labels["encoder"], labels["decoder"], labels["blocks"][0]["norm"]]
+        assert set(jax.tree.leaves(others)) == {"regular"}
 
 
 def test_schedule_without_warmup_by_hand():
@@ -88,9 +95,9 @@ def test_schedule_without_warmup_by_hand():
 
 def test_training_learns_and_returns_the_best(make_model, tmp_path):
     model = make_model((4,), pooling="masked_mean")
-    before = jax.tree.map(np.array, arrays(model))
+    before = get_arrays(model)
     trained = train(model, tmp_path, make_data(400), dataclasses.replace(CONFIG, epochs=6, evaluate_every=50))
-    jax.tree.map(np.testing.assert_array_equal, arrays(model), before)  # the initial model is not touched
+    jax.tree.map(np.testing.assert_array_equal, get_arrays(model), before)  # the initial model is not modified
     rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
     accuracies = {int(r["step"]): float(r["value"]) for r in rows if r["metric"] == "validation/accuracy"}
     assert trained.validation.accuracy == pytest.approx(max(accuracies.values()))
@@ -104,10 +111,9 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("after", [2, 7])
-def test_a_resumed_run_ends_bit_identical(make_model, tmp_path, monkeypatch, after):
-    """Stopped after some steps, between checkpoints or on one; with dropout, so its keys must go on, too."""
-    data, model = make_data(), make_model((4,), pooling="masked_mean", dropout=0.3)
-    whole = train(model, tmp_path / "whole", data)
+def test_a_resumed_run_is_bit_identical(model, finished, tmp_path, monkeypatch, after):
+    """Stop between checkpoints or at one. Dropout is on, so its keys must be restored too."""
+    full, folder = finished
 
     class Interrupting(loop.Progress):
         def update(self, n=1, **metrics):
@@ -115,30 +121,27 @@ def test_a_resumed_run_ends_bit_identical(make_model, tmp_path, monkeypatch, aft
             if self.done == after:
                 raise Killed
 
-    monkeypatch.setattr(loop, "Progress", Interrupting)
-    with pytest.raises(Killed):
-        train(model, tmp_path / "resumed", data)
-    monkeypatch.undo()
-    resumed = train(model, tmp_path / "resumed", data)
-    assert_identical(whole.model, resumed.model)
-    assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "resumed" / "metrics.csv").read_text()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop, "Progress", Interrupting)
+        train(model, tmp_path)
+    assert_identical(full.model, train(model, tmp_path).model)
+    assert (folder / "metrics.csv").read_text() == (tmp_path / "metrics.csv").read_text()
 
 
-def test_finished_training_is_not_repeated(make_model, tmp_path, monkeypatch):
-    model = make_model((4,), pooling="masked_mean")
-    first = train(model, tmp_path)
+def test_finished_training_is_not_repeated(model, finished, tmp_path, monkeypatch):
+    shutil.copytree(finished[1], tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(loop, "Batches", lambda *args, **kwargs: {})  # any step would fail
-    assert_identical(first.model, train(model, tmp_path).model)
+    assert_identical(finished[0].model, train(model, tmp_path).model)
 
 
-def test_another_config_is_refused(make_model, tmp_path):
-    train(make_model((4,), pooling="masked_mean"), tmp_path)
+def test_another_config_is_refused(model, finished, tmp_path):
+    shutil.copytree(finished[1], tmp_path, dirs_exist_ok=True)
     with pytest.raises(UserError, match="made with other settings: seed is 0 there, 1 here"):
-        train(make_model((4,), pooling="masked_mean"), tmp_path, seed=1)
+        train(model, tmp_path, seed=1)
 
 
-def test_nan_stops_with_step_metric_and_last_good_checkpoint(make_model, tmp_path, monkeypatch):
-    """The fifth step's loss is NaN: the checkpoint of step 3 stays, and nothing later is saved."""
+def test_nan_stops_training(model, tmp_path, monkeypatch):
+    """If the loss of step 5 is NaN, the checkpoint of step 3 is the last one."""
     make_step = loop.make_train_step
 
     def poisoned(*args):
@@ -152,11 +155,11 @@ def test_nan_stops_with_step_metric_and_last_good_checkpoint(make_model, tmp_pat
 
     monkeypatch.setattr(loop, "make_train_step", poisoned)
     with pytest.raises(NonFiniteError, match=r"loss is nan at step 5.*the last good checkpoint is .*checkpoints/3"):
-        train(make_model((4,), pooling="masked_mean"), tmp_path)
+        train(model, tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()] == ["3"]
 
 
-def test_a_loss_that_explodes_is_infinite_or_nan_and_stops(make_model, tmp_path):
+def test_a_diverging_loss_stops_training(make_model, tmp_path):
     config = dataclasses.replace(CONFIG, epochs=10, optimizer=OptimizerConfig(1e30, 0.003, 0.01))
     with pytest.raises(NonFiniteError, match="at step"):
         train(make_model((4,), pooling="masked_mean", batchnorm=False), tmp_path, config=config)
@@ -170,19 +173,19 @@ def test_a_loss_that_explodes_is_infinite_or_nan_and_stops(make_model, tmp_path)
         ({"warmup_epochs": 3}, "warmup_steps=15: expected at least 0 and below total_steps=15"),
     ],
 )
-def test_wrong_settings_are_named(make_model, tmp_path, change, message):
+def test_invalid_settings(model, tmp_path, change, message):
     with pytest.raises(UserError, match=message):
-        train(make_model((2,)), tmp_path, config=dataclasses.replace(CONFIG, **change))
+        train(model, tmp_path, config=dataclasses.replace(CONFIG, **change))
 
 
-def test_unknown_groups_are_named():
+def test_unknown_groups():
     with pytest.raises(UserError, match="groups='fast': expected one of"):
         OptimizerConfig(0.1, 0.1, 0.1, "fast")
 
 
 @pytest.fixture
 def compilations():
-    """Grows by one entry with every compilation, until the test ends."""
+    """A list with one entry per compilation during the test."""
     found = []
 
     def listener(event, *_, **__):
@@ -195,22 +198,22 @@ def compilations():
 
 
 def test_nothing_is_compiled_after_the_first_step_and_evaluation(make_model, tmp_path, monkeypatch, compilations):
-    """Every step and every evaluation notes how much was compiled when it begins."""
-    begun = []
+    """Record the number of compilations at the start of every step and evaluation."""
+    starts = []
 
-    def noting(name, function):
-        def noted(*args):
-            begun.append((name, len(compilations)))
+    def recording(name, function):
+        def recorded(*args):
+            starts.append((name, len(compilations)))
             return function(*args)
 
-        return noted
+        return recorded
 
     make_step, evaluate = loop.make_train_step, loop.evaluate_arrays
-    monkeypatch.setattr(loop, "make_train_step", lambda *args: noting("step", make_step(*args)))
-    monkeypatch.setattr(loop, "evaluate_arrays", noting("evaluation", evaluate))
+    monkeypatch.setattr(loop, "make_train_step", lambda *args: recording("step", make_step(*args)))
+    monkeypatch.setattr(loop, "evaluate_arrays", recording("evaluation", evaluate))
     train(make_model((4,), d_model=5), tmp_path)
-    assert [name for name, _ in begun] == ["step", "step", "step", "evaluation"] * 5
-    counts = [count for _, count in begun]
-    assert counts[0] < counts[1]  # the step is compiled, and seen to be
-    assert counts[1] == counts[2] == counts[3] < counts[4]  # so is the evaluation
+    assert [name for name, _ in starts] == ["step", "step", "step", "evaluation"] * 5
+    counts = [count for _, count in starts]
+    assert counts[0] < counts[1]  # the step was compiled
+    assert counts[1] == counts[2] == counts[3] < counts[4]  # and the evaluation
     assert counts[5:] == [counts[4]] * 15

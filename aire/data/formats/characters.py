@@ -1,7 +1,7 @@
-"""Texts as sequences of characters, by the rules of the S5 and S4 references for the Long Range Arena.
+"""Character tokens of texts, by the rules of the S5 and S4 references for the Long Range Arena.
 
-A character is a Unicode code point, upper and lower case apart. Token 0 pads, 1 stands for characters outside the
-vocabulary, 2 ends every text; characters follow, the most frequent first. Axis: L characters of a text.
+A character is a Unicode code point; case is preserved. Token 0 is padding, 1 an unknown character and 2 the end of a
+text. The characters of the vocabulary follow, the most frequent first. Axis: L characters of a text.
 """
 
 import dataclasses
@@ -19,27 +19,30 @@ UNKNOWN, EOS = 1, 2
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """The characters that have a token of their own, in the order of the tokens."""
+    """The characters with a token, in the order of the tokens."""
 
     characters: str
 
     @classmethod
-    def of(cls, counts: Mapping[str, int], *, least: int, most: int, title: str) -> Self:
-        """Of the characters that occur at least `least` times; equally frequent ones by code point.
+    def from_counts(cls, counts: Mapping[str, int], *, min_count: int, max_tokens: int, title: str) -> Self:
+        """Select the characters that occur at least `min_count` times. Ties are ordered by code point.
+
+        `title` is used in error messages.
 
         Raises:
-            UserError: with the specials these are more than `most` tokens; `title` names the texts in the message.
+            UserError: there are more than `max_tokens` tokens, including special ones.
         """
-        frequent = sorted((c for c, n in counts.items() if n >= least), key=lambda c: (-counts[c], c))
-        if len(frequent) + len(SPECIALS) > most:
+        frequent = sorted((c for c, n in counts.items() if n >= min_count), key=lambda c: (-counts[c], c))
+        if len(frequent) + len(SPECIALS) > max_tokens:
             raise UserError(
-                f"{title}: {len(frequent)} different characters occur at least {least} times in the training texts; "
-                f"with {len(SPECIALS)} special tokens, at most {most} are expected: are these the published texts?"
+                f"{title}: {len(frequent)} different characters occur at least {min_count} times in the training "
+                f"texts; with {len(SPECIALS)} special tokens, at most {max_tokens} are expected: are these the "
+                "published texts?"
             )
         return cls("".join(frequent))
 
     def encode(self, text: str) -> np.ndarray:
-        """Tokens (L,) uint8, without the end token."""
+        """Return tokens (L,) uint8, without the end token."""
         return self._table[_code_points(text)]
 
     @cached_property
@@ -54,12 +57,12 @@ def _code_points(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le"), "<u4")
 
 
-def ended(tokens: np.ndarray, length: int) -> np.ndarray:
-    """The first `length` - 1 tokens of a text, then the end token: (at most `length`,) uint8."""
+def append_eos(tokens: np.ndarray, length: int) -> np.ndarray:
+    """Cut a text to `length` - 1 tokens and append the end token."""
     return np.append(tokens[: length - 1], np.uint8(EOS))
 
 
-def check_length(length: int, most: int, title: str) -> None:
-    """Raises UserError unless 2 <= length <= most."""
-    if not 2 <= length <= most:
-        raise UserError(f"{title}: length={length}: expected 2 to {most:,}, the end token included")
+def check_length(length: int, maximum: int, title: str) -> None:
+    """Raise UserError unless 2 <= length <= maximum."""
+    if not 2 <= length <= maximum:
+        raise UserError(f"{title}: length={length}: expected 2 to {maximum:,}, including the end token")

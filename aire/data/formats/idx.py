@@ -1,4 +1,4 @@
-"""Pictures and labels in four idx files, the format of MNIST: 28×28 grey values, one byte each."""
+"""Images and labels in four idx files, the format of MNIST: 28×28 grey values, one byte each."""
 
 import dataclasses
 import gzip
@@ -14,8 +14,8 @@ import numpy as np
 
 from aire.data.formats import pixels
 from aire.data.formats.archives import Archive, download, is_gzip
-from aire.data.formats.pixels import LEAST, Labelled
-from aire.utils.errors import UserError
+from aire.data.formats.pixels import MIN_TRAIN_IMAGES, ImageSource, Labelled
+from aire.utils.errors import MissingFileError, UserError
 from aire.utils.files import reading
 
 SIDE = 28
@@ -23,7 +23,7 @@ SIDE = 28
 
 @dataclasses.dataclass(frozen=True)
 class IdxFile:
-    """An unpacked file: its content, and where that is from, for messages."""
+    """An unpacked file. `where` is its origin, used in error messages."""
 
     where: str
     content: bytes
@@ -34,13 +34,13 @@ class IdxFile:
         return hashlib.sha256(self.content).hexdigest()
 
     def parse(self, item: tuple[int, ...]) -> np.ndarray:
-        """(n, *item) uint8.
+        """Decode items of a given shape, (n, *item) uint8.
 
-        The format, as Y. LeCun's MNIST page describes it: two zero bytes, the type (8: unsigned bytes), the number of
-        axes, each axis' size (32 bits, big-endian), then the values, last axis fastest.
+        The format is described on Y. LeCun's MNIST page: two zero bytes, the type (8: unsigned bytes), the number of
+        axes, the size of each axis (32 bits, big-endian), then the values, last axis fastest.
 
         Raises:
-            UserError: another format, items of another shape, or more or fewer bytes than the sizes say.
+            UserError: the format, the shape of the items or the number of bytes is wrong.
         """
         magic = bytes((0, 0, 8, 1 + len(item)))
         header = 4 + 4 * magic[-1]
@@ -50,7 +50,7 @@ class IdxFile:
                 f"{self.where}: begins with {found}; expected an idx file that begins with {magic.hex(' ')}"
             )
         if len(self.content) < header:
-            raise UserError(f"{self.where}: {len(self.content)} bytes, its header alone has {header}: truncated")
+            raise UserError(f"{self.where}: {len(self.content)} bytes, but the header needs {header}: truncated")
         n, *shape = struct.unpack_from(f">{magic[-1]}I", self.content, 4)
         if tuple(shape) != item:
             raise UserError(f"{self.where}: items of shape {tuple(shape)}; expected {item}")
@@ -63,10 +63,10 @@ class IdxFile:
 
 
 def unpack(data: bytes, where: str) -> IdxFile:
-    """The file that `data`, packed by gzip or not, holds.
+    """Decompress `data` if it is a gzip file.
 
     Raises:
-        UserError: damaged gzip data.
+        UserError: the gzip data is damaged.
     """
     if not is_gzip(data):
         return IdxFile(where, data)
@@ -78,9 +78,9 @@ def unpack(data: bytes, where: str) -> IdxFile:
 
 @dataclasses.dataclass(frozen=True)
 class Checksums:
-    """A published file: its size, packed by gzip, and the SHA-256 of that and of what it holds.
+    """Size of a published gzip file, and the SHA-256 of the gzip file and of its content.
 
-    Both are needed: who packs the same bytes again gets another header.
+    Both checksums are needed, because gzip headers differ between files with the same content.
     """
 
     size: int
@@ -90,13 +90,13 @@ class Checksums:
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A dataset of four files.
+    """A published dataset of four files.
 
     Attributes:
-        title: its name in messages.
-        url: the address of their folder, with a slash at the end.
-        files: each one's checksums by its name, without .gz.
-        package: folder of a Debian package that holds the same; None: there is none.
+        title: the name of the dataset in messages.
+        url: the address of the folder, with a trailing slash.
+        files: checksums by file name without .gz.
+        package: folder of a Debian package with the same files, if there is one.
     """
 
     title: str
@@ -106,32 +106,33 @@ class Published:
 
     @property
     def how_to_get(self) -> str:
-        """What a user can do without a network, as the end of a message."""
+        """How to get the files manually, as the end of a message."""
         size = sum(file.size for file in self.files.values()) / 1e6
-        by_hand = (
+        manually = (
             f"get {', '.join(f'{name}.gz' for name in self.files)}, {size:.0f} MB, from {self.url} "
             "and name their folder with --config.data.folder=FOLDER"
         )
-        return f"install Debian's package dataset-{self.package.name}, or {by_hand}" if self.package else by_hand
+        return f"install Debian's package dataset-{self.package.name}, or {manually}" if self.package else manually
 
     def archive(self, name: str) -> Archive:
-        """What to download for the file of this name."""
+        """Return the download of the file with this name."""
         file = self.files[name]
         return Archive(self.title, f"{self.url}{name}.gz", file.packed, file.size, advice=self.how_to_get)
 
 
 @dataclasses.dataclass(frozen=True)
-class Files(pixels.Files):
-    """The four files, as published or from a folder.
+class IdxSource(ImageSource):
+    """The four files of a dataset, downloaded or from a folder.
 
     Attributes:
         published: the dataset.
-        held_out: which of n training pixels are for validation, (n,) bool, as a function of n.
-        data_dir: folder of prepared datasets; downloads are kept below it.
-        folder: holds the four, each with .gz or without; any pixels of their format are taken. Empty: the published
-            ones, from Debian's package where that is installed and else downloaded; their checksums are verified.
+        held_out: returns a mask (n,) of the validation images among n training images.
+        data_dir: folder of prepared datasets. Downloads are stored in it.
+        folder: contains the files, each with or without .gz. Contents are not compared with the published ones. If
+            empty, the published files are used: from Debian's package if it is installed, otherwise downloaded. Their
+            checksums are verified.
     Raises:
-        UserError: (by its methods) a file is missing, damaged, not the published one, or cannot be downloaded.
+        UserError: (from methods) a file is missing, damaged, not the published one, or cannot be downloaded.
     """
 
     published: Published
@@ -143,28 +144,28 @@ class Files(pixels.Files):
         if not self.folder:
             return "published"
         digests = {name: file.digest for name, file in self.contents.items()}
-        whole = hashlib.sha256("".join(digests.values()).encode()).hexdigest()
+        digest = hashlib.sha256("".join(digests.values()).encode()).hexdigest()
         is_published = digests == {name: file.unpacked for name, file in self.published.files.items()}
-        return "published" if is_published else f"folder_{whole[:16]}"
+        return "published" if is_published else f"folder_{digest[:16]}"
 
     def read(self) -> tuple[Labelled, Labelled]:
-        return self._pair("train", least=LEAST), self._pair("t10k", least=1)
+        return self._pair("train", MIN_TRAIN_IMAGES), self._pair("t10k", 1)
 
-    def validates(self, n: int) -> np.ndarray:
+    def is_validation(self, n: int) -> np.ndarray:
         return self.held_out(n)
 
     @cached_property
     def contents(self) -> dict[str, IdxFile]:
-        """The files by their names."""
+        """The files by name."""
         return self._from_folder(Path(self.folder)) if self.folder else self._as_published()
 
-    def _pair(self, stem: str, least: int) -> Labelled:
-        """The pixels and labels of two files that belong together, at least `least`."""
+    def _pair(self, stem: str, minimum: int) -> Labelled:
+        """Decode the images and labels of a split; raise if there are fewer than `minimum`."""
         first, second = self.contents[f"{stem}-images-idx3-ubyte"], self.contents[f"{stem}-labels-idx1-ubyte"]
         images, labels = first.parse((SIDE, SIDE)), second.parse(())
         if len(images) != len(labels):
-            raise UserError(f"{second.where}: {len(labels):,} labels for the {len(images):,} of {first.where}")
-        pixels.check_labels(second.where, labels, least)
+            raise UserError(f"{second.where}: {len(labels):,} labels for the {len(images):,} images in {first.where}")
+        pixels.check_labels(second.where, labels, minimum)
         return images, labels
 
     def _from_folder(self, folder: Path) -> dict[str, IdxFile]:
@@ -172,24 +173,24 @@ class Files(pixels.Files):
         paths = {name: next(filter(Path.is_file, (folder / f"{name}.gz", folder / name)), None) for name in names}
         missing = [name for name, path in paths.items() if path is None]
         if missing:
-            raise UserError(
-                f"{folder}: no {', '.join(missing)} there, with .gz or without; {self.published.how_to_get}"
+            raise MissingFileError(
+                f"{folder}: missing {', '.join(missing)} (with or without .gz); {self.published.how_to_get}"
             )
         return {name: _read(path) for name, path in paths.items()}
 
     def _as_published(self) -> dict[str, IdxFile]:
-        """The files as published, verified. Debian's first: no wait for a download, and the bytes are the same."""
+        """Read and verify the published files, preferably from Debian's package, which has the same bytes."""
         package = self.published.package
         if package and package.is_dir():
-            print(f"{self.published.title}: taking the files of Debian's package, {package}", flush=True)
+            print(f"{self.published.title}: using the files of Debian's package, {package}", flush=True)
             files = self._from_folder(package)
         else:
-            downloads = Path(self.data_dir, "downloads", self.published.title)  # the names are MNIST's for all of them
+            downloads = Path(self.data_dir, "downloads", self.published.title)  # all datasets use MNIST's file names
             files = {name: _read(download(self.published.archive(name), downloads)) for name in self.published.files}
         for name, file in files.items():
             if file.digest != (expected := self.published.files[name].unpacked):
                 raise UserError(
-                    f"{file.where}: not the published file: SHA-256 of what it holds is {file.digest}, "
+                    f"{file.where}: not the published file: the SHA-256 of its content is {file.digest}, "
                     f"expected {expected}; {self.published.how_to_get}"
                 )
         return files

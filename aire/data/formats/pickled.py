@@ -1,4 +1,4 @@
-"""Pickles of Python 2 read as plain data: nothing that they name is imported, nothing that they call is done."""
+"""Parse Python 2 pickles as plain data. Nothing is imported or executed."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ NAMED = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 
 @dataclasses.dataclass
 class Call:
-    """A call that the pickle asks for, and the state that its result would be given."""
+    """A call in a pickle, recorded but not executed, and the state to set on its result."""
 
     function: str
     arguments: tuple
@@ -21,10 +21,10 @@ class Call:
 
 
 def parse(data: bytes) -> Any:
-    """What a pickle of protocol 2 holds, with a `Call` in the place of each object that is no plain value.
+    """Parse a pickle of protocol 2. Objects that are not plain values become a `Call`.
 
     Raises:
-        ValueError: it is damaged, or has an operation that such pickles have no need of.
+        ValueError: the pickle is damaged or contains an unsupported operation.
     """
     try:
         return _run(data)
@@ -37,8 +37,8 @@ def _run(data: bytes) -> Any:
     marks: list[int] = []
     memo: dict[int, Any] = {}
 
-    def taken(n: int) -> list:
-        """The last n of the stack, off it."""
+    def pop(n: int) -> list:
+        """Pop the last n values of the stack."""
         if not 0 <= n <= len(stack):
             raise IndexError("the stack is too short")
         values = stack[len(stack) - n :]
@@ -64,24 +64,24 @@ def _run(data: bytes) -> Any:
             case "EMPTY_LIST":
                 stack.append([])
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                stack.append(tuple(taken(int(opcode.name[-1]))))
+                stack.append(tuple(pop(int(opcode.name[-1]))))
             case "TUPLE":
-                stack.append(tuple(taken(len(stack) - marks.pop())))
+                stack.append(tuple(pop(len(stack) - marks.pop())))
             case "APPEND":
-                [item] = taken(1)
+                [item] = pop(1)
                 stack[-1].append(item)
             case "APPENDS":
-                items = taken(len(stack) - marks.pop())
+                items = pop(len(stack) - marks.pop())
                 stack[-1].extend(items)
             case "SETITEMS":
-                items = taken(len(stack) - marks.pop())
+                items = pop(len(stack) - marks.pop())
                 stack[-1].update(zip(items[::2], items[1::2], strict=True))
             case "GLOBAL":
                 stack.append(value)
             case "REDUCE":
-                stack.append(Call(*taken(2)))
+                stack.append(Call(*pop(2)))
             case "BUILD":
-                [state] = taken(1)
+                [state] = pop(1)
                 stack[-1].state = state
             case "STOP":
                 return stack[-1]
@@ -91,10 +91,10 @@ def _run(data: bytes) -> Any:
 
 
 def array(call: Any) -> np.ndarray:
-    """The uint8 array that a call, as NumPy pickles arrays, stands for.
+    """Return the uint8 array for a `Call` that NumPy uses to pickle arrays.
 
     Raises:
-        ValueError: it stands for something else.
+        ValueError: the call is something else.
     """
     match call:
         case Call(state=(1, tuple(shape), Call(arguments=("u1", *_)), False, str(values))):

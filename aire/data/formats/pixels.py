@@ -1,4 +1,4 @@
-"""Datasets of pictures that are read pixel by pixel: how they are stored, split, and made sequences."""
+"""Datasets of images that are read pixel by pixel: storing, splitting and conversion to sequences."""
 
 import abc
 import dataclasses
@@ -15,38 +15,38 @@ from aire.data.formats.preparation import PreparedOnce, Source
 from aire.data.pipeline import Split
 from aire.utils.errors import UserError
 
-N_CLASSES = 10  # of all of them
-LEAST = 12  # training pictures, or some split would be empty
+N_CLASSES = 10  # of every dataset
+MIN_TRAIN_IMAGES = 12  # with fewer, a split would be empty
 
-Labelled = tuple[np.ndarray, np.ndarray]  # pictures (n, *shape) uint8, and their labels (n,)
+Labelled = tuple[np.ndarray, np.ndarray]  # images (n, *shape) uint8 and labels (n,)
 
 
-class Files(abc.ABC):
-    """A source that reads all pictures into memory. A format adds `config_name`, `read` and `validates`."""
+class ImageSource(abc.ABC):
+    """A source that reads all images into memory. Formats implement `config_name`, `read` and `is_validation`."""
 
     @abc.abstractmethod
     def config_name(self) -> str:
-        """Names the files' content, so that changed files are never taken for those that were read before."""
+        """Identify the content of the files, so that changed files are prepared again."""
 
     @abc.abstractmethod
     def read(self) -> tuple[Labelled, Labelled]:
-        """The published pictures for training, at least `LEAST`, and those for testing."""
+        """Return the training images, at least `MIN_TRAIN_IMAGES`, and the test images."""
 
     @abc.abstractmethod
-    def validates(self, n: int) -> np.ndarray:
-        """(n,) bool: which of n pictures for training are for validation instead."""
+    def is_validation(self, n: int) -> np.ndarray:
+        """Return a mask (n,) of the validation images among n training images."""
 
     def sizes(self) -> dict[str, int]:
         return {name: len(labels) for name, (_, labels) in self._splits.items()}
 
     def splits(self) -> dict[str, Iterable[tuple[np.ndarray, int]]]:
-        """Pairs of a picture and its label."""
+        """Return the splits as pairs of image and label."""
         return {name: zip(images, labels.tolist(), strict=True) for name, (images, labels) in self._splits.items()}
 
     @cached_property
     def _splits(self) -> dict[str, Labelled]:
         train, test = self.read()
-        validation = self.validates(len(train[1]))
+        validation = self.is_validation(len(train[1]))
         return {
             "train": tuple(array[~validation] for array in train),
             "validation": tuple(array[validation] for array in train),
@@ -54,24 +54,24 @@ class Files(abc.ABC):
         }
 
 
-class Pictures(PreparedOnce, skip_registration=True):
-    """Stores `image`, SHAPE uint8, and `label`. A dataset adds TITLE, VERSION, SHAPE and HOMEPAGE."""
+class ImageDataset(PreparedOnce, skip_registration=True):
+    """Store `image`, SHAPE uint8, and `label`. Datasets define TITLE, VERSION, SHAPE and HOMEPAGE."""
 
     SHAPE: ClassVar[tuple[int, ...]]
     HOMEPAGE: ClassVar[str]
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
-            # As bytes: TFDS otherwise widens each value to an int64.
+            # Encode as bytes, because TFDS would widen each value to int64.
             "image": tfds.features.Tensor(shape=self.SHAPE, dtype=np.uint8, encoding="bytes"),
             "label": tfds.features.ClassLabel(num_classes=N_CLASSES),
         }
         return tfds.core.DatasetInfo(
             builder=self,
-            description=f"{self.TITLE}: pictures of {N_CLASSES} classes.",
+            description=f"{self.TITLE}: images of {N_CLASSES} classes.",
             homepage=self.HOMEPAGE,
             features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,  # the order of the files
+            disable_shuffling=True,  # keep the order of the files
         )
 
     def encode(self, example: tuple[np.ndarray, int]) -> dict:
@@ -80,15 +80,15 @@ class Pictures(PreparedOnce, skip_registration=True):
 
 @dataclasses.dataclass(frozen=True)
 class Sequences:
-    """Makes pictures, (B, side, side) or (B, side, side, C) uint8, sequences (B, L, C) float32, L = (side / pool)².
+    """Convert images (B, side, side) or (B, side, side, C) uint8 to sequences (B, L, C) float32, L = (side / pool)².
 
-    Row by row, from values scaled to [0, 1]: each square's mean, less `mean`, divided by `std`.
+    Each step is the mean of a square, scaled to [0, 1], minus `mean`, divided by `std`.
 
     Attributes:
-        side: of a picture.
-        pool: side of the squares that become one step.
-        mean, std: of all channels, or of each.
-        order: which step comes at each place, (L,), as a function of L; None: row by row.
+        side: of an image.
+        pool: side of the squares.
+        mean, std: one value for all channels, or one per channel.
+        order: returns the permutation of the L steps. None means row by row.
     Raises:
         UserError: `pool` does not divide `side`.
     """
@@ -101,7 +101,7 @@ class Sequences:
 
     def __post_init__(self):
         if self.pool < 1 or self.side % self.pool:
-            raise UserError(f"pool={self.pool}: expected a divisor of {self.side}, the side of a picture")
+            raise UserError(f"pool={self.pool}: expected a divisor of {self.side}, the side of an image")
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         side = self.side // self.pool
@@ -112,7 +112,7 @@ class Sequences:
 
 
 def load(
-    dataset: type[Pictures],
+    dataset: type[ImageDataset],
     data_dir: str | Path,
     source: Source,
     sequences: Sequences,
@@ -120,17 +120,17 @@ def load(
     convert: Callable[[np.ndarray], np.ndarray] | None = None,
     **examples: int,
 ) -> dict[str, Split]:
-    """The splits "train", "validation" and "test", in memory as bytes; prepared in `data_dir` if need be.
+    """Load the splits "train", "validation" and "test" into memory as bytes. Prepare them on the first call.
 
     Args:
-        data_dir: folder of prepared datasets; what is kept there depends on the files alone.
-        source: the pictures.
-        sequences: makes a batch the model's input.
-        convert: what becomes of the pictures before that, once.
-        **examples: train_examples, validation_examples, test_examples: at most this many, the first ones; 0: all.
+        data_dir: folder of prepared datasets. They do not depend on the options below.
+        source: the source of the images.
+        sequences: decodes batches to model input.
+        convert: applied once to all images after loading.
+        **examples: train_examples, validation_examples, test_examples: use only the first so many; 0 means all.
     Raises:
-        UserError: a negative number of examples; the files cannot be had; `data_dir` cannot be written; what was
-            prepared there is damaged.
+        UserError: a negative number of examples; the files are unavailable; `data_dir` cannot be written; the
+            prepared data is damaged.
     """
     splits = {}
     for name, chosen in preparation.load(dataset, data_dir, source, **examples).items():
@@ -141,10 +141,10 @@ def load(
     return splits
 
 
-def check_labels(where: str, labels: np.ndarray, least: int) -> None:
-    """Raises UserError where there are fewer than `least`, or one is no class."""
-    if len(labels) < least:
-        raise UserError(f"{where}: {len(labels)} labels; expected at least {least}")
+def check_labels(where: str, labels: np.ndarray, minimum: int) -> None:
+    """Raise UserError if there are fewer than `minimum` labels, or one is out of range."""
+    if len(labels) < minimum:
+        raise UserError(f"{where}: {len(labels)} labels; expected at least {minimum}")
     if labels.max() >= N_CLASSES:
         first = int(np.argmax(labels >= N_CLASSES))
         raise UserError(f"{where}: label {first} is {labels[first]}; expected 0 to {N_CLASSES - 1}")
