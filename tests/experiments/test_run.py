@@ -22,6 +22,7 @@ from experiments.speed.speed_job import SECTIONS
 from tests.experiments.conftest import ROOT, call, command, start
 from tests.helpers import write_idx
 
+pytestmark = pytest.mark.usefixtures("jax_defaults")  # the job runs as a user's program
 SMOKE = "--config=lra_listops_prune:smoke"
 
 
