@@ -36,6 +36,8 @@ def prepare(run: ConfigDict) -> list[str]:
     names = list(config.methods) or methods.data_free()
     for name in names:
         methods.get(name)
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"prune.methods names {', '.join(twice)} more than once; name each method once")
     for ratio in config.ratios:
         check_ratio(ratio)
     if config.scope:
@@ -100,11 +102,15 @@ class Cuts:
         scores = self.scores(trial)
         return {ratio: self._find(trial, scores, ratio) for ratio in sorted(self._config.ratios)}
 
+    def at(self, trial: Trial, ratio: float) -> Cut:
+        """Return the cut at one ratio."""
+        return self._find(trial, self.scores(trial), ratio)
+
     def scores(self, trial: Trial) -> dict[str, Array]:
         """Return the normalised scores by layer path."""
         method, seed = trial
         chosen = methods.get(method)
-        moments = self._calibration(seed).moments(self._model) if chosen.needs_calibration else None
+        moments = self._calibration(seed).moments(self._model) if chosen.needs_moments else None
         return aire.score(self._model, chosen, moments=moments, unstable=self._config.unstable, seed=seed)
 
     def result(self, trial: Trial, ratio: float) -> PruneResult:
@@ -135,6 +141,13 @@ def sweep(evaluate: CutEvaluator, cuts: Cuts, trials: Sequence[Trial], name: str
         for cut in missing:
             progress.update(1, accuracy=evaluate(cut, "validation").accuracy)
     return [Point(*trial, ratio, cut.n_states, evaluate(cut, "validation")) for trial, ratio, cut in found]
+
+
+def announce_calibration(names: Sequence[str], config: ConfigDict) -> str:
+    """Return a line about the methods that see inputs, for an announcement; "" if there are none."""
+    calibrated = ", ".join(name for name in names if methods.get(name).needs_calibration)
+    examples = config.calibration.examples
+    return f"  inputs  {examples} training examples, without labels, for {calibrated}\n" if calibrated else ""
 
 
 def calibration_batches(split: Split, config: ConfigDict, seed: int) -> list[dict[str, np.ndarray]]:

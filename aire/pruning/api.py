@@ -164,8 +164,7 @@ def prune(
     if chosen.needs_calibration and calibration is None:
         raise UserError(f"method {method!r} needs inputs of the model: pass calibration=batches")
     all_modes = surgery.modes(model)
-    needed = "moments" in scores.get(chosen.score).needs
-    moments = calibration.moments(model) if calibration is not None and needed else None
+    moments = calibration.moments(model) if calibration is not None and chosen.needs_moments else None
     state_scores = score(all_modes, chosen, moments=moments, normalize=normalize, unstable=unstable, seed=seed)
     cut = find_cut(
         model,

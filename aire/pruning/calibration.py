@@ -40,8 +40,9 @@ def calibrate(model: nnx.Module, batches: Iterable[Batch]) -> dict[str, Moments]
     model = nnx.clone(model)
     model.eval()
     graphdef, state = nnx.split(model)
-    places = {path: _places(layer) for path, layer in layers(model).items()}
-    directions = {path: len(layer.reverse) for path, layer in layers(model).items()}
+    found_layers = layers(model)
+    places = {path: _places(layer) for path, layer in found_layers.items()}
+    directions = {path: len(layer.reverse) for path, layer in found_layers.items()}
 
     @jax.jit
     def measure(state: nnx.State, x: Array, lengths: Array | None) -> dict[str, dict[str, Array]]:

@@ -14,9 +14,8 @@ from aire.pruning.calibration import Calibration
 from aire.pruning.surgery import Cut
 from aire.utils.errors import UserError
 
-Refit = Callable[
-    [nnx.Module, Cut, Calibration], Cut
-]  # refit(unpruned model, cut, calibration) -> the cut with new readouts
+# refit(unpruned model, cut, calibration) -> the cut with new readouts
+Refit = Callable[[nnx.Module, Cut, Calibration], Cut]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +35,14 @@ class Method:
     refit: Refit | None = None
 
     @property
+    def needs_moments(self) -> bool:
+        """Whether its score needs the moments of every layer."""
+        return "moments" in scores.get(self.score).needs
+
+    @property
     def needs_calibration(self) -> bool:
-        """Whether it needs inputs of the model."""
-        return self.refit is not None or "moments" in scores.get(self.score).needs
+        """Whether it needs inputs of the model, for its score or for its refit."""
+        return self.needs_moments or self.refit is not None
 
     @property
     def draws(self) -> bool:

@@ -16,7 +16,7 @@ from experiments.evaluations import CutEvaluator, EvaluationFile
 from experiments.model_source import obtain_model
 from experiments.provenance import provenance
 from experiments.records import Chosen, Point, Uncut
-from experiments.sweep import Cuts, Trial, largest_within, prepare, sweep
+from experiments.sweep import Cuts, Trial, announce_calibration, largest_within, prepare, sweep
 
 
 def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
@@ -77,6 +77,7 @@ def announce(config: ConfigDict, names: Sequence[str], workdir: Path, data_dir: 
         f"  data     {config.data.task} in {data_dir}\n"
         f"  models   {', '.join(origins)}\n"
         f"  methods  {', '.join(names)}: {len(config.prune.ratios)} ratios each, {config.repetitions} seeds if random\n"
+        f"{announce_calibration(names, config.prune)}"
         f"  output   {workdir}",
         flush=True,
     )
@@ -111,5 +112,5 @@ def choose(
     """Choose the largest ratio that validation allows, and test it."""
     own = [p for p in points if (p.method, p.seed) == trial]
     point = largest_within(own, evaluate.uncut("validation"), config.prune.tolerance)
-    test = evaluate(cuts(trial)[point.ratio], "test")
+    test = evaluate(cuts.at(trial, point.ratio), "test")
     return Result(model, *trial, own, Chosen(point.ratio, point.validation, test))

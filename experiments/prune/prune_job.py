@@ -14,7 +14,6 @@ import aire
 from aire.data.pipeline import Split
 from aire.data.tasks import load_task
 from aire.models import Classifier
-from aire.pruning.methods import get as get_method
 from aire.ssm import kind_of
 from aire.training.evaluate import make_evaluator
 from experiments import baselines
@@ -24,7 +23,7 @@ from experiments.provenance import provenance
 from experiments.prune.prune_report import write_report
 from experiments.prune.prune_results import Choice, Outcome
 from experiments.records import Chosen, Point, Uncut
-from experiments.sweep import Cuts, largest_within, prepare, sweep
+from experiments.sweep import Cuts, announce_calibration, largest_within, prepare, sweep
 from experiments.timing import forward, interleaved
 
 
@@ -68,13 +67,12 @@ def announce(config: ConfigDict, methods: Sequence[str], workdir: Path, data_dir
     origins = {"zoo": "trained, from the zoo", "scratch": f"trained here, {config.train.epochs} epochs"}
     origin = origins.get(config.init, config.init.replace("{runs}", str(workdir.parent)))
     states = kind_of(m.ssm).describe_states(m.states)
-    calibrated = ", ".join(method for method in methods if get_method(method).needs_calibration)
-    calibration = f"\n  inputs  {p.calibration.examples} training examples, without labels, for {calibrated}"
     print(
         f"{config.name}: prune a trained model, choose on validation, test once\n"
         f"  data    {config.data.task}, prepared once in {data_dir}\n"
         f"  model   {m.depth} layers of {states}, {m.d_model} features: {origin}\n"
-        f"  sweep   {', '.join(methods)}: {len(p.ratios)} ratios each{calibration * bool(calibrated)}\n"
+        f"  sweep   {', '.join(methods)}: {len(p.ratios)} ratios each\n"
+        f"{announce_calibration(methods, p)}"
         f"  output  {workdir}",
         flush=True,
     )

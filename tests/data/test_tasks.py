@@ -79,7 +79,7 @@ def test_the_8khz_variant_looks_for_the_model_next_to_its_work_folder(data_dir, 
 # Preparation ---------------------------------------------------------------------------------------------------------
 
 KILLED = """
-import os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
 from aire.data.formats.preparation import PreparedOnce
 from aire.data.tasks import load_task
@@ -92,7 +92,7 @@ def generate_some(self, examples, done=[]):
         yield example if len(done) < 30 else os.kill(os.getpid(), signal.SIGKILL)
 
 PreparedOnce._generate_examples = generate_some
-load_task(eval(sys.argv[1]), Path(sys.argv[2]))
+load_task(json.loads(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
@@ -101,7 +101,7 @@ load_task(eval(sys.argv[1]), Path(sys.argv[2]))
 def test_killed_while_preparing(data_dir, tmp_path, name):
     """After kill -9, the same call starts again and gives the same data. `test_preparation` compares the files."""
     options = configured(name, "smoke").data.to_dict()
-    command = [sys.executable, "-c", KILLED, repr(options), str(tmp_path)]
+    command = [sys.executable, "-c", KILLED, json.dumps(options), str(tmp_path)]
     assert subprocess.run(command, capture_output=True, cwd=ROOT).returncode == -signal.SIGKILL
     folders = [path for path in tmp_path.glob("*/*") if path.parent.name != "synthetic"]
     assert {path.name.partition(".")[0] for folder in folders for path in folder.iterdir()} == {"incomplete", "lock"}

@@ -137,6 +137,7 @@ def test_image_data(data, tmp_path):
         ([SMOKE, "--config.prune.ratios=(0.0, 1.0)"], "ratio=1.0: expected a share of states to cut in [0, 1)"),
         ([SMOKE, "--config.prune.ratios=(0.5,)"], "prune.ratios must contain 0.0"),
         ([SMOKE, "--config.prune.methods=('airy',)"], "unknown score 'airy': expected one of"),
+        ([SMOKE, "--config.prune.methods=('aire','aire')"], "prune.methods names aire more than once"),
         ([SMOKE, "--config.prune.scope=local"], "scope='local': expected one of"),
         ([SMOKE, "--config.data.task=lists"], "unknown task 'lists': expected one of ["),
         (
