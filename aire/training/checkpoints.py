@@ -1,9 +1,9 @@
-"""Training checkpoints: Orbax's CheckpointManager, and digests of what each checkpoint holds.
+"""Training checkpoints: Orbax's CheckpointManager, with digests of the contents of each checkpoint.
 
-Orbax writes in the background and makes a checkpoint appear all at once when it is complete. A checkpoint is the folder
-of a step with two items: `state`, the arrays, and `record`, a JSON text with everything else: the settings of the run,
-the score and the SHA-256 of every array. The record's own SHA-256 stands beside it. Restoring compares the digests,
-because Orbax does not notice every flipped bit.
+Orbax writes in the background, and a checkpoint appears atomically when it is complete. A checkpoint is the folder of a
+step with two items: `state`, the arrays, and `record`, a JSON text with the settings of the run, the score and the
+SHA-256 of every array. The SHA-256 of the record is stored beside it. Restoring compares the digests, because Orbax
+does not notice every flipped bit.
 """
 
 import hashlib
@@ -33,14 +33,15 @@ log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of one training run. A context manager: leaving it waits for the last save.
+    """The checkpoints of one training run. Leaving the context waits for the last save.
 
-    Kept are the `keep` newest and the one with the highest score (of equals the earliest). A damaged checkpoint is
-    skipped, and deleted by the next save.
+    The `keep` newest checkpoints and the one with the highest score are kept (the earliest, if scores are equal).
+    Damaged checkpoints are skipped, and the next save deletes them.
 
     Args:
-        folder: made if it does not exist.
-        fingerprint: the settings of the run, as a dict that JSON can hold.
+        folder: created if it does not exist.
+        fingerprint: the settings of the run, as a JSON-serialisable dict.
+        keep: number of newest checkpoints to keep.
 
     Raises:
         UserError: the folder cannot be written, or holds checkpoints of a run with other settings.
@@ -48,31 +49,31 @@ class Checkpoints:
 
     def __init__(self, folder: str | Path, *, fingerprint: dict[str, Any], keep: int = 2):
         if keep < 1:
-            raise UserError(f"keep={keep} checkpoints is too few to go on from; give 1 or more")
+            raise UserError(f"keep={keep} checkpoints: expected at least 1")
         self.folder, self.keep = Path(folder).absolute(), keep
-        self._settings = json.loads(json.dumps(fingerprint))  # as it comes back: a tuple becomes a list
+        self._settings = json.loads(json.dumps(fingerprint))  # as JSON returns it: a tuple becomes a list
         if (self.folder / "fingerprint.json").exists():
             raise UserError(f"{self.folder} holds checkpoints of an older version of aire; choose another --workdir")
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self,
             cleanup_tmp_directories=True,
-            todelete_subdir=DELETED,  # renamed first, because a kill must not leave a checkpoint with half of its files
+            todelete_subdir=DELETED,  # rename before deleting, because a kill must not leave half a checkpoint
             save_root_metadata=False,
-            # Otherwise Orbax's threads wait for minutes for a folder that cannot be made.
+            # Otherwise Orbax's threads wait for minutes for a folder that cannot be created.
             async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
         )
         with writing(self.folder):
             self._manager = ocp.CheckpointManager(self.folder, options=options)
-        # Orbax logs every error of its threads with a traceback, though it also raises it, and we report it.
+        # Orbax logs errors of its threads with a traceback. It also raises them, so they are reported without it.
         self._filter = lambda record: not (record.exc_info and "orbax" in record.pathname)
         logging.getLogger("absl").addFilter(self._filter)
-        self._records: dict[int, dict[str, Any]] = {}  # of the good checkpoints, by step
-        self._damaged: dict[int, str] = {}  # step -> what is wrong
+        self._records: dict[int, dict[str, Any]] = {}  # of the intact checkpoints, by step
+        self._damaged: dict[int, str] = {}  # step -> fault
         self.wait()
         for step in self._manager.all_steps():
             try:
                 self._records[step] = self._read_record(step)
-            except Exception as error:  # damage makes Orbax raise exceptions of many kinds
+            except Exception as error:  # Orbax raises many exception types for damaged files
                 self._damaged[step] = _reason(error)
         for step, record in self._records.items():
             if words := differences(*(flatten_dict(s, sep=".") for s in (record["settings"], self._settings))):
@@ -83,20 +84,20 @@ class Checkpoints:
                 )
 
     def save(self, step: int, state: PyTree, meta: dict[str, Any], *, score: float | None = None) -> None:
-        """Save in the background; on return `state` has been copied and may be donated or changed.
+        """Save in the background. `state` is copied before this returns, so it may be donated or changed.
 
         Args:
-            state: a tree of arrays, JAX's or NumPy's.
-            meta: anything else to remember, as a dict that JSON can hold.
-            score: a finite number, higher is better; None for "not measured".
+            state: a tree of JAX or NumPy arrays.
+            meta: further data, as a JSON-serialisable dict.
+            score: a finite number, higher is better; None if not measured.
 
         Raises:
-            UserError: this checkpoint, or the one before it, cannot be written; the earlier ones are intact.
-            ValueError: this step is saved already.
+            UserError: this checkpoint or the previous one cannot be written; the earlier ones are intact.
+            ValueError: this step is already saved.
         """
         self.wait()
         if step in self._records:
-            raise ValueError(f"step {step} is saved already in {self.folder}; every step can be saved once")
+            raise ValueError(f"step {step} is already saved in {self.folder}; every step can be saved once")
         arrays, _ = _flatten(state)
         record = {"settings": self._settings, "meta": meta, "score": score, "arrays": _describe(arrays)}
         record["sha256"] = {name: _digest(np.asarray(x).tobytes()) for name, x in arrays.items()}
@@ -113,41 +114,41 @@ class Checkpoints:
             self._manager.save(step, args=items, force=True)
 
     def should_preserve(self, checkpoints: Sequence, *, context: object) -> list[bool]:
-        """Which of these Orbax keeps: the interface of its preservation policies."""
+        """Which of these checkpoints to keep (the interface of Orbax's preservation policies)."""
         steps = [checkpoint.step for checkpoint in checkpoints]
         kept = {*sorted(steps)[-self.keep :], max(steps, key=self._quality)}
         return [step in kept for step in steps]
 
     def restore_latest(self, target: PyTree) -> Restored | None:
-        """The newest good checkpoint as (step, state, meta), or None where nothing was ever saved.
+        """Restore the newest intact checkpoint as (step, state, meta), or None if nothing was ever saved.
 
         Args:
-            target: a tree like the saved one, of arrays or `jax.ShapeDtypeStruct`. NumPy arrays come back as NumPy,
-                others as JAX arrays, sharded as the target says (else on the default device).
+            target: a tree like the saved one, of arrays or `jax.ShapeDtypeStruct`. NumPy arrays are restored as NumPy
+                arrays, others as JAX arrays with the sharding of the target (by default on the default device).
 
         Raises:
-            UserError: the checkpoint holds other arrays than `target`, or all checkpoints are damaged.
+            UserError: the checkpoint has other arrays than `target`, or all checkpoints are damaged.
         """
         return self._restore("newest", int, target)
 
     def restore_best(self, target: PyTree) -> Restored | None:
-        """As `restore_latest`, but the good checkpoint with the highest score, or the newest where none has one."""
+        """As `restore_latest`, for the intact checkpoint with the highest score, or the newest if none has a score."""
         return self._restore("best", self._quality, target)
 
     def latest(self) -> Path | None:
-        """The folder of the newest checkpoint, after waiting for the last `save`; None where there is none."""
+        """Wait for the last `save` and return the folder of the newest checkpoint, or None."""
         self.wait()
         return self.folder / str(max(self._records)) if self._records else None
 
     def wait(self) -> None:
-        """Wait until the last `save` is on the disk. Raises UserError where it could not be written."""
+        """Wait until the last `save` is on disk. Raise UserError if it could not be written."""
         with self._writing():
             self._manager.wait_until_finished()
         self._forget_deleted()
         shutil.rmtree(self.folder / DELETED, ignore_errors=True)
 
     def close(self) -> None:
-        """Wait for the last `save`, then end the background threads."""
+        """Wait for the last `save`, then stop the background threads."""
         try:
             self.wait()
         finally:
@@ -172,12 +173,12 @@ class Checkpoints:
                 )
             try:
                 arrays = self._read_arrays(step, wanted)
-            except Exception as error:  # of many kinds; all arrays are NumPy's there, so no device has a part in it
+            except Exception as error:  # many types; arrays are NumPy's here, so it is no device error
                 self._damaged[step] = _reason(error)
                 del self._records[step]
                 continue
             for damaged, fault in self._damaged.items():
-                words = "checkpoint %d in %s is damaged (%s); the %s good one is used: checkpoint %d"
+                words = "checkpoint %d in %s is damaged (%s); the %s intact one is used: checkpoint %d"
                 log.warning(words, damaged, self.folder, fault, kind, step)
             return step, treedef.unflatten(map(_place, arrays.values(), wanted.values())), record["meta"]
         if self._damaged:
@@ -191,17 +192,17 @@ class Checkpoints:
     def _read_record(self, step: int) -> dict[str, Any]:
         item = self._manager.restore(step, args=args.Composite(record=args.JsonRestore()))["record"]
         if _digest(item["text"].encode()) != item["sha256"]:
-            raise ValueError("its record is not what was written")
+            raise ValueError("its record differs from what was written")
         return json.loads(item["text"])
 
     def _read_arrays(self, step: int, wanted: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Arrays of these names, shapes and dtypes, compared with their digests."""
+        """Read arrays with these names, shapes and dtypes, and compare them with their digests."""
         arrays = {name: np.empty(x.shape, x.dtype) for name, x in wanted.items()}
         to_read = args.StandardRestore({name: x for name, x in arrays.items() if x.size})
         arrays |= self._manager.restore(step, args=args.Composite(state=to_read))["state"]
         digests = self._records[step]["sha256"]
         if changed := [name for name, x in arrays.items() if _digest(x.tobytes()) != digests[name]]:
-            raise ValueError(f"not what was written: {', '.join(changed)}")
+            raise ValueError(f"different from what was written: {', '.join(changed)}")
         return arrays
 
     def _quality(self, step: int) -> tuple:
@@ -213,7 +214,7 @@ class Checkpoints:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """As `writing`, also for what the system told TensorStore, which raises it as a ValueError."""
+        """As `writing`, also for the system errors that TensorStore raises as ValueError."""
         try:
             with writing(self.folder):
                 try:
@@ -223,7 +224,7 @@ class Checkpoints:
                         raise
                     raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
         except Exception:
-            self._manager.reload()  # it has forgotten what it meant to delete after this save
+            self._manager.reload()  # a failed save makes it forget its pending deletions
             self._forget_deleted()
             raise
 

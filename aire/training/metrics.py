@@ -25,7 +25,7 @@ class NonFiniteError(UserError):
 def check_finite(step: int, metrics: Mapping[str, float], latest: Callable[[], Path | None]) -> None:
     """Raise NonFiniteError naming the step, the metrics that are NaN or infinite, and the last good checkpoint.
 
-    `latest` is asked for that checkpoint only then, for it has to wait for a save that may still be running.
+    `latest` returns that checkpoint. It is called only on failure, because it waits for a save that is running.
     """
     bad = [f"{name} is {float(value)}" for name, value in metrics.items() if not math.isfinite(value)]
     if bad:

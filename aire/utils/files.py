@@ -1,6 +1,6 @@
-"""Writing files so that a crash, a kill or a full disk leaves the old content or the new one, never half of it.
+"""Atomic writes, locks and checksums. A crash, a kill or a full disk leaves the old content or the new one.
 
-And what cannot be written, or read, as one clear error.
+Files that cannot be read or written raise one clear error.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from aire.utils.errors import UserError
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Turn an OSError inside the block (full disk, no permission, not a folder) into one UserError naming `path`."""
+    """Turn an OSError inside the block (full disk, no permission, not a folder) into a UserError that names `path`."""
     try:
         yield
     except OSError as error:
@@ -26,7 +26,7 @@ def writing(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def reading(path: str | Path) -> Iterator[None]:
-    """Turn an OSError inside the block into one UserError naming `path`."""
+    """Turn an OSError inside the block into a UserError that names `path`."""
     try:
         yield
     except OSError as error:
@@ -34,17 +34,21 @@ def reading(path: str | Path) -> Iterator[None]:
 
 
 def sha256(path: str | Path) -> str:
-    """Checksum of a file, hexadecimal. Raises UserError where it cannot be read."""
+    """Return the SHA-256 of a file in hexadecimal. Raise UserError if it cannot be read."""
     with reading(path), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def locked(folder: Path, doing: str) -> Iterator[None]:
-    """Let one process at a time into the block; others say that they wait for one that does `doing`.
+    """Run the block in one process at a time. Other processes print that they wait, and for what.
 
-    The lock is the file `lock` in `folder`, which is made where needed. It ends with its process, however that ends.
-    Raises UserError where the folder cannot be written.
+    The lock is the file `lock` in `folder`, which is created if missing. It is released when its process ends.
+
+    Args:
+        doing: what the process with the lock does, for the message: "another process that …".
+    Raises:
+        UserError: the folder cannot be written.
     """
     lock = FileLock(folder / "lock")
     with writing(folder):
@@ -61,7 +65,7 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
 
 
 def sync(path: str | Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk itself. Raises OSError."""
+    """Flush the content of a file, or the entries of a folder, to the disk. Raise OSError if that fails."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -70,9 +74,10 @@ def sync(path: str | Path) -> None:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a whole file atomically, making its folder where needed. Raises UserError where that is not possible."""
+    """Write a file atomically, and create its folder if missing. Raise UserError if it cannot be written."""
     path = Path(path)
-    # In the same folder, for a rename is atomic only within one file system; with the process's id, for two may write.
+    # In the same folder, because os.replace is atomic only within a file system. With the process ID, because two
+    # processes may write at once.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,5 +92,5 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """`write_bytes` for text, in UTF-8 and with the line ends it has."""
+    """`write_bytes` for text, in UTF-8, with line ends unchanged."""
     write_bytes(path, text.encode())

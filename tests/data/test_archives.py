@@ -168,13 +168,13 @@ def test_truncated(tmp_path, packed, share):
     content = tar_bytes(TREE).rstrip(b"\0")
     content = gzip.compress(content) if packed else content
     archive = publish(tmp_path, content[: int(share * len(content))])
-    with pytest.raises(UserError, match=r"things.tar.gz: damaged or no tar archive .*; needed: things.tar.gz"):
+    with pytest.raises(UserError, match=r"things.tar.gz: damaged or not a tar archive .*; needed: things.tar.gz"):
         list(Files(archive, tmp_path / "data", tmp_path).members())
 
 
 def test_cut_between_two_members(tmp_path):
     archive = publish(tmp_path, tar_bytes({"things/a/1.txt": b"x" * 512}).rstrip(b"\0"))
-    with pytest.raises(UserError, match=r"damaged or no tar archive \(no end of archive"):
+    with pytest.raises(UserError, match=r"damaged or not a tar archive \(no end of archive"):
         list(Files(archive, tmp_path / "data", tmp_path).members())
 
 
@@ -197,7 +197,7 @@ def test_flipped_bytes(tmp_path, packed):
 @pytest.mark.parametrize("name", ["../outside.txt", "/tmp/outside.txt", "things/a/../../../outside.txt"])
 def test_names_that_lead_outside_are_refused(tmp_path, name):
     archive = publish(tmp_path / "public", tar_bytes({name: b"hostile"}))
-    with pytest.raises(UserError, match=f"refused, for its member '{name}' leads outside"):
+    with pytest.raises(UserError, match=f"refused, because its member '{name}' leads outside"):
         list(Files(archive, tmp_path / "data", tmp_path / "public").members())
 
 

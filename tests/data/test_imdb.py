@@ -104,5 +104,5 @@ def test_missing_files(tmp_path):
         load(tmp_path / "data", source(tmp_path))
     archive = pack_tree(tmp_path / "cut" / ARCHIVE.name, TREE) / ARCHIVE.name
     archive.write_bytes(archive.read_bytes()[:-50])
-    with refused(r"aclImdb_v1.tar.gz: damaged or no tar archive"):
+    with refused(r"aclImdb_v1.tar.gz: damaged or not a tar archive"):
         load(tmp_path / "data", source(archive.parent))

@@ -121,5 +121,5 @@ def test_damaged_after_preparing(tmp_path, damage):
             path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         case "remove":
             path.unlink()
-    with refused(r"what was prepared in .*list_ops.* is damaged .*delete that folder"):
+    with refused(r"the prepared data in .*list_ops.* is damaged .*delete that folder"):
         load(tmp_path, TINY, length=32)

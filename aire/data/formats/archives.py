@@ -1,7 +1,7 @@
-"""Public archives: downloaded once and verified, or taken from a folder; read as they are, never unpacked.
+"""Read public archives without unpacking them: downloaded once and verified, or from a user's folder.
 
-Nothing that an archive names is written anywhere, so no name in it can lead outside. Absolute names and names with `..`
-are refused all the same; links and devices are ignored, since they hold no data.
+No member is written to disk, so no member's name can escape a folder. Absolute names and names with `..` are refused
+anyway. Links and devices are ignored, because they hold no data.
 """
 
 import dataclasses
@@ -34,13 +34,13 @@ class Archive:
     """A public file.
 
     Attributes:
-        title: its name in messages.
-        url: where it is published; the last part is the file's name.
-        sha256: its checksum, hexadecimal.
-        size: bytes.
-        root: of a tar file, the folder in it that holds the data, such as "aclImdb"; "" if there is none.
-        pattern: of a tar file, a regular expression that the whole names of the wanted members match, below `root`.
-        advice: how else to get it, as the end of a message; empty: from `url` by hand.
+        title: name in messages.
+        url: address of the file; its last part is the file's name.
+        sha256: checksum in hexadecimal.
+        size: size in bytes.
+        root: folder of the data in a tar file, such as "aclImdb", or "".
+        pattern: regular expression for the names of the wanted members of a tar file, relative to `root`.
+        advice: how to get the file by hand, as the end of a message. Empty: from `url`.
     """
 
     title: str
@@ -53,12 +53,12 @@ class Archive:
 
     @property
     def name(self) -> str:
-        """Of the file."""
+        """The file's name."""
         return self.url.rpartition("/")[2]
 
     @property
     def how_to_get(self) -> str:
-        """What a user can do without a network, as the end of a message."""
+        """How to get the file without a network connection, as the end of a message."""
         return self.advice or (
             f"needed: {self.name}, {megabytes(self.size)}; get it from {self.url} "
             "and name its folder with --config.data.folder=FOLDER"
@@ -67,15 +67,15 @@ class Archive:
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """The files in a tar archive: as published, or from a folder of the user's.
+    """The files in a tar archive: the published one, or a user's.
 
     Attributes:
-        archive: which one.
-        data_dir: folder of prepared datasets; the published archive is kept in `downloads` below it.
-        folder: holds the archive, or what it unpacks to; the archive itself will do. Whatever has its format is taken.
-            Empty: the published one, downloaded when first read.
+        archive: the archive.
+        data_dir: folder of prepared datasets. The published archive is stored in its folder `downloads`.
+        folder: the archive, a folder that contains it, or its extracted tree. Contents are not checksummed. Empty: the
+            published archive, downloaded at the first read.
     Raises:
-        UserError: (by its methods) the archive is missing, damaged or cannot be downloaded.
+        UserError: (by the methods) the archive is missing or damaged, or cannot be downloaded.
     """
 
     archive: Archive
@@ -83,9 +83,9 @@ class Files:
     folder: str | Path = ""
 
     def config_name(self) -> str:
-        """Names the files, so that changed ones are never taken for those that were read before.
+        """A name that changes with the files, so that data prepared from other files is not reused.
 
-        Unpacked files are told apart by names, sizes and times, for there may be 100,000 of them.
+        For an extracted tree it depends on names, sizes and times only, because there may be 100,000 files.
         """
         if not self.folder:
             return "published"
@@ -99,14 +99,14 @@ class Files:
         return "published" if digest == self.archive.sha256 else f"folder_{digest[:16]}"
 
     def is_in_folder(self) -> bool:
-        """Whether the user's folder has the archive by its name, or some of what it unpacks to."""
+        """Whether the user's folder contains the archive or some of its extracted files."""
         path = self._path()
         return any(True for _ in self._tree(path)) if path.is_dir() else path.name == self.archive.name
 
     def members(self) -> Iterator[tuple[str, bytes]]:
-        """Names below `archive.root` and contents of all wanted files, one in memory at a time.
+        """Yield names, relative to `archive.root`, and contents of all wanted files, one at a time.
 
-        They come as an archive has them, and sorted by name from a folder.
+        In the order of the archive, or sorted by name from a folder.
         """
         path = self._path()
         found = False
@@ -117,7 +117,7 @@ class Files:
             raise UserError(f"{path}: no files of {self.archive.title} in it; {self.archive.how_to_get}")
 
     def _path(self) -> Path:
-        """The archive, or the folder that stands for its `root`."""
+        """The archive, or the folder that corresponds to its `root`."""
         if not self.folder:
             return download(self.archive, Path(self.data_dir, "downloads"))
         folder = Path(self.folder)
@@ -127,7 +127,7 @@ class Files:
             raise UserError(f"{folder}: no such folder; {self.archive.how_to_get}")
         if (folder / self.archive.name).is_file():
             return folder / self.archive.name
-        parts = PurePosixPath(self.archive.root).parts  # of which the user's folder may be any
+        parts = PurePosixPath(self.archive.root).parts  # the user's folder may be any of them
         below = (folder.joinpath(*parts[start:]) for start in range(len(parts)))
         return next(filter(Path.is_dir, below), folder)
 
@@ -151,19 +151,19 @@ class Files:
                     name = self._below_root(member.name, path)
                     if name is not None and member.isreg() and self._wants(name):
                         yield name, tar.extractfile(member).read()
-                    tar.members.clear()  # it would keep them all
-                while file.read(MEGABYTE):  # to gzip's checksum, at the very end
+                    tar.members.clear()  # tarfile keeps every member otherwise
+                while file.read(MEGABYTE):  # read to the end, where gzip's checksum is
                     pass
         except UserError:
             raise
         except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, OverflowError) as error:
-            raise UserError(f"{path}: damaged or no tar archive ({error}); {self.archive.how_to_get}") from error
+            raise UserError(f"{path}: damaged or not a tar archive ({error}); {self.archive.how_to_get}") from error
 
     def _below_root(self, member: str, path: Path) -> str | None:
-        """A member's name below `root`; None where it lies elsewhere."""
+        """A member's name relative to `root`; None if it is elsewhere."""
         name = PurePosixPath(member)
         if name.is_absolute() or ".." in name.parts:
-            raise UserError(f"{path}: refused, for its member {member!r} leads outside; {self.archive.how_to_get}")
+            raise UserError(f"{path}: refused, because its member {member!r} leads outside; {self.archive.how_to_get}")
         root = PurePosixPath(self.archive.root)
         return name.relative_to(root).as_posix() if name.is_relative_to(root) else None
 
@@ -172,19 +172,19 @@ class Files:
 
 
 def is_gzip(content: bytes) -> bool:
-    """Whether a file is packed: its name does not tell, because browsers unpack and keep the name."""
+    """Whether the content is compressed. The name is no evidence, because browsers may decompress without renaming."""
     return content.startswith(b"\x1f\x8b")
 
 
 @contextmanager
 def _unzipped(path: Path) -> Iterator:
-    """A file for reading, through gzip where it is packed."""
+    """Open a file for reading, through gzip if it is compressed."""
     with open(path, "rb") as file:
         if is_gzip(file.peek(2)):
             with gzip.open(file) as unzipped:
                 yield unzipped
             return
-        # gzip ends with a checksum; a bare tar file, with zeros: without them it is cut, and tarfile would not notice.
+        # A tar file ends with zeros. Without them it is truncated, which tarfile does not notice; gzip has a checksum.
         file.seek(-min(512, path.stat().st_size), os.SEEK_END)
         if any(file.read()):
             raise EOFError("no end of archive")
@@ -196,17 +196,17 @@ def _unzipped(path: Path) -> Iterator:
 
 
 def download(archive: Archive, folder: Path) -> Path:
-    """The published file, in `folder`; downloaded unless a good one is there.
+    """Download the published file to `folder`, unless a valid copy exists. Return its path.
 
-    Of several processes that need it at once, one downloads it and the others wait.
+    If several processes need it at once, one downloads it and the others wait.
 
     Raises:
-        UserError: it cannot be downloaded, is not what was published, or cannot be written.
+        UserError: the file cannot be downloaded or written, or differs from the published one.
     """
     path = folder / archive.name
-    pooch.get_logger().setLevel("WARNING")  # `_fetch` says what happens
+    pooch.get_logger().setLevel("WARNING")  # `_fetch` reports instead
     with writing(path), locked(folder, f"downloads to {folder}"):
-        for leftover in folder.glob("tmp*"):  # of a killed process, because we hold the lock
+        for leftover in folder.glob("tmp*"):  # from a killed process, because this one holds the lock
             leftover.unlink()
         try:
             pooch.retrieve(archive.url, archive.sha256, archive.name, folder, downloader=partial(_fetch, archive))
@@ -219,21 +219,21 @@ def download(archive: Archive, folder: Path) -> Path:
 
 
 def _fetch(archive: Archive, url: str, temporary: str, _: object) -> None:
-    """The downloader that pooch calls."""
+    """Download for pooch, with progress."""
     print(f"{archive.title}: downloading {megabytes(archive.size)} from {url}", flush=True)
-    os.remove(temporary)  # made for this user alone, but other users may share the folder
+    os.remove(temporary)  # readable by this user only, but other users may share the folder
     total = -(-archive.size // MEGABYTE)
     with (
         _Received(io.FileIO(temporary, "wb")) as file,
         Progress(f"downloading {archive.name}", total, unit="megabyte") as progress,
     ):
         file.most, file.progress, file.start = archive.size, progress, perf_counter()
-        options = {"timeout": TIMEOUT, "headers": {"Accept-Encoding": "identity"}}  # the bytes as they are published
+        options = {"timeout": TIMEOUT, "headers": {"Accept-Encoding": "identity"}}  # the published bytes
         pooch.HTTPDownloader(chunk_size=MEGABYTE, **options)(url, file, None)
 
 
 class _Received(io.BufferedWriter):
-    """A file that shows how its download goes, and does not grow beyond `most` bytes."""
+    """A file that reports progress and refuses to grow beyond `most` bytes."""
 
     def write(self, chunk: bytes) -> int:
         if (received := self.tell() + len(chunk)) > self.most:

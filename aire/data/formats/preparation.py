@@ -1,6 +1,6 @@
-"""Datasets prepared once: a TFDS builder writes the examples of a source, and later runs read what it wrote.
+"""Datasets that are prepared once: a TFDS builder writes the examples of a source, and later runs read them.
 
-A source says which examples there are; a builder, one per dataset, how one of them is stored. TensorFlow is not needed.
+A source defines the examples. A builder, one per dataset, defines how an example is stored. TensorFlow is not needed.
 """
 
 import abc
@@ -25,33 +25,33 @@ SPLITS = ("train", "validation", "test")
 
 
 class Source(Protocol):
-    """Where a dataset's examples come from; its methods raise UserError where they cannot be had."""
+    """The origin of a dataset's examples. The methods raise UserError if the examples are not available."""
 
     def config_name(self) -> str:
-        """Names the examples, as a folder's name: sources with other examples have other names."""
+        """A folder name that identifies the examples: other examples have another name."""
 
     def sizes(self) -> dict[str, int]:
         """Number of examples of each split."""
 
     def splits(self) -> dict[str, Iterable]:
-        """Examples of each split, as `PreparedOnce.encode` takes them; they are read in the order of the dict."""
+        """Examples of each split, as arguments of `PreparedOnce.encode`. Splits are read in the order of the dict."""
 
 
 @dataclasses.dataclass(eq=False)
 class SourceConfig(tfds.core.BuilderConfig):
-    """Where the examples come from; `name` identifies them."""
+    """The origin of the examples, identified by `name`."""
 
     source: Source | None = None
 
 
 class PreparedOnce(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes a source's examples in the order they come. A dataset adds TITLE, VERSION, `_info` and `encode`."""
+    """Write the examples of a source in their order. A subclass adds TITLE, VERSION, `_info` and `encode`."""
 
     TITLE: ClassVar[str]  # the dataset's name in messages
 
     @abc.abstractmethod
     def encode(self, example: Any) -> dict:
-        """One of the source's examples as `_info` describes it."""
+        """Convert one example to the format of `_info`."""
 
     def download_and_prepare(self, **options) -> None:
         total = sum(self.builder_config.source.sizes().values())
@@ -66,7 +66,7 @@ class PreparedOnce(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield key, self.encode(example)
             self._progress.update()
 
-    # TFDS prints at these two that it downloads a dataset of unknown size; it downloads nothing.
+    # Here TFDS would print that it downloads a dataset of unknown size, but it downloads nothing.
     def _log_download_bytes(self) -> None:
         print(f"preparing {self.TITLE} once, in {self.data_dir}", flush=True)
 
@@ -83,16 +83,16 @@ def load(
     validation_examples: int = 0,
     test_examples: int = 0,
 ) -> dict[str, list[dict]]:
-    """The stored examples of the splits "train", "validation" and "test"; prepared in `data_dir` if not there yet.
+    """Return the examples of the splits "train", "validation" and "test". Prepare them in `data_dir` if missing.
 
-    A preparation that was killed leaves nothing that counts: the next call starts it again. Of several processes that
-    need the same data at once, one prepares it and the others wait.
+    After a kill during the preparation, the next call starts it again. If several processes need the same data at once,
+    one prepares it and the others wait.
 
     Args:
-        train_examples, validation_examples, test_examples: at most this many, the first ones; 0: all.
+        train_examples, validation_examples, test_examples: the maximum number of examples; 0 for all.
     Raises:
-        UserError: a negative number of examples; the source has no such examples; `data_dir` cannot be written; what
-            was prepared there is damaged.
+        UserError: a negative number of examples, a source without such examples, a `data_dir` that cannot be written,
+            or damaged prepared data.
     """
     limits = dict(zip(SPLITS, (train_examples, validation_examples, test_examples), strict=True))
     for name, limit in limits.items():
@@ -107,7 +107,7 @@ def load(
 
 
 def _builder(dataset: type[PreparedOnce], data_dir: str | Path, source: Source) -> PreparedOnce:
-    """The builder, which knows what is prepared in `data_dir`. Raises UserError where that cannot be read."""
+    """Make the builder, which checks what is prepared in `data_dir`. Raise UserError if that cannot be read."""
     config = SourceConfig(name=source.config_name(), source=source)
     try:
         with reading(data_dir):
@@ -117,37 +117,37 @@ def _builder(dataset: type[PreparedOnce], data_dir: str | Path, source: Source) 
 
 
 def _prepare(builder: PreparedOnce) -> None:
-    """Write the dataset unless another process does; TFDS renames its folder when it is complete."""
+    """Write the dataset, unless another process does. TFDS renames the folder when it is complete."""
     folder = builder.data_path.parent
     with writing(folder), locked(folder, f"prepares {folder}"):
-        for leftover in folder.glob("incomplete.*"):  # of a killed process, for we hold the lock
+        for leftover in folder.glob("incomplete.*"):  # from a killed process, because this one holds the lock
             shutil.rmtree(leftover)
         try:
-            # TFDS itself does nothing where the data is there by now.
+            # TFDS does nothing if another process has prepared the data in the meantime.
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
-        except RuntimeError as error:  # array_record's way to say OSError
+        except RuntimeError as error:  # array_record raises this for an OSError
             if failed := re.search(r"(?:open|write|close)\(\) failed: ([^;]+)", str(error)):
                 raise OSError(failed[1]) from error
             raise
 
 
 def _read(builder: PreparedOnce, name: str, limit: int) -> list[dict]:
-    """The first `limit` examples of one split; 0: all. Raises UserError where they cannot be read."""
+    """Read the first `limit` examples of a split, or all for 0. Raise UserError if they cannot be read."""
     try:
         source = builder.as_data_source(name)
         n = min(limit or len(source), len(source))
-        return source.__getitems__(range(n))  # one call; one by one takes 1.5 times as long
+        return source.__getitems__(range(n))  # one call, because single reads take 1.5 times as long
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise _damaged(builder.data_path, error) from error
 
 
 def _damaged(folder: Path, error: Exception) -> UserError:
-    return UserError(f"what was prepared in {folder} is damaged ({error}); delete that folder and run again")
+    return UserError(f"the prepared data in {folder} is damaged ({error}); delete that folder and run again")
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without TFDS's bars, which show paths, and its warning that a builder's configuration is our own."""
+    """Silence TFDS's progress bars, which show paths, and its warning about custom builder configurations."""
     verbosity, bars = logging.get_verbosity(), tqdm_utils._active
     tfds.disable_progress_bar()
     logging.set_verbosity(logging.ERROR)
