@@ -14,6 +14,9 @@ from aire.ssm import Modes, StateSpaceLayer, layers, map_layers
 from aire.ssm.paths import path_name
 from aire.utils.errors import UserError
 
+# Roles of the parameters that a cut may replace besides the readout.
+FITTED_ROLES = ("eigenvalue", "step", "input")
+
 
 class Readout(NamedTuple):
     """A layer's output map after a cut.
@@ -29,15 +32,18 @@ class Readout(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """The decision of a method: which states to keep, and which readouts to replace.
+    """The decision of a method: which states to keep, and which arrays of their layers to replace.
 
     Attributes:
         keep: masks of kept states by layer path, bool (n,).
         readouts: new readouts by layer path. Other layers keep their C and D.
+        fitted: other parameters that were fitted anew, by layer path and name, such as the eigenvalues. They have the
+            shapes of the cut layer. All other parameters keep their values.
     """
 
     keep: Mapping[str, ArrayLike]
     readouts: Mapping[str, Readout] = dataclasses.field(default_factory=dict)
+    fitted: Mapping[str, Mapping[str, ArrayLike]] = dataclasses.field(default_factory=dict)
 
     @property
     def n_states(self) -> int:
@@ -50,10 +56,12 @@ class Cut:
         for path, readout in self.readouts.items():
             # No path contains "~C" or "~D".
             named |= {f"{path}~{name}": np.asarray(a) for name, a in readout._asdict().items()}
+        for path, arrays in self.fitted.items():
+            named |= {f"{path}~fitted/{name}": np.asarray(a) for name, a in arrays.items()}
         return named
 
     def digest(self) -> str:
-        """SHA-256 of the masks and readouts."""
+        """SHA-256 of the masks and replaced arrays."""
         return digest(self.arrays())
 
 
@@ -83,7 +91,7 @@ def apply(model: nnx.Module, cut: Cut) -> nnx.Module:
     _check(model, cut)
 
     def smaller(path: str, layer: StateSpaceLayer) -> StateSpaceLayer:
-        kept = layer.cut(np.asarray(cut.keep[path]))
+        kept = layer.cut(np.asarray(cut.keep[path])).with_parameters(cut.fitted.get(path, {}))
         return kept.with_readout(*cut.readouts[path]) if path in cut.readouts else kept
 
     return map_layers(model, lambda path, layer: smaller(path_name(path), layer))
@@ -98,14 +106,28 @@ def apply_masked(model: nnx.Module, cut: Cut) -> nnx.Module:
     _check(model, cut)
 
     def masked(path: str, layer: StateSpaceLayer) -> StateSpaceLayer:
+        keep = np.asarray(cut.keep[path])
+        layer = layer.mask(keep).with_parameters(_spread(layer, keep, cut.fitted.get(path, {})))
         if path not in cut.readouts:
-            return layer.mask(np.asarray(cut.keep[path]))
+            return layer
         C, D = cut.readouts[path]
-        kept = np.flatnonzero(np.asarray(cut.keep[path]))
         own = layer.readout()
+        kept = np.flatnonzero(keep)
         return layer.with_readout(jnp.zeros_like(own).at[..., kept].set(jnp.asarray(C).astype(own.dtype)), D)
 
     return map_layers(model, lambda path, layer: masked(path_name(path), layer))
+
+
+def _spread(layer: StateSpaceLayer, keep: np.ndarray, fitted: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
+    """Parameters of the cut layer, in the shapes of the uncut one. Cut states keep their old values."""
+    spread = {}
+    for name, array in fitted.items():
+        spread[name] = np.array(array)
+        if name in layer.STATE_AXIS:
+            spread[name] = np.array(getattr(layer, name)[...])
+            axis = layer.STATE_AXIS[name]
+            np.moveaxis(spread[name], axis, 0)[keep] = np.moveaxis(np.asarray(array), axis, 0)
+    return spread
 
 
 def cut(model: nnx.Module, keep: Mapping[str, ArrayLike] | Cut) -> nnx.Module:
@@ -127,14 +149,15 @@ def _check(model: nnx.Module, cut: Cut) -> None:
     found = layers(model)
     if found.keys() != cut.keep.keys():
         raise UserError(f"masks for layers {sorted(cut.keep)}: expected one for each of {sorted(found)}")
-    if unknown := cut.readouts.keys() - found.keys():
-        raise UserError(f"readouts for unknown layers {sorted(unknown)}: expected some of {sorted(found)}")
+    if unknown := (cut.readouts.keys() | cut.fitted.keys()) - found.keys():
+        raise UserError(f"replaced arrays for unknown layers {sorted(unknown)}: expected some of {sorted(found)}")
     for path, layer in found.items():
         mask, n = jnp.asarray(cut.keep[path]), layer.n_states
         if mask.shape != (n,) or mask.dtype != np.bool_:
             raise UserError(f"mask of layer {path!r} is {mask.dtype}{list(mask.shape)}: expected bool[{n}]")
         if path in cut.readouts:
             _check_readout(path, cut.readouts[path], layer, int(mask.sum()))
+        _check_fitted(path, cut.fitted.get(path, {}), layer, int(mask.sum()))
 
 
 def _check_readout(path: str, readout: Readout, layer: StateSpaceLayer, kept: int) -> None:
@@ -144,3 +167,15 @@ def _check_readout(path: str, readout: Readout, layer: StateSpaceLayer, kept: in
         raise UserError(f"readout of layer {path!r} has C, D of shapes {given}: expected {expected}")
     if not all(np.isfinite(a).all() for a in readout):
         raise UserError(f"readout of layer {path!r} holds NaN or infinite values")
+
+
+def _check_fitted(path: str, fitted: Mapping[str, ArrayLike], layer: StateSpaceLayer, kept: int) -> None:
+    for name, array in fitted.items():
+        if layer.ROLES.get(name) not in FITTED_ROLES:
+            expected = [n for n, role in layer.ROLES.items() if role in FITTED_ROLES]
+            raise UserError(f"fitted parameter {name!r} of layer {path!r}: expected one of {expected}")
+        shape = list(getattr(layer, name).shape)
+        if name in layer.STATE_AXIS:
+            shape[layer.STATE_AXIS[name]] = kept
+        if list(np.shape(array)) != shape or not np.isfinite(array).all():
+            raise UserError(f"fitted {name!r} of layer {path!r}: expected finite numbers of shape {shape}")

@@ -122,6 +122,20 @@ class StateSpaceLayer(nnx.Module):
         own = {name: getattr(self, name) for name in parts}
         return self._replaced({name: a.reshape(own[name].shape).astype(own[name].dtype) for name, a in parts.items()})
 
+    def with_parameters(self, arrays: Mapping[str, npt.ArrayLike]) -> Self:
+        """Return the layer with other arrays in its parameters, of the same shapes.
+
+        Raises:
+            UserError: an array has another shape.
+        """
+        new = {}
+        for name, array in arrays.items():
+            own = getattr(self, name)
+            if np.shape(array) != own.shape:
+                raise UserError(f"{name} has shape {list(np.shape(array))}: expected {list(own.shape)}")
+            new[name] = jnp.asarray(array, own.dtype)
+        return self._replaced(new)
+
     def initial_state(self, batch: int) -> Complex[Array, "{batch} n"]:
         """Zero states, the initial argument of `step`."""
         return jnp.zeros((batch, self.n_states), np.result_type(self.D.dtype, np.complex64))

@@ -50,6 +50,15 @@ def outputs(layer, u):
     return np.asarray(jax.jit(lambda u: layer(u))(u))
 
 
+def refitted(layer, keep, seed=0) -> dict[str, np.ndarray]:
+    """Other eigenvalues, steps and input maps of the states that stay, near their old values."""
+    rng = np.random.default_rng(seed)
+    small = layer.cut(keep)
+    roles = {name for name, role in layer.ROLES.items() if role in ("eigenvalue", "step", "input")}
+    own = {name: np.asarray(getattr(small, name)[...]) for name in sorted(roles)}
+    return {name: a * (1 + 0.1 * rng.random(a.shape, np.float32)) for name, a in own.items()}
+
+
 def by_loop(layer, u, keep, readout) -> np.ndarray:
     """s Re(C' x) + D' u over the kept states in float64, channel by channel."""
     m = layer.modes()
@@ -290,7 +299,7 @@ def test_mistakes_are_named(make_layer):
     keep = {"0": some(6), "1": np.ones(6, bool)}
     good = drawn(model[0], keep["0"])
     for f in (apply, apply_masked):
-        with pytest.raises(UserError, match=r"readouts for unknown layers \['2'\]: expected some of \['0', '1'\]"):
+        with pytest.raises(UserError, match=r"replaced arrays for unknown layers \['2'\]: expected some of \['0', '1'\]"):
             f(model, Cut(keep, {"2": good}))
         with pytest.raises(UserError, match=r"masks for layers \['0'\]: expected one for each of \['0', '1'\]"):
             f(model, Cut({"0": keep["0"]}))
@@ -308,3 +317,29 @@ def test_mistakes_are_named(make_layer):
                     f(model, Cut(keep, {"0": wrong}))
     with pytest.raises(UserError, match=r"readout with C \[1, 4, 5\] and D \[4\]: expected C \[1, 4, 6\] and D \[4\]"):
         model[0].with_readout(np.ones((1, 4, 5), complex), np.ones(4))
+
+
+def test_the_small_and_the_masked_layer_compute_what_fitted_parameters_say(layer):
+    keep, u = some(layer.n_states), inputs()
+    cut = Cut({"": keep}, {"": drawn(layer, keep)}, {"": refitted(layer, keep)})
+    small, masked = apply(layer, cut), apply_masked(layer, cut)
+    for name, array in cut.fitted[""].items():
+        np.testing.assert_array_equal(getattr(small, name)[...], array)
+    expected = by_loop(small, u, np.ones(small.n_states, bool), cut.readouts[""])
+    for found in (small, masked):
+        np.testing.assert_allclose(outputs(found, u), expected, atol=2e-5 * np.abs(expected).max())
+    assert len({c.digest() for c in (cut, Cut(cut.keep, cut.readouts), Cut(cut.keep, {}, cut.fitted))}) == 3
+
+
+@pytest.mark.parametrize(
+    ("fitted", "message"),
+    [
+        ({"": {"C_re": np.ones(3)}}, "fitted parameter 'C_re' of layer '': expected one of"),
+        ({"": {"log_step": np.ones(5, np.float32)}}, "fitted 'log_step' of layer '': expected finite numbers of shape"),
+        ({"other": {}}, "unknown layers"),
+    ],
+)
+def test_fitted_parameters_of_another_shape_are_refused(make_layer, fitted, message):
+    layer = make_layer(4, 6)
+    with pytest.raises(UserError, match=message):
+        apply(layer, Cut({"": np.arange(6) < 3}, {}, fitted))
