@@ -37,11 +37,11 @@ def readout(modes: Modes, channels: int | None = None) -> Float64[np.ndarray, "c
     place = places(modes.channel)
     used, m = extent(place)
     C = modes.scale * np.asarray(modes.C, np.complex128)
-    R, O, _ = C.shape
-    G = np.zeros((used if channels is None else channels, O, R, 2, m))
+    directions, outputs, _ = C.shape
+    G = np.zeros((used if channels is None else channels, outputs, directions, 2, m))
     channel, slot = place
     G[channel, :, :, :, slot] = np.moveaxis(np.stack([C.real, -C.imag], axis=-1), (2, 1, 0), (0, 1, 2))
-    return G.reshape(len(G), O, -1)
+    return G.reshape(len(G), outputs, -1)
 
 
 def complex_readout(
@@ -64,7 +64,7 @@ def mask(keep: ArrayLike, place: Place, directions: int, channels: int | None = 
 
 def features(x: Float[Array, "B L R 2 n"], place: Place, channels: int | None = None) -> Float[Array, "B L channels F"]:
     """z at every step, from the real and imaginary part of the states."""
-    B, L, R, _, n = x.shape
+    B, L, _, _, n = x.shape
     used, m = extent(place)
     channels = used if channels is None else channels
     if channels == 1:

@@ -45,8 +45,7 @@ def eliminate(
     Returns:
         The slots in the order in which they go, and the rise of the output error with each.
     """
-    channels, outputs, _ = G.shape
-    r = 2 * directions
+    channels, r = len(W), 2 * directions
     M, G = _grouped(*_scaled(W, G), r)
     m = M.shape[1] // r
     slots, every = np.tile(np.arange(m), (channels, 1)), np.arange(channels)[:, None]
@@ -119,7 +118,7 @@ def _grouped(M: np.ndarray, G: np.ndarray, r: int) -> tuple[np.ndarray, np.ndarr
     F = M.shape[1]
     by_state = np.arange(F).reshape(r, F // r).T.ravel()
     if G.shape[1] > F:
-        G = np.linalg.qr(G, mode="r")
+        G = np.asarray(np.linalg.qr(G, mode="r"))
     return M[:, by_state[:, None], by_state], np.ascontiguousarray(G[:, :, by_state].swapaxes(1, 2))
 
 

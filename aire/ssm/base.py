@@ -85,7 +85,7 @@ class StateSpaceLayer(nnx.Module):
         """The layer as a bank of discrete modes, the input of scores."""
         return Modes(*self.discrete(), self.readout(), self.margin(), self.channels(), self.output_scale)
 
-    def linear(self, u: Shaped[ArrayLike, "B L H"]) -> Float[Array, "B L H"]:
+    def system(self, u: Shaped[ArrayLike, "B L H"]) -> Float[Array, "B L H"]:
         """The output of the state space, y_k = s Re(C x_k) + D u_k. Differs from a call if an output stage follows."""
         return self(u)
 

@@ -183,9 +183,9 @@ class S4DLayer(S4D):
 
     def __call__(self, u: Shaped[ArrayLike, "B L H"]) -> Float[Array, "B L H"]:
         """Apply the layer to a sequence, from zero initial states."""
-        return self._mix(self.linear(u))
+        return self._mix(self.system(u))
 
-    def linear(self, u: Shaped[ArrayLike, "B L H"]) -> Float[Array, "B L H"]:
+    def system(self, u: Shaped[ArrayLike, "B L H"]) -> Float[Array, "B L H"]:
         return super().__call__(u)
 
     def step(
