@@ -11,6 +11,9 @@ from jaxtyping import Array, Bool, Complex128, Float, Float64, Int
 from numpy.typing import ArrayLike
 
 from aire.ssm import Modes
+from aire.utils.errors import UserError
+
+RIDGE = 1e-6  # on the diagonal of the covariance of features with unit energy
 
 Place = Int[np.ndarray, "2 n"]
 
@@ -73,3 +76,28 @@ def features(x: Float[Array, "B L R 2 n"], place: Place, channels: int | None = 
     index[tuple(place)] = np.arange(n)
     z = jnp.take(x, index, axis=-1, mode="fill", fill_value=0)  # (B, L, R, 2, channels, m)
     return jnp.moveaxis(z, 4, 2).reshape(B, L, channels, -1)
+
+
+def normalized(
+    W: Float64[np.ndarray, "channels F F"],
+) -> tuple[Float64[np.ndarray, "channels F F"], Float64[np.ndarray, "channels F"]]:
+    """The covariance of the features at unit energy, with a ridge that makes it positive definite; and their scale.
+
+    Features without energy, such as the imaginary part of a real pole, have scale 1. The ridge grows where it is too
+    small: sums in float32 leave noise in directions without energy.
+
+    Raises:
+        UserError: the covariance holds NaN or infinite values.
+    """
+    if not np.isfinite(W).all():
+        raise UserError("the states have NaN or infinite moments: they overflow on the calibration inputs")
+    scale = np.sqrt(np.diagonal(W, axis1=1, axis2=2))
+    scale = np.where(scale > 0, scale, 1)
+    unit, ridge = W / (scale[:, :, None] * scale[:, None]), RIDGE * np.eye(W.shape[-1])
+    while True:
+        try:
+            np.linalg.cholesky(unit + ridge)
+        except np.linalg.LinAlgError:
+            ridge = 10 * ridge
+        else:
+            return unit + ridge, scale
