@@ -47,7 +47,7 @@ def calibrate(model: nnx.Module, batches: Iterable[Batch]) -> dict[str, Moments]
     @jax.jit
     def measure(state: nnx.State, x: Array, lengths: Array | None) -> dict[str, dict[str, Array]]:
         sums: dict[str, dict[str, Array]] = {}
-        mask_rows = functools.partial(_mask, stack_documents(x, lengths)[1])
+        mask_rows = functools.partial(true_steps, stack_documents(x, lengths)[1])
 
         def recording(path: tuple, layer: StateSpaceLayer) -> Recording:
             return Recording(layer, places[path_name(path)], mask_rows, sums.setdefault(path_name(path), {}))
@@ -179,7 +179,7 @@ def _extent(place: np.ndarray) -> tuple[int, int]:
     return int(channel.max(initial=0)) + 1, int(within.max(initial=-1)) + 1
 
 
-def _mask(
+def true_steps(
     lengths: Int[Array | np.ndarray, "..."] | None, shape: tuple[int, int]
 ) -> Float[Array, "{shape[0]} {shape[1]}"]:
     """1 for true steps and 0 for padding, float32."""
