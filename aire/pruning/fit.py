@@ -78,7 +78,7 @@ def fit_layer(
         The fitted layer, of the same size.
     """
     groups = data.batches(config.batch_size)
-    graphdef, params, rest = nnx.split(layer, nnx.Param, ...)
+    graphdef, params, rest = nnx.split(layer, nnx.Param, ...)  # type: ignore[misc]
     arrays = tuple(jnp.asarray(a) for a in (groups.u, groups.y, groups.mask))
     optimizer = _optimizer(config.lr, config.steps)
     state = params, optimizer.init(params)

@@ -11,6 +11,7 @@ from flax import nnx
 
 from aire.pruning import scores, surgeon
 from aire.pruning.calibration import Calibration
+from aire.pruning.reconstruct import reconstruct
 from aire.pruning.refit import refit
 from aire.pruning.surgery import Cut
 from aire.utils.errors import UserError
@@ -73,6 +74,7 @@ METHODS: dict[str, Method] = {
     "measured_refit": Method("measured", refit=refit),
     "surgeon_order": Method(surgeon.SCORE, "none"),
     "surgeon": Method(surgeon.SCORE, "none", refit=refit),
+    "reconstruct": Method(surgeon.SCORE, "none", refit=reconstruct),
 }
 
 

@@ -1,14 +1,14 @@
 """Reconstruct: after a cut, fit every layer's own parameters to the outputs of the uncut model's layer.
 
-Layer by layer in the order of the data's way, as the refit does. In each layer a refit of C and D comes first, then Adam
-on Λ, Δ, B, C and D, then a last refit. The inputs are those of the model that is already cut and reconstructed. Of the
-cut layer, the refitted one and the fitted one, the layer with the lowest error on held-out sequences stays.
+Layer by layer in the order of the data's way, as the refit does. In each layer a refit of C and D comes first, then
+Adam on Λ, Δ, B, C and D, then a last refit. The inputs are those of the model that is already cut and reconstructed. Of
+the cut layer, the refitted one and the fitted one, the layer with the lowest error on held-out sequences stays.
 """
 
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
 import jax
 import numpy as np
@@ -25,8 +25,10 @@ from aire.pruning.surgery import FITTED_ROLES, Cut, Readout, apply_masked, diges
 from aire.ssm import StateSpaceLayer, layers
 from aire.utils.progress import Progress
 
+DEFAULTS = FitConfig()
 
-def reconstruct(model: nnx.Module, cut: Cut, calibration: Calibration, config: FitConfig = FitConfig()) -> Cut:
+
+def reconstruct(model: nnx.Module, cut: Cut, calibration: Calibration, config: FitConfig = DEFAULTS) -> Cut:
     """Return the cut with fitted parameters and readouts: a `Refit` for `Method`.
 
     The result depends only on the model, the cut, the batches and the config. `calibration.fits` keeps each fitted
@@ -96,7 +98,7 @@ def _best_layer(
     fit: LayerData,
     held_out: LayerData,
     config: FitConfig,
-    fits: dict[str, Mapping[str, np.ndarray]],
+    fits: MutableMapping[str, Mapping[str, np.ndarray]],
     progress: Callable[[int], None],
 ) -> StateSpaceLayer:
     """The layer, the refitted layer or the fitted one: the first with the lowest error on held-out sequences."""
@@ -111,3 +113,51 @@ def _best_layer(
     candidates = [layer, refitted, fitted]
     errors = [_error(candidate, held_out) for candidate in candidates]
     return candidates[int(np.nanargmin(errors))]
+
+
+def _refitted(layer: StateSpaceLayer, keep: Bool[np.ndarray, "n"], data: LayerData) -> StateSpaceLayer:
+    """The masked layer with a least-squares readout of the kept states."""
+    old = regression.real_readout(layer)
+    place, directions = features.places(layer.channels()), len(layer.reverse)
+    new = regression.solve(_sums(layer, data), old, features.mask(keep, place, directions, len(old.G)))
+    C, D = as_readout(new, layer, np.ones(layer.n_states, bool))  # zero for cut states
+    return layer.with_readout(C, D)
+
+
+def _error(layer: StateSpaceLayer, data: LayerData) -> float:
+    """The relative squared error of the layer's outputs."""
+    return regression.error(_sums(layer, data), regression.real_readout(layer))
+
+
+def _sums(layer: StateSpaceLayer, data: LayerData) -> Sums:
+    """The sums of the regression on all sequences, float64 over groups of them."""
+    graphdef, state = nnx.split(layer)
+    groups = data.batches(FitConfig.batch_size)
+    parts = [_group_sums(graphdef, state, *group) for group in zip(groups.u, groups.y, groups.mask, strict=True)]
+    return Sums(*(np.sum([np.asarray(a, np.float64) for a in arrays], axis=0) for arrays in zip(*parts, strict=True)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _group_sums(
+    graphdef: nnx.GraphDef,
+    state: nnx.State,
+    u: Float[Array, "B L H"],
+    y: Float[Array, "B L H"],
+    mask: Float[Array, "B L"],
+) -> Sums:
+    sums = regression.sums(nnx.merge(graphdef, state), u, y, mask, jax.numpy.ones((1, len(u))))
+    return Sums(*(a[0] for a in sums))
+
+
+def _with_layer(cut: Cut, path: str, layer: StateSpaceLayer) -> Cut:
+    """The cut with the parameters of the kept states of this layer."""
+    kept = layer.cut(np.asarray(cut.keep[path]))
+    fitted = {name: np.asarray(getattr(kept, name)[...]) for name, role in kept.ROLES.items() if role in FITTED_ROLES}
+    readout = Readout(np.asarray(kept.readout()), np.asarray(kept.D[...]))
+    return dataclasses.replace(cut, readouts={**cut.readouts, path: readout}, fitted={**cut.fitted, path: fitted})
+
+
+def _key(layer: StateSpaceLayer, keep: Bool[np.ndarray, "n"], data: LayerData, config: FitConfig) -> str:
+    """A digest of all that a fit depends on except the code."""
+    parameters = {f"layer/{name}": np.asarray(getattr(layer, name)[...]) for name in layer.ROLES}
+    return hashlib.sha256(f"{digest({**parameters, 'keep': keep, **vars(data)})} {config}".encode()).hexdigest()

@@ -83,7 +83,7 @@ def refit(model: nnx.Module, cut: Cut, calibration: Calibration) -> Cut:
         place, directions = features.places(layer.channels()), len(layer.reverse)
         new = regression.solve(fit, old, features.mask(cut.keep[path], place, directions, len(old.G)))
         if regression.error(held_out, new) < regression.error(held_out, old):
-            readout = _as_readout(new, layer, cut.keep[path])
+            readout = as_readout(new, layer, cut.keep[path])
             cut = dataclasses.replace(cut, readouts={**cut.readouts, path: readout})
         else:
             unchanged.append(path)
@@ -131,22 +131,22 @@ def _collect(
     """The sums of one batch. XLA leaves out what lies behind the layer, because nothing of it is returned."""
     sums = []
     models = nnx.merge(uncut_def, uncut), nnx.merge(masked_def, masked)
-    for (layer, u), (own, v) in zip(*(_calls(model, path, x, lengths) for model in models), strict=True):
+    for (layer, u), (own, v) in zip(*(calls(model, path, x, lengths) for model in models), strict=True):
         mask = true_steps(stack_documents(x, lengths)[1], u.shape[:2])
         sums.append(regression.sums(own, v, layer.system(u), mask, sets))
     return functools.reduce(Sums.__add__, sums)
 
 
-def _calls(
+def calls(
     model: nnx.Module, path: str, x: Array, lengths: Array | None
 ) -> list[tuple[StateSpaceLayer, Float[Array, "B L H"]]]:
     """The layer at a path with its inputs, for each of its calls."""
-    calls: list[tuple[StateSpaceLayer, Array]] = []
-    call_with_taps(model, lambda p, layer, u: calls.append((layer, u)) if p == path else None, x, lengths)
-    return calls
+    found: list[tuple[StateSpaceLayer, Array]] = []
+    call_with_taps(model, lambda p, layer, u: found.append((layer, u)) if p == path else None, x, lengths)
+    return found
 
 
-def _as_readout(new: RealReadout, layer: StateSpaceLayer, keep: ArrayLike) -> Readout:
+def as_readout(new: RealReadout, layer: StateSpaceLayer, keep: ArrayLike) -> Readout:
     """The readout of the kept states, in the layer's precision."""
     place = features.places(layer.channels())
     C = features.complex_readout(new.G, place, len(layer.reverse), layer.output_scale)[..., np.asarray(keep)]
