@@ -9,19 +9,21 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from aire.models import stack_documents
-from aire.pruning import features, regression
+from aire.pruning import regression
 from aire.pruning.calibration import Calibration, true_steps
 from aire.pruning.fit import FitConfig, LayerData, fit_layer
 from aire.pruning.refit import SplitBatch, as_readout, calls, order_of_calls, split_batches
 from aire.pruning.regression import Sums
-from aire.pruning.surgery import FITTED_ROLES, Cut, Readout, apply_masked, digest
+from aire.pruning.surgery import FITTED_ROLES, Cut, Readout, apply_masked, digest, spread
 from aire.ssm import StateSpaceLayer, layers
 from aire.utils.progress import Progress
 
@@ -45,11 +47,9 @@ def reconstruct(model: nnx.Module, cut: Cut, calibration: Calibration, config: F
     with Progress("reconstruct", config.steps * len(paths)) as progress:
         for path in paths:
             masked = apply_masked(uncut, cut)
-            keep, layer = np.asarray(cut.keep[path]), layers(masked)[path]
             fit, held_out = layer_data(uncut, masked, path, batches)
-            best = _best_layer(layer, keep, fit, held_out, config, calibration.fits, progress.update)
-            if best is not layer:
-                cut = _with_layer(cut, path, best)
+            fitting = _Fitting(layers(masked)[path], np.asarray(cut.keep[path]), fit, config)
+            cut = _with_layer(cut, path, _best_layer(fitting, held_out, calibration.fits, progress.update))
     return cut
 
 
@@ -92,72 +92,86 @@ def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.pad(a, [(0, 0), (0, L - a.shape[1])] + [(0, 0)] * (a.ndim - 2)) for a in arrays])
 
 
-def _best_layer(
-    layer: StateSpaceLayer,
-    keep: Bool[np.ndarray, "n"],
-    fit: LayerData,
-    held_out: LayerData,
-    config: FitConfig,
-    fits: MutableMapping[str, Mapping[str, np.ndarray]],
-    progress: Callable[[int], None],
-) -> StateSpaceLayer:
-    """The layer, the refitted layer or the fitted one: the first with the lowest error on held-out sequences."""
-    refitted = _refitted(layer, keep, fit)
-    key = _key(refitted, keep, fit, config)
-    if key in fits:
-        fitted = refitted.with_parameters(fits[key])
-        progress(config.steps)
-    else:
-        fitted = _refitted(fit_layer(refitted, keep, fit, config, progress), keep, fit)
-        fits[key] = {name: np.asarray(getattr(fitted, name)[...]) for name in layer.ROLES}
-    candidates = [layer, refitted, fitted]
-    errors = [_error(candidate, held_out) for candidate in candidates]
-    return candidates[int(np.nanargmin(errors))]
+class _Fitting:
+    """One layer while it is fitted. Its candidates are cut layers; data passes through layers of the uncut size, so that
+    all cuts of a sweep share the compilations."""
 
+    def __init__(self, masked: StateSpaceLayer, keep: Bool[np.ndarray, "n"], fit: LayerData, config: FitConfig):
+        self.masked, self.keep, self.fit, self.config = masked, keep, fit, config
+        self.index = regression.slots(masked, keep)
 
-def _refitted(layer: StateSpaceLayer, keep: Bool[np.ndarray, "n"], data: LayerData) -> StateSpaceLayer:
-    """The masked layer with a least-squares readout of the kept states."""
-    old = regression.real_readout(layer)
-    place, directions = features.places(layer.channels()), len(layer.reverse)
-    new = regression.solve(_sums(layer, data), old, features.mask(keep, place, directions, len(old.G)))
-    C, D = as_readout(new, layer, np.ones(layer.n_states, bool))  # zero for cut states
-    return layer.with_readout(C, D)
+    def refitted(self, layer: StateSpaceLayer) -> StateSpaceLayer:
+        """With a least-squares readout."""
+        old = regression.real_readout(layer, self.index.shape[1])
+        return layer.with_readout(*as_readout(regression.solve(self._sums(layer, self.fit), old), layer))
 
+    def fitted(self, layer: StateSpaceLayer, progress: Callable[[int], None]) -> StateSpaceLayer:
+        """With parameters fitted by gradient, and a least-squares readout."""
+        wide = fit_layer(self._widened(layer), self.keep, self.fit, self.config, progress)
+        return self.refitted(wide.cut(self.keep))
 
-def _error(layer: StateSpaceLayer, data: LayerData) -> float:
-    """The relative squared error of the layer's outputs."""
-    return regression.error(_sums(layer, data), regression.real_readout(layer))
+    def error(self, layer: StateSpaceLayer, data: LayerData) -> float:
+        """The relative squared error of the layer's outputs."""
+        return regression.error(self._sums(layer, data), regression.real_readout(layer, self.index.shape[1]))
 
+    def key(self, layer: StateSpaceLayer) -> str:
+        """A digest of all that `fitted` depends on except the code."""
+        arrays = {**_parameters(layer), "keep": self.keep, **vars(self.fit)}
+        return hashlib.sha256(f"{digest(arrays)} {self.config}".encode()).hexdigest()
 
-def _sums(layer: StateSpaceLayer, data: LayerData) -> Sums:
-    """The sums of the regression on all sequences, float64 over groups of them."""
-    graphdef, state = nnx.split(layer)
-    groups = data.batches(FitConfig.batch_size)
-    parts = [_group_sums(graphdef, state, *group) for group in zip(groups.u, groups.y, groups.mask, strict=True)]
-    return Sums(*(np.sum([np.asarray(a, np.float64) for a in arrays], axis=0) for arrays in zip(*parts, strict=True)))
+    def _widened(self, layer: StateSpaceLayer) -> StateSpaceLayer:
+        return self.masked.with_parameters(spread(self.masked, self.keep, _parameters(layer)))
+
+    def _sums(self, layer: StateSpaceLayer, data: LayerData) -> Sums:
+        """The sums of the regression, float64 over groups of sequences."""
+        graphdef, state = nnx.split(self._widened(layer))
+        groups = data.batches(self.config.batch_size)
+        total: list[Any] = []
+        for group in zip(groups.u, groups.y, groups.mask, strict=True):
+            new = _group_sums(graphdef, state, jnp.asarray(self.index), *group)
+            total = [np.asarray(a[0], np.float64) + b for a, b in zip(new, total or [0.0] * len(new), strict=True)]
+        return Sums(*total)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _group_sums(
     graphdef: nnx.GraphDef,
     state: nnx.State,
+    index: Int[Array, "channels m"],
     u: Float[Array, "B L H"],
     y: Float[Array, "B L H"],
     mask: Float[Array, "B L"],
 ) -> Sums:
-    sums = regression.sums(nnx.merge(graphdef, state), u, y, mask, jax.numpy.ones((1, len(u))))
-    return Sums(*(a[0] for a in sums))
+    return regression.sums(nnx.merge(graphdef, state), index, u, y, mask, jnp.ones((1, len(u))))
+
+
+def _best_layer(
+    fitting: _Fitting,
+    held_out: LayerData,
+    fits: MutableMapping[str, Mapping[str, np.ndarray]],
+    progress: Callable[[int], None],
+) -> StateSpaceLayer:
+    """The cut layer, the refitted or the fitted one: the first with the lowest error on held-out sequences."""
+    layer = fitting.masked.cut(fitting.keep)
+    refitted = fitting.refitted(layer)
+    key = fitting.key(refitted)
+    if key in fits:
+        fitted = refitted.with_parameters(fits[key])
+        progress(fitting.config.steps)
+    else:
+        fitted = fitting.fitted(refitted, progress)
+        fits[key] = _parameters(fitted)
+    candidates = [layer, refitted, fitted]
+    errors = [fitting.error(candidate, held_out) for candidate in candidates]
+    return candidates[int(np.nanargmin(errors))]
+
+
+def _parameters(layer: StateSpaceLayer) -> dict[str, np.ndarray]:
+    return {name: np.asarray(getattr(layer, name)[...]) for name in layer.ROLES}
 
 
 def _with_layer(cut: Cut, path: str, layer: StateSpaceLayer) -> Cut:
-    """The cut with the parameters of the kept states of this layer."""
-    kept = layer.cut(np.asarray(cut.keep[path]))
-    fitted = {name: np.asarray(getattr(kept, name)[...]) for name, role in kept.ROLES.items() if role in FITTED_ROLES}
-    readout = Readout(np.asarray(kept.readout()), np.asarray(kept.D[...]))
+    """The cut with the parameters of this cut layer."""
+    fitted = {name: a for name, a in _parameters(layer).items() if layer.ROLES[name] in FITTED_ROLES}
+    readout = Readout(np.asarray(layer.readout()), np.asarray(layer.D[...]))
     return dataclasses.replace(cut, readouts={**cut.readouts, path: readout}, fitted={**cut.fitted, path: fitted})
-
-
-def _key(layer: StateSpaceLayer, keep: Bool[np.ndarray, "n"], data: LayerData, config: FitConfig) -> str:
-    """A digest of all that a fit depends on except the code."""
-    parameters = {f"layer/{name}": np.asarray(getattr(layer, name)[...]) for name in layer.ROLES}
-    return hashlib.sha256(f"{digest({**parameters, 'keep': keep, **vars(data)})} {config}".encode()).hexdigest()

@@ -12,16 +12,16 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
-from numpy.typing import ArrayLike
+from jaxtyping import Array, Float, Int
 
 from aire.models import stack_documents
 from aire.pruning import features, regression
 from aire.pruning.calibration import Batch, Calibration, inputs, true_steps
 from aire.pruning.regression import RealReadout, Sums
-from aire.pruning.surgery import Cut, Readout, apply_masked
+from aire.pruning.surgery import Cut, Readout, apply, apply_masked
 from aire.pruning.taps import call_with_taps
 from aire.ssm import StateSpaceLayer, layers
 from aire.utils.errors import UserError
@@ -76,15 +76,13 @@ def refit(model: nnx.Module, cut: Cut, calibration: Calibration) -> Cut:
     batches = split_batches(calibration.batches)
     unchanged = []
     for path in order_of_calls(uncut, batches[0]):
-        masked = apply_masked(uncut, cut)
-        fit, held_out = layer_sums(uncut, masked, path, batches)
-        layer = layers(masked)[path]
-        old = regression.real_readout(layer)
-        place, directions = features.places(layer.channels()), len(layer.reverse)
-        new = regression.solve(fit, old, features.mask(cut.keep[path], place, directions, len(old.G)))
+        smaller = layers(apply(uncut, cut))[path]
+        index = regression.slots(layers(uncut)[path], np.asarray(cut.keep[path]))
+        fit, held_out = layer_sums(uncut, apply_masked(uncut, cut), path, index, batches)
+        old = regression.real_readout(smaller, index.shape[1])
+        new = regression.solve(fit, old)
         if regression.error(held_out, new) < regression.error(held_out, old):
-            readout = as_readout(new, layer, cut.keep[path])
-            cut = dataclasses.replace(cut, readouts={**cut.readouts, path: readout})
+            cut = dataclasses.replace(cut, readouts={**cut.readouts, path: as_readout(new, smaller)})
         else:
             unchanged.append(path)
     if unchanged:
@@ -105,35 +103,39 @@ def order_of_calls(model: nnx.Module, batch: SplitBatch) -> list[str]:
     return list(found)
 
 
-def layer_sums(uncut: nnx.Module, masked: nnx.Module, path: str, batches: Sequence[SplitBatch]) -> tuple[Sums, Sums]:
+def layer_sums(
+    uncut: nnx.Module, masked: nnx.Module, path: str, index: Int[np.ndarray, "C m"], batches: Sequence[SplitBatch]
+) -> tuple[Sums, Sums]:
     """The sums of one layer, fit and held-out: regressors from the masked model, outputs from the uncut one.
 
-    The sums of several calls of the layer add. All masked models of one model share a compilation for each layer.
+    The sums of several calls of the layer add. Masked models of one model share a compilation for each layer and each
+    number of slots (see `regression.slots`).
     """
     (uncut_def, uncut_state), (masked_def, masked_state) = nnx.split(uncut), nnx.split(masked)
-    collected = (_collect(uncut_def, masked_def, path, uncut_state, masked_state, *batch) for batch in batches)
-    total = functools.reduce(Sums.__add__, (Sums(*(np.asarray(a, np.float64) for a in new)) for new in collected))
+    total = []
+    for batch in batches:
+        new = _collect((uncut_def, masked_def), path, (uncut_state, masked_state), jnp.asarray(index), *batch)
+        total = [np.asarray(a, np.float64) + b for a, b in zip(new, total or [0.0] * len(new), strict=True)]
     fit, held_out = zip(*total, strict=True)
     return Sums(*fit), Sums(*held_out)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _collect(
-    uncut_def: nnx.GraphDef,
-    masked_def: nnx.GraphDef,
+    graphdefs: tuple[nnx.GraphDef, nnx.GraphDef],
     path: str,
-    uncut: nnx.State,
-    masked: nnx.State,
+    states: tuple[nnx.State, nnx.State],
+    index: Int[Array, "C m"],
     x: Array,
     lengths: Array | None,
     sets: Float[Array, "2 B"],
 ) -> Sums:
     """The sums of one batch. XLA leaves out what lies behind the layer, because nothing of it is returned."""
+    models = map(nnx.merge, graphdefs, states)
     sums = []
-    models = nnx.merge(uncut_def, uncut), nnx.merge(masked_def, masked)
-    for (layer, u), (own, v) in zip(*(calls(model, path, x, lengths) for model in models), strict=True):
+    for (layer, u), (masked, v) in zip(*(calls(model, path, x, lengths) for model in models), strict=True):
         mask = true_steps(stack_documents(x, lengths)[1], u.shape[:2])
-        sums.append(regression.sums(own, v, layer.system(u), mask, sets))
+        sums.append(regression.sums(masked, index, v, layer.system(u), mask, sets))
     return functools.reduce(Sums.__add__, sums)
 
 
@@ -146,8 +148,8 @@ def calls(
     return found
 
 
-def as_readout(new: RealReadout, layer: StateSpaceLayer, keep: ArrayLike) -> Readout:
-    """The readout of the kept states, in the layer's precision."""
+def as_readout(new: RealReadout, layer: StateSpaceLayer) -> Readout:
+    """The complex readout of the cut layer, in its precision."""
     place = features.places(layer.channels())
-    C = features.complex_readout(new.G, place, len(layer.reverse), layer.output_scale)[..., np.asarray(keep)]
+    C = features.complex_readout(new.G, place, len(layer.reverse), layer.output_scale)
     return Readout(C.astype(layer.readout().dtype), new.D.ravel().astype(layer.D.dtype))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float64
+from jaxtyping import Array, Bool, Float, Float64, Int
 
 from aire.pruning import features
 from aire.ssm import StateSpaceLayer
@@ -50,31 +50,46 @@ def channels(layer: StateSpaceLayer) -> int:
     return layer.D.size // layer.readout().shape[1]
 
 
-def real_readout(layer: StateSpaceLayer) -> RealReadout:
-    """The layer's own output map."""
-    D = np.asarray(layer.D[...], np.float64)
-    return RealReadout(features.readout(layer.modes(), channels(layer)), D.reshape(channels(layer), -1))
+def slots(layer: StateSpaceLayer, keep: Bool[np.ndarray, "n"]) -> Int[np.ndarray, "channels m"]:
+    """The kept state in each slot of the cut layer's features, n in an empty one.
+
+    m is rounded up to a quarter of the uncut layer's, so that few compilations serve all cuts.
+    """
+    channel = np.asarray(layer.channels())
+    kept, place = np.flatnonzero(keep), features.places(channel[keep])
+    quarter = max(-(-features.extent(features.places(channel))[1] // 4), 1)
+    m = -(-features.extent(place)[1] // quarter) * quarter
+    index = np.full((channels(layer), m), channel.size)
+    index[tuple(place)] = kept
+    return index
+
+
+def real_readout(layer: StateSpaceLayer, m: int) -> RealReadout:
+    """The layer's own output map, with m slots in a channel."""
+    C = channels(layer)
+    return RealReadout(features.readout(layer.modes(), C, m), np.asarray(layer.D[...], np.float64).reshape(C, -1))
 
 
 def sums(
     layer: StateSpaceLayer,
+    index: Int[Array, "channels m"],
     u: Float[Array, "B L H"],
     y: Float[Array, "B L H"],
     mask: Float[Array, "B L"],
     sets: Float[Array, "S B"],
 ) -> Sums:
-    """Sums of each set of sequences, along a new first axis. Differentiates nothing; to be traced.
+    """Sums of each set of sequences, along a new first axis, a few sequences at a time.
 
     Args:
         layer: the layer whose states are the regressors.
+        index: the states to use, from `slots`.
         u: its inputs.
         y: the outputs to reach.
         mask: 1 for true steps and 0 for padding.
         sets: 1 where a sequence belongs to a set.
     """
-    B, L, _ = u.shape
-    C, place, dtype = channels(layer), features.places(layer.channels()), layer.D.dtype
-    F, outputs = 2 * len(layer.reverse) * features.extent(place)[1], layer.D.size // C
+    (B, L, H), (C, m), dtype = u.shape, index.shape, layer.D.dtype
+    F, outputs = 2 * len(layer.reverse) * m, H // C
     rows = int(np.clip(_NUMBERS // (C * (F + 2 * outputs) * (L + F)), 1, B))
     fill = -B % rows  # rows of no set
 
@@ -83,36 +98,30 @@ def sums(
 
     def add(total: Sums, chunk: tuple[Array, ...]) -> tuple[Sums, None]:
         u, y, mask, sets = chunk
-        z = features.features(layer.state_pairs(u), place, C) * mask[..., None, None]
+        z = features.stack(layer.state_pairs(u), index) * mask[..., None, None]
         u, y = ((a.astype(dtype) * mask[..., None]).reshape(rows, L, C, outputs) for a in (u, y))
 
         def products(a: Array, b: Array) -> Array:
             return jnp.einsum("blcf,blcg->bcfg", a, b, precision="highest")
 
-        new = Sums(
-            products(z, z),
-            products(z, u),
-            products(z, y),
-            (u * u).sum(axis=1),
-            (u * y).sum(axis=1),
-            (y * y).sum(axis=1),
-        )
-        return total + Sums(*(jnp.tensordot(sets, a, axes=(0, 0), precision="highest") for a in new)), None
+        of_y = (u * u).sum(axis=1), (u * y).sum(axis=1), (y * y).sum(axis=1)
+        new = Sums(products(z, z), products(z, u), products(z, y), *of_y)
+        return total + Sums(*(jnp.tensordot(sets.T, a, axes=1, precision="highest") for a in new)), None
 
     shapes = [(C, F, F), (C, F, outputs), (C, F, outputs), (C, outputs), (C, outputs), (C, outputs)]
     zero = Sums(*(jnp.zeros((len(sets), *shape), dtype) for shape in shapes))
     return jax.lax.scan(add, zero, tuple(chunks(a) for a in (u, y, mask, sets.T)))[0]
 
 
-def solve(data: Sums, old: RealReadout, kept: Bool[np.ndarray, "channels F"]) -> RealReadout:
-    """The least-squares G and D on the kept features, with ridges towards the old ones."""
-    unit, scale = features.normalized(np.where(kept[:, :, None] & kept[:, None], data.zz, 0))
-    # Regress what is left of the outputs: e = y − G z − D u. Features that are not kept get zeros.
+def solve(data: Sums, old: RealReadout) -> RealReadout:
+    """The G and D of least squares, with ridges towards the old ones."""
+    unit, scale = features.normalized(data.zz)
+    # Regress what the old readout leaves of the outputs, e = y − G z − D u.
     ze = data.zy - data.zz @ old.G.swapaxes(1, 2) - data.zu * old.D[:, None]
     ue = data.uy - np.einsum("cof,cfo->co", old.G, data.zu) - old.D * data.uu
-    zu, ze = (np.where(kept[:, :, None], a / scale[:, :, None], 0) for a in (data.zu, ze))
+    zu, ze = (a / scale[:, :, None] for a in (data.zu, ze))
     of_u, of_e = np.split(np.linalg.solve(unit, np.concatenate([zu, ze], axis=2)), 2, axis=2)
-    # What z leaves of u (the Schur complement), and of the product of u and e.
+    # The Schur complement: what z leaves of u, and of the product of u and e.
     ridge = np.maximum(features.RIDGE * data.uu, np.finfo(float).tiny)
     rest = np.maximum(data.uu - np.sum(zu * of_u, axis=1), 0) + ridge
     D = (ue - np.sum(zu * of_e, axis=1)) / rest

@@ -5,7 +5,8 @@ import pytest
 from flax import nnx
 
 import aire
-from aire.pruning import Calibration, Cut, apply, reconstruct as module
+from aire.pruning import Calibration, Cut, apply
+from aire.pruning import reconstruct as module
 from aire.pruning.fit import FitConfig, LayerData, fit_layer
 from aire.pruning.reconstruct import reconstruct
 from aire.pruning.refit import refit
