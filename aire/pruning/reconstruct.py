@@ -6,22 +6,19 @@ the cut layer, the refitted one and the fitted one, the layer with the lowest er
 """
 
 import dataclasses
-import functools
 import hashlib
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool
 
-from aire.models import stack_documents
 from aire.pruning import regression
-from aire.pruning.calibration import Calibration, true_steps
+from aire.pruning.calibration import Calibration
 from aire.pruning.fit import FitConfig, LayerData, fit_layer
-from aire.pruning.refit import SplitBatch, as_readout, calls, order_of_calls, split_batches
+from aire.pruning.refit import SplitBatch, as_readout, layer_sum, observe, order_of_calls, split_batches
 from aire.pruning.regression import Sums
 from aire.pruning.surgery import FITTED_ROLES, Cut, Readout, apply_masked, digest, spread
 from aire.ssm import StateSpaceLayer, layers
@@ -57,33 +54,13 @@ def layer_data(
     uncut: nnx.Module, masked: nnx.Module, path: str, batches: Sequence[SplitBatch]
 ) -> tuple[LayerData, LayerData]:
     """Inputs of one layer in the masked model and its outputs in the uncut one: sequences of the fit, and held out."""
-    (uncut_def, uncut_state), (masked_def, masked_state) = nnx.split(uncut), nnx.split(masked)
     sets: tuple[list[tuple], list[tuple]] = ([], [])
     for batch in batches:
-        for seen in _observe(uncut_def, masked_def, path, uncut_state, masked_state, batch.x, batch.lengths):
+        for seen in observe(uncut, masked, path, batch):
             for chosen, parts in zip(batch.sets, sets, strict=True):
                 parts.append(tuple(np.asarray(a)[chosen > 0] for a in seen))
     fit, held_out = (LayerData(*(_stack(arrays) for arrays in zip(*parts, strict=True))) for parts in sets)
     return fit, held_out
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _observe(
-    uncut_def: nnx.GraphDef,
-    masked_def: nnx.GraphDef,
-    path: str,
-    uncut: nnx.State,
-    masked: nnx.State,
-    x: Array,
-    lengths: Array | None,
-) -> list[tuple[Array, Array, Array]]:
-    """u, y and mask of every call of the layer. XLA leaves out what lies behind the layer."""
-    models = nnx.merge(uncut_def, uncut), nnx.merge(masked_def, masked)
-    lengths_of_rows = stack_documents(x, lengths)[1]
-    return [
-        (v, layer.system(u), true_steps(lengths_of_rows, u.shape[:2]))
-        for (layer, u), (_, v) in zip(*(calls(model, path, x, lengths) for model in models), strict=True)
-    ]
 
 
 def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -93,8 +70,11 @@ def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 
 class _Fitting:
-    """One layer while it is fitted. Its candidates are cut layers; data passes through layers of the uncut size, so that
-    all cuts of a sweep share the compilations."""
+    """One layer while it is fitted.
+
+    Its candidates are cut layers. Data passes through layers of the uncut size, so that all cuts of a sweep share the
+    compilations.
+    """
 
     def __init__(self, masked: StateSpaceLayer, keep: Bool[np.ndarray, "n"], fit: LayerData, config: FitConfig):
         self.masked, self.keep, self.fit, self.config = masked, keep, fit, config
@@ -124,25 +104,13 @@ class _Fitting:
 
     def _sums(self, layer: StateSpaceLayer, data: LayerData) -> Sums:
         """The sums of the regression, float64 over groups of sequences."""
-        graphdef, state = nnx.split(self._widened(layer))
+        split = nnx.split(self._widened(layer))
         groups = data.batches(self.config.batch_size)
         total: list[Any] = []
         for group in zip(groups.u, groups.y, groups.mask, strict=True):
-            new = _group_sums(graphdef, state, jnp.asarray(self.index), *group)
+            new = layer_sum(*split, jnp.asarray(self.index), *group, np.ones((1, len(group[0])), np.float32))
             total = [np.asarray(a[0], np.float64) + b for a, b in zip(new, total or [0.0] * len(new), strict=True)]
         return Sums(*total)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _group_sums(
-    graphdef: nnx.GraphDef,
-    state: nnx.State,
-    index: Int[Array, "channels m"],
-    u: Float[Array, "B L H"],
-    y: Float[Array, "B L H"],
-    mask: Float[Array, "B L"],
-) -> Sums:
-    return regression.sums(nnx.merge(graphdef, state), index, u, y, mask, jnp.ones((1, len(u))))
 
 
 def _best_layer(

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -108,35 +108,54 @@ def layer_sums(
 ) -> tuple[Sums, Sums]:
     """The sums of one layer, fit and held-out: regressors from the masked model, outputs from the uncut one.
 
-    The sums of several calls of the layer add. Masked models of one model share a compilation for each layer and each
-    number of slots (see `regression.slots`).
+    The sums of several calls of the layer add.
     """
-    (uncut_def, uncut_state), (masked_def, masked_state) = nnx.split(uncut), nnx.split(masked)
-    total = []
+    layer = nnx.split(layers(masked)[path])
+    total: list[Any] = []
     for batch in batches:
-        new = _collect((uncut_def, masked_def), path, (uncut_state, masked_state), jnp.asarray(index), *batch)
-        total = [np.asarray(a, np.float64) + b for a, b in zip(new, total or [0.0] * len(new), strict=True)]
+        for u, y, mask in observe(uncut, masked, path, batch):
+            new = layer_sum(*layer, jnp.asarray(index), u, y, mask, batch.sets)
+            total = [np.asarray(a, np.float64) + b for a, b in zip(new, total or [0.0] * len(new), strict=True)]
     fit, held_out = zip(*total, strict=True)
     return Sums(*fit), Sums(*held_out)
 
 
+def observe(uncut: nnx.Module, masked: nnx.Module, path: str, batch: SplitBatch) -> list[tuple[Array, Array, Array]]:
+    """What each call of a layer should do: its inputs in the masked model, its outputs C x + D u in the uncut one, both
+    (B, L, H), and the mask of true steps (B, L)."""
+    (uncut_def, uncut_state), (masked_def, masked_state) = nnx.split(uncut), nnx.split(masked)
+    return _observe((uncut_def, masked_def), path, (uncut_state, masked_state), batch.x, batch.lengths)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _collect(
+def _observe(
     graphdefs: tuple[nnx.GraphDef, nnx.GraphDef],
     path: str,
     states: tuple[nnx.State, nnx.State],
-    index: Int[Array, "C m"],
     x: Array,
     lengths: Array | None,
-    sets: Float[Array, "2 B"],
-) -> Sums:
-    """The sums of one batch. XLA leaves out what lies behind the layer, because nothing of it is returned."""
+) -> list[tuple[Array, Array, Array]]:
+    """`observe`. XLA leaves out what lies behind the layer, because nothing of it is returned."""
     models = map(nnx.merge, graphdefs, states)
-    sums = []
-    for (layer, u), (masked, v) in zip(*(calls(model, path, x, lengths) for model in models), strict=True):
-        mask = true_steps(stack_documents(x, lengths)[1], u.shape[:2])
-        sums.append(regression.sums(masked, index, v, layer.system(u), mask, sets))
-    return functools.reduce(Sums.__add__, sums)
+    lengths_of_rows = stack_documents(x, lengths)[1]
+    return [
+        (v, layer.system(u), true_steps(lengths_of_rows, u.shape[:2]))
+        for (layer, u), (_, v) in zip(*(calls(model, path, x, lengths) for model in models), strict=True)
+    ]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def layer_sum(
+    graphdef: nnx.GraphDef,
+    state: nnx.State,
+    index: Int[Array, "C m"],
+    u: Float[Array, "B L H"],
+    y: Float[Array, "B L H"],
+    mask: Float[Array, "B L"],
+    sets: Float[Array, "S B"],
+) -> Sums:
+    """`regression.sums` of a layer. All layers of one size share its compilation."""
+    return regression.sums(nnx.merge(graphdef, state), index, u, y, mask, sets)
 
 
 def calls(

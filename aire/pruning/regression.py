@@ -115,7 +115,7 @@ def sums(
 
 def solve(data: Sums, old: RealReadout) -> RealReadout:
     """The G and D of least squares, with ridges towards the old ones."""
-    unit, scale = features.normalized(data.zz)
+    unit, scale = features.normalized(np.asarray(data.zz))
     # Regress what the old readout leaves of the outputs, e = y − G z − D u.
     ze = data.zy - data.zz @ old.G.swapaxes(1, 2) - data.zu * old.D[:, None]
     ue = data.uy - np.einsum("cof,cfo->co", old.G, data.zu) - old.D * data.uu
