@@ -26,6 +26,7 @@ class Modes:
         C: output matrix. Two directions share λ̄ and B̄.
         margin: 1 − |λ̄|², accurate for |λ̄| close to 1; zero or negative for an unstable mode.
         channel: the system that each mode belongs to, ascending.
+        scale: the factor s of the output, y_k = s Re(C x_k): 2 if one of each conjugate pair is stored.
     """
 
     Lambda_bar: Complex[Array, "n"]
@@ -33,6 +34,7 @@ class Modes:
     C: Complex[Array, "R O n"]
     margin: Float[Array, "n"]
     channel: Int[Array, "n"]
+    scale: float = dataclasses.field(default=1.0, metadata={"static": True})
 
     @classmethod
     def discrete(
