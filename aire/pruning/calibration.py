@@ -12,8 +12,8 @@ from jaxtyping import Array, Int, Num
 from numpy.typing import ArrayLike
 
 from aire.models import stack_documents
-from aire.pruning import gram
-from aire.pruning.moments import Moments, extent, places
+from aire.pruning import features, gram
+from aire.pruning.moments import Moments
 from aire.ssm import StateSpaceLayer, layers, map_layers
 from aire.ssm.paths import path_name
 from aire.utils.errors import UserError
@@ -38,8 +38,8 @@ def calibrate(model: nnx.Module, batches: Iterable[Batch]) -> dict[str, Moments]
     model.eval()
     graphdef, state = nnx.split(model)
     found_layers = layers(model)
-    place = {path: places(np.asarray(layer.channels())) for path, layer in found_layers.items()}
-    extents = tuple((path, extent(p)) for path, p in place.items())
+    place = {path: features.places(layer.channels()) for path, layer in found_layers.items()}
+    extents = tuple((path, features.extent(p)) for path, p in place.items())
 
     total: dict[str, dict[str, np.ndarray]] = {}
     for batch in batches:
@@ -94,7 +94,7 @@ def _record(
     found.update({name: found[name] + value if name in found else value for name, value in new.items()})
 
 
-def _moments(layer: StateSpaceLayer, place: Int[np.ndarray, "2 n"], found: dict[str, np.ndarray]) -> Moments:
+def _moments(layer: StateSpaceLayer, place: features.Place, found: dict[str, np.ndarray]) -> Moments:
     return Moments(
         steps=float(found["steps"]),
         outer=gram.expand(layer.modes(), layer.reverse, place, found),

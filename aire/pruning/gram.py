@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Complex128, Float, Float64, Int
 
-from aire.pruning.moments import accurate_eigenvalues, in_channels
+from aire.pruning import features
+from aire.pruning.moments import accurate_eigenvalues
 from aire.ssm import Modes, StateSpaceLayer
 from aire.ssm.scan import complex_multiply, diagonal_scan
 from aire.utils.errors import UserError
@@ -147,14 +148,14 @@ def _gram(w: Float[Array, "c B K W"]) -> Float[Array, "c W W"]:
 
 
 def expand(
-    modes: Modes, reverse: tuple[bool, ...], place: Int[np.ndarray, "2 n"], found: dict[str, np.ndarray]
+    modes: Modes, reverse: tuple[bool, ...], place: features.Place, found: dict[str, np.ndarray]
 ) -> Float64[np.ndarray, "channels F F"]:
     """Σ z zᵀ from the sums of all batches."""
     outer, blocks = found.get("outer", 0), found.get("blocks")
     if blocks is None:
         return np.asarray(outer, np.float64)
-    lam = in_channels(accurate_eigenvalues(modes), place)
-    B_bar = in_channels(np.asarray(modes.B_bar, np.complex128)[:, 0], place)
+    lam = features.in_channels(accurate_eigenvalues(modes), place)
+    B_bar = features.in_channels(np.asarray(modes.B_bar, np.complex128)[:, 0], place)
     expanded = np.empty((len(lam), *2 * (2 * len(reverse) * lam.shape[1],)))
     for c, Gram in enumerate(blocks):
         M = _block_map(lam[c], B_bar[c], reverse)

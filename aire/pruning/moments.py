@@ -7,6 +7,7 @@ from typing import Self
 import numpy as np
 from jaxtyping import Complex128, Float64, Int
 
+from aire.pruning import features
 from aire.ssm import Modes
 from aire.utils.errors import UserError
 
@@ -82,17 +83,6 @@ def finite_horizon(modes: Modes, length: int) -> Moments:
     return _closed_form(modes, lambda q: _mean_partial_sum(q, length))
 
 
-def places(channel: Int[np.ndarray, "n"]) -> Int[np.ndarray, "2 n"]:
-    """The channel of each state, and its index among the states of that channel. Channels ascend."""
-    return np.stack([channel, np.arange(channel.size) - np.searchsorted(channel, channel)])
-
-
-def extent(place: Int[np.ndarray, "2 n"]) -> tuple[int, int]:
-    """The number of channels up to the last with a state, and the largest number m of states in a channel."""
-    channel, within = place
-    return int(channel.max(initial=0)) + 1, int(within.max(initial=-1)) + 1
-
-
 Summed = Callable[[Complex128[np.ndarray, "*A"]], Complex128[np.ndarray, "*A"]]
 
 
@@ -101,8 +91,9 @@ def _closed_form(modes: Modes, summed: Summed) -> Moments:
 
     Both directions have them. They share only the current input, so that across directions f = 1.
     """
-    place, directions = places(np.asarray(modes.channel)), modes.C.shape[0]
-    lam, B = in_channels(accurate_eigenvalues(modes), place), in_channels(np.asarray(modes.B_bar, np.complex128), place)
+    place, directions, G = features.places(modes.channel), modes.C.shape[0], features.readout(modes)
+    lam = features.in_channels(accurate_eigenvalues(modes), place)
+    B = features.in_channels(np.asarray(modes.B_bar, np.complex128), place)
     own, across = (
         _real_form(
             f(lam[:, :, None] * lam[:, None].conj()) * (B @ B.conj().swapaxes(1, 2)),
@@ -111,15 +102,7 @@ def _closed_form(modes: Modes, summed: Summed) -> Moments:
         for f in (summed, np.ones_like)
     )
     outer = np.block([[own if r == s else across for s in range(directions)] for r in range(directions)])
-    moments = Moments(1.0, outer, 0.0, place, directions)
-    return dataclasses.replace(moments, output=_readout_energy(modes, moments))
-
-
-def in_channels(values: np.ndarray, place: Int[np.ndarray, "2 n"]) -> np.ndarray:
-    """Arrange (n, …) as (channels, m, …), with zeros in empty slots."""
-    padded = np.zeros((*extent(place), *values.shape[1:]), values.dtype)
-    padded[tuple(place)] = values
-    return padded
+    return Moments(1.0, outer, float(np.sum((G @ outer) * G)), place, directions)
 
 
 def accurate_eigenvalues(modes: Modes) -> Complex128[np.ndarray, "n"]:
@@ -149,11 +132,3 @@ def _real_form(
 ) -> Float64[np.ndarray, "channels 2m 2m"]:
     """E[z zᵀ] with z = [Re x; Im x], from W = E[x xᴴ] and V = E[x xᵀ]."""
     return np.block([[(V + W).real, (V - W).imag], [(V + W).imag, (W - V).real]]) / 2
-
-
-def _readout_energy(modes: Modes, moments: Moments) -> float:
-    """E‖s Re(C x)‖²."""
-    C = modes.scale * np.moveaxis(np.asarray(modes.C, np.complex128), -1, 0)  # (n, R, O)
-    C = in_channels(np.stack([C.real, -C.imag], axis=2), moments.place)  # (channels, m, R, 2, O)
-    C = np.moveaxis(C, 1, 3).reshape(len(C), -1, C.shape[-1])  # (channels, F, O)
-    return float(np.sum(C * (moments.outer @ C)))
