@@ -129,6 +129,6 @@ def _mean_partial_sum(q: Complex128[np.ndarray, "*A"], length: int) -> Complex12
 
 def _real_form(
     W: Complex128[np.ndarray, "channels m m"], V: Complex128[np.ndarray, "channels m m"]
-) -> Float64[np.ndarray, "channels 2m 2m"]:
+) -> Float64[np.ndarray, "channels 2*m 2*m"]:
     """E[z zᵀ] with z = [Re x; Im x], from W = E[x xᴴ] and V = E[x xᵀ]."""
     return np.block([[(V + W).real, (V - W).imag], [(V + W).imag, (W - V).real]]) / 2

@@ -202,6 +202,24 @@ def test_a_batch_is_taken_a_few_rows_at_a_time(make_any, monkeypatch, numbers):
     assert_moments(aire.calibrate(model, [{"x": u, "lengths": lengths}])["first"], layer, u, lengths)
 
 
+@pytest.mark.parametrize("lengths", [None, np.array([50, 32, 7], np.int32), np.array([16, 0, 49], np.int32)])
+def test_a_bank_is_taken_in_blocks_of_steps(make_bank, lengths):
+    """More than three blocks of 16 steps: complete and incomplete ones, and sequences that end with a block."""
+    layer, u = make_bank(bidirectional=True), inputs(L=50)
+    batch = u if lengths is None else {"x": u, "lengths": lengths}
+    assert_moments(aire.calibrate(Stack(layer, make_bank()), [batch])["first"], layer, u, lengths)
+
+
+def test_models_of_one_structure_share_a_compilation(make_model):
+    calibration._measure.clear_cache()
+    tokens = RNG.integers(0, 20, (2, 12))
+    a, b = (aire.calibrate(make_model((4,), seed=seed), [tokens, tokens]) for seed in (0, 1))
+    assert calibration._measure._cache_size() == 1
+    assert (a["blocks/0/ssm"].energy() != b["blocks/0/ssm"].energy()).all()
+    aire.calibrate(make_model((2,)), [tokens])
+    assert calibration._measure._cache_size() == 2
+
+
 @pytest.mark.parametrize("bank", [False, True])
 def test_a_layer_without_states_has_moments_of_no_features(make_any, bank):
     full = make_any({"bidirectional": False}, bank)
