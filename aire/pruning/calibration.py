@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Int, Num
+from jaxtyping import Array, Float, Int, Num
 from numpy.typing import ArrayLike
 
 from aire.models import stack_documents
@@ -83,11 +83,8 @@ def _record(
 ) -> None:
     """Add the sums of one call to those found so far."""
     B, L, _ = u.shape
-    if lengths is not None and lengths.shape != (B,):
-        raise UserError(f"lengths {list(lengths.shape)} for {B} sequences: expected one for each")
-    true = jnp.full(B, L) if lengths is None else jnp.clip(lengths, 0, L)
-    mask = (jnp.arange(L)[None] < true[:, None]).astype(jnp.float32)
-    new = gram.sums(layer, size, u, None if lengths is None else true) | {
+    mask = true_steps(lengths, (B, L))
+    new = gram.sums(layer, size, u, None if lengths is None else jnp.clip(lengths, 0, L)) | {
         "steps": mask.sum(),
         "output": jnp.sum(mask * jnp.sum(y.astype(jnp.float32) ** 2, axis=-1)),
     }
@@ -142,3 +139,14 @@ class Recording(nnx.Module):
 
     def __getattr__(self, name: str) -> Any:  # for models that read attributes of their layer
         return getattr(object.__getattribute__(self, "layer"), name)
+
+
+def true_steps(
+    lengths: Int[Array | np.ndarray, "..."] | None, shape: tuple[int, int]
+) -> Float[Array, "{shape[0]} {shape[1]}"]:
+    """1 for true steps and 0 for padding, float32."""
+    if lengths is None:
+        return jnp.ones(shape)
+    if lengths.shape != shape[:1]:
+        raise UserError(f"lengths {list(lengths.shape)} for {shape[0]} sequences: expected one for each")
+    return (jnp.arange(shape[1])[None] < lengths[:, None]).astype(jnp.float32)

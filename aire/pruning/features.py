@@ -11,6 +11,9 @@ from jaxtyping import Array, Bool, Complex128, Float, Float64, Int
 from numpy.typing import ArrayLike
 
 from aire.ssm import Modes
+from aire.utils.errors import UserError
+
+RIDGE = 1e-6  # on the diagonal of the covariance of features with unit energy
 
 Place = Int[np.ndarray, "2 n"]
 
@@ -34,21 +37,21 @@ def in_channels(values: np.ndarray, place: Place) -> np.ndarray:
     return padded
 
 
-def readout(modes: Modes, channels: int | None = None) -> Float64[np.ndarray, "channels O F"]:
+def readout(modes: Modes, channels: int | None = None, m: int | None = None) -> Float64[np.ndarray, "channels O F"]:
     """G = s [Re C, −Im C]: the real output map, with s Re(C x) = G z.
 
     Args:
         modes: modes of the layer.
-        channels: the number of channels. None: up to the last with a state, as in `Moments`.
+        channels, m: at least as in `extent`, which applies if they are None.
     """
     place = places(modes.channel)
-    used, m = extent(place)
+    used, widest = extent(place)
     C = modes.scale * np.asarray(modes.C, np.complex128)
     directions, outputs, _ = C.shape
-    G = np.zeros((used if channels is None else channels, outputs, directions, 2, m))
-    channel, slot = place
+    shape = used if channels is None else channels, outputs, directions, 2, widest if m is None else m
+    G, (channel, slot) = np.zeros(shape), place
     G[channel, :, :, :, slot] = np.moveaxis(np.stack([C.real, -C.imag], axis=-1), (2, 1, 0), (0, 1, 2))
-    return G.reshape(len(G), outputs, -1)
+    return G.reshape(*shape[:2], -1)
 
 
 def complex_readout(
@@ -60,23 +63,46 @@ def complex_readout(
     return ((split[..., 0] - 1j * split[..., 1]) / scale).transpose(2, 1, 0)
 
 
-def mask(keep: ArrayLike, place: Place, directions: int, channels: int | None = None) -> Bool[np.ndarray, "channels F"]:
+def mask(keep: ArrayLike, place: Place, directions: int) -> Bool[np.ndarray, "channels F"]:
     """Whether each feature belongs to a kept state, from bool (n,)."""
-    used, m = extent(place)
-    features = np.zeros((used if channels is None else channels, directions, 2, m), bool)
+    channels, m = extent(place)
+    features = np.zeros((channels, directions, 2, m), bool)
     channel, slot = place
     features[channel, :, :, slot] = np.asarray(keep)[:, None, None]
-    return features.reshape(len(features), -1)
+    return features.reshape(channels, -1)
 
 
-def features(x: Float[Array, "B L R 2 n"], place: Place, channels: int | None = None) -> Float[Array, "B L channels F"]:
-    """z at every step, from the real and imaginary part of the states."""
-    B, L, _, _, n = x.shape
-    used, m = extent(place)
-    channels = used if channels is None else channels
-    if channels == 1:
-        return x.reshape(B, L, 1, -1)
-    index = np.full((channels, m), n)
-    index[tuple(place)] = np.arange(n)
+def stack(x: Float[Array, "B L R 2 n"], index: Int[Array | np.ndarray, "channels m"]) -> Float[Array, "B L channels F"]:
+    """z at every step, from the real and imaginary part of the states.
+
+    Args:
+        x: the states.
+        index: the state in each slot, n in an empty one.
+    """
     z = jnp.take(x, index, axis=-1, mode="fill", fill_value=0)  # (B, L, R, 2, channels, m)
-    return jnp.moveaxis(z, 4, 2).reshape(B, L, channels, -1)
+    return jnp.moveaxis(z, 4, 2).reshape(*x.shape[:2], len(index), -1)
+
+
+def normalized(
+    W: Float64[np.ndarray, "channels F F"],
+) -> tuple[Float64[np.ndarray, "channels F F"], Float64[np.ndarray, "channels F"]]:
+    """The covariance of the features at unit energy, with a ridge that makes it positive definite; and their scale.
+
+    Features without energy, such as the imaginary part of a real pole, have scale 1. The ridge grows where it is too
+    small: sums in float32 leave noise in directions without energy.
+
+    Raises:
+        UserError: the covariance holds NaN or infinite values.
+    """
+    if not np.isfinite(W).all():
+        raise UserError("the states have NaN or infinite moments: they overflow on the calibration inputs")
+    scale = np.sqrt(np.diagonal(W, axis1=1, axis2=2))
+    scale = np.where(scale > 0, scale, 1)
+    unit, ridge = W / (scale[:, :, None] * scale[:, None]), RIDGE * np.eye(W.shape[-1])
+    while True:
+        try:
+            np.linalg.cholesky(unit + ridge)
+        except np.linalg.LinAlgError:
+            ridge = 10 * ridge
+        else:
+            return unit + ridge, scale

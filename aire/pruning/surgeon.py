@@ -16,10 +16,10 @@ from aire.pruning import features, scores
 from aire.pruning.moments import Moments
 from aire.ssm import Modes
 
-RIDGE = 1e-6  # relative to the energy of each feature
+SCORE = "surgeon"
 
 
-@scores.register("surgeon", needs=("moments",))
+@scores.register(SCORE, needs=("moments",))
 def surgeon(modes: Modes, moments: Moments) -> Float64[np.ndarray, "n"]:
     """The layer's output error at which the state goes, relative to the energy of its output.
 
@@ -46,7 +46,8 @@ def eliminate(
         The slots in the order in which they go, and the rise of the output error with each.
     """
     channels, r = len(W), 2 * directions
-    M, G = _grouped(*_scaled(W, G), r)
+    unit, scale = features.normalized(W)
+    M, G = _grouped(np.linalg.inv(unit), G * scale[:, None], r)
     m = M.shape[1] // r
     slots, every = np.tile(np.arange(m), (channels, 1)), np.arange(channels)[:, None]
     order, rises = np.empty((channels, m), int), np.empty((channels, m))
@@ -79,35 +80,14 @@ def predicted_error(modes: Modes, moments: Moments, keep: ArrayLike, *, refitted
         refitted: whether the readout of the kept states is fitted anew.
     """
     kept = features.mask(keep, moments.place, moments.directions)
-    error = 0.0
-    for W, G, k in zip(moments.covariance(), features.readout(modes), kept, strict=True):
-        gone = W[np.ix_(~k, ~k)]
-        if refitted and k.any():
-            A = W[np.ix_(k, k)]
-            d = np.sqrt(np.diagonal(A))
-            d = np.where(d > 0, d, 1)
-            across = W[np.ix_(k, ~k)] / d[:, None]
-            gone = gone - across.T @ np.linalg.solve(A / np.outer(d, d) + RIDGE * np.eye(len(d)), across)
-        error += np.sum((G[:, ~k] @ gone) * G[:, ~k])
-    return max(error, 0.0) / max(moments.output_energy(), np.finfo(float).tiny)
-
-
-def _scaled(W: np.ndarray, G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """W⁻¹ and G of features with unit energy.
-
-    The ridge is then absolute too, for features that are always zero, such as the imaginary part of a real pole. It
-    grows until the matrix is positive definite, because sums in float32 leave noise in directions without energy.
-    """
-    d = np.sqrt(np.diagonal(W, axis1=1, axis2=2))
-    scale = np.where(d > 0, d, 1)
-    W, ridge = W / (scale[:, :, None] * scale[:, None]), RIDGE * np.eye(d.shape[1])
-    while True:
-        try:
-            np.linalg.cholesky(W + ridge)
-        except np.linalg.LinAlgError:
-            ridge = 10 * ridge
-        else:
-            return np.linalg.inv(W + ridge), G * d[:, None]
+    unit, scale = features.normalized(moments.covariance())
+    G = features.readout(modes) * scale[:, None]
+    lost = np.where(kept[:, None], 0, G)
+    if refitted:  # the best readout of the kept features for what is lost: G_R W_RK W_KK⁻¹
+        K = kept[:, :, None] & kept[:, None]
+        others = np.where(kept[:, None], lost @ unit, 0).swapaxes(1, 2)
+        lost = lost - np.linalg.solve(np.where(K, unit, np.eye(K.shape[1])), others).swapaxes(1, 2)
+    return float(np.sum((lost @ unit) * lost)) / max(moments.output_energy(), np.finfo(float).tiny)
 
 
 def _grouped(M: np.ndarray, G: np.ndarray, r: int) -> tuple[np.ndarray, np.ndarray]:
