@@ -112,10 +112,10 @@ def layer_sums(
     number of slots (see `regression.slots`).
     """
     (uncut_def, uncut_state), (masked_def, masked_state) = nnx.split(uncut), nnx.split(masked)
-    total = []
+    total: list[np.ndarray] = []
     for batch in batches:
         new = _collect((uncut_def, masked_def), path, (uncut_state, masked_state), jnp.asarray(index), *batch)
-        total = [np.asarray(a, np.float64) + b for a, b in zip(new, total or [0.0] * len(new), strict=True)]
+        total = [np.asarray(a, np.float64) + b for a, b in zip(new, total or [np.zeros(())] * len(new), strict=True)]
     fit, held_out = zip(*total, strict=True)
     return Sums(*fit), Sums(*held_out)
 

@@ -4,7 +4,7 @@ y ≈ G z + D u in every channel, where z are the features of kept states and D 
 besides z.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,18 +21,20 @@ _NUMBERS = 2**24
 class Sums(NamedTuple):
     """Sums over the true time steps, by channel.
 
+    JAX arrays while they are collected, then NumPy arrays in float64.
+
     Attributes:
         zz: Σ z zᵀ, (channels, F, F).
         zu, zy: Σ z uᵀ and Σ z yᵀ, (channels, F, O).
         uu, uy, yy: Σ u², Σ u y and Σ y² of each output, (channels, O).
     """
 
-    zz: Array | np.ndarray
-    zu: Array | np.ndarray
-    zy: Array | np.ndarray
-    uu: Array | np.ndarray
-    uy: Array | np.ndarray
-    yy: Array | np.ndarray
+    zz: Any
+    zu: Any
+    zy: Any
+    uu: Any
+    uy: Any
+    yy: Any
 
     def __add__(self, other: "Sums") -> "Sums":  # type: ignore[override]
         return Sums(*(a + b for a, b in zip(self, other, strict=True)))
