@@ -30,6 +30,13 @@ def extent(place: Place) -> tuple[int, int]:
     return int(channel.max(initial=0)) + 1, int(slot.max(initial=-1)) + 1
 
 
+def in_channels(values: np.ndarray, place: Place) -> np.ndarray:
+    """Arrange (n, …) as (channels, m, …), with zeros in empty slots."""
+    padded = np.zeros((*extent(place), *values.shape[1:]), values.dtype)
+    padded[tuple(place)] = values
+    return padded
+
+
 def readout(modes: Modes, channels: int | None = None, m: int | None = None) -> Float64[np.ndarray, "channels O F"]:
     """G = s [Re C, −Im C]: the real output map, with s Re(C x) = G z.
 
