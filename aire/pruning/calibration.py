@@ -1,7 +1,7 @@
 """Calibration: measure the moments of every layer's states on unlabelled inputs."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 import jax
@@ -112,10 +112,17 @@ def inputs(batch: Batch) -> tuple[Num[Array, "..."], Int[Array, "..."] | None]:
 
 
 class Calibration:
-    """Calibration batches in memory, with a cache of their moments for the last model."""
+    """Calibration batches in memory, with a cache of their moments for the last model.
 
-    def __init__(self, batches: Iterable[Batch]):
+    Args:
+        batches: as for `calibrate`.
+        fits: the layers that `reconstruct` has fitted, by a digest of all that they depend on. A mapping that lives on
+            a disk lets a stopped reconstruction go on.
+    """
+
+    def __init__(self, batches: Iterable[Batch], fits: MutableMapping[str, Mapping[str, np.ndarray]] | None = None):
         self.batches = list(batches)
+        self.fits = {} if fits is None else fits
         self._measured: tuple[nnx.Module, dict[str, Moments]] | None = None
 
     def moments(self, model: nnx.Module) -> dict[str, Moments]:
