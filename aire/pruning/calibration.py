@@ -133,7 +133,7 @@ class Calibration:
 
 
 class Recording(nnx.Module):
-    """A layer that calls `record(u, y)` with its inputs and outputs while a function is traced."""
+    """A layer that calls `record(u, y)` with its inputs and its outputs C x + D u while a function is traced."""
 
     def __init__(self, layer: StateSpaceLayer, record: Callable[[Array, Array], None]):
         self.layer = layer
@@ -141,7 +141,9 @@ class Recording(nnx.Module):
 
     def __call__(self, u: Array, *args: Any, **options: Any) -> Array:
         y = self.layer(u, *args, **options)
-        self._record(u, y)
+        # Without an output stage, y is the output of the state space. XLA would not see that two scans are one.
+        has_stage = type(self.layer).system is not StateSpaceLayer.system
+        self._record(u, self.layer.system(u) if has_stage else y)
         return y
 
     def __getattr__(self, name: str) -> Any:  # for models that read attributes of their layer

@@ -26,6 +26,9 @@ from aire.pruning.taps import call_with_taps
 from aire.ssm import StateSpaceLayer, layers
 from aire.utils.errors import UserError
 
+# Relative error of a readout that needs no refit, such as where nothing was cut. Below it is noise of the sums.
+NEGLIGIBLE = 1e-6
+
 
 class RefitWarning(UserWarning):
     """The refit would have made layers worse on held-out inputs."""
@@ -81,9 +84,10 @@ def refit(model: nnx.Module, cut: Cut, calibration: Calibration) -> Cut:
         fit, held_out = layer_sums(uncut, apply_masked(uncut, cut), path, index, batches)
         old = regression.real_readout(smaller, index.shape[1])
         new = regression.solve(fit, old)
-        if regression.error(held_out, new) < regression.error(held_out, old):
+        before = regression.error(held_out, old)
+        if regression.error(held_out, new) < before:
             cut = dataclasses.replace(cut, readouts={**cut.readouts, path: as_readout(new, smaller)})
-        else:
+        elif before > NEGLIGIBLE:
             unchanged.append(path)
     if unchanged:
         message = f"layers {unchanged} keep their readouts: the refit would not lower their error on held-out inputs"
