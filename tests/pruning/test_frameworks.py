@@ -1,6 +1,5 @@
 """Models of other frameworks: `Modes.discrete` from plain arrays, and the masks back to the user's own arrays."""
 
-import dataclasses
 import warnings
 
 import equinox as eqx
