@@ -1,9 +1,8 @@
-"""Atomic writes, locks and checksums. A crash, a kill or a full disk leaves the old content or the new one.
+"""Atomic writes and locks. A crash, a kill or a full disk leaves the old content or the new one.
 
 Files that cannot be read or written raise one clear error.
 """
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,12 +30,6 @@ def reading(path: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal. Raise UserError if it cannot be read."""
-    with reading(path), open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
