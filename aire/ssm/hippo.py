@@ -40,10 +40,15 @@ def hippo_n_blocks(
     Returns:
         Eigenvalues and eigenvectors V of the stored states of complete blocks, which are P or more.
     """
-    stored = max(1, -(-n_states // blocks))
-    size = 2 * stored if conj_sym else stored
+    size, stored = (n // blocks for n in block_sizes(n_states, blocks, conj_sym))
     Lambda, V = hippo_n(size)
     return np.tile(Lambda[:stored], blocks), block_diag(*[V[:, :stored]] * blocks)
+
+
+def block_sizes(n_states: int, blocks: int, conj_sym: bool) -> tuple[int, int]:
+    """The shape of the eigenvectors of `hippo_n_blocks`: the size of the matrix and the stored states."""
+    stored = max(1, -(-n_states // blocks)) * blocks
+    return 2 * stored if conj_sym else stored, stored
 
 
 def s4d_legs(N: int) -> Complex128[np.ndarray, "pairs"]:

@@ -59,9 +59,9 @@ def changed(arrays: Mapping[str, ArrayLike], digests: Mapping[str, str]) -> list
     return [name for name, array in arrays.items() if of_array(array) != digests.get(name)]
 
 
-def _bytes(array: ArrayLike) -> np.ndarray:
+def _bytes(array: ArrayLike) -> memoryview:
     """View the values of an array in C order as bytes."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 # JSON records ---------------------------------------------------------------------------------------------------------
