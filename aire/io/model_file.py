@@ -52,8 +52,14 @@ def _read(path: Path) -> tuple[ModelConfig, dict]:
             if _HEADER not in metadata:
                 raise UserError(f"{path} is not a model written by aire.save: its header has no {_HEADER!r}")
             names = file.keys()
-            return ModelConfig.from_dict(json.loads(metadata[_HEADER])), {name: file.get_tensor(name) for name in names}
+            return _config(path, metadata[_HEADER]), {name: file.get_tensor(name) for name in names}
     except safetensors.SafetensorError as error:
         raise UserError(f"{path} is damaged or not a safetensors file: {error}") from error
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} has a config that this version does not support: {error}") from error
+
+
+def _config(path: Path, text: str) -> ModelConfig:
+    try:
+        return ModelConfig.from_dict(json.loads(text))
+    except UserError as error:
+        mistakes = "; ".join(str(error).splitlines())
+        raise UserError(f"{path} has a config that this version does not support: {mistakes}") from error

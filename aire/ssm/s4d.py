@@ -13,9 +13,9 @@ from jaxtyping import Array, Complex, Float, Int32, PRNGKeyArray, Shaped
 
 from aire.ssm import hippo
 from aire.ssm.base import StateSpaceLayer, as_floats
-from aire.ssm.discretize import DISCRETIZATIONS, LOGARITHMS, check_options
+from aire.ssm.discretize import DISCRETIZATIONS, LOGARITHMS, OPTION_RULES, check_steps
 from aire.ssm.kernel import bank_kernel, convolve
-from aire.utils.errors import UserError
+from aire.utils.checks import check, choice
 
 
 class Channel(nnx.Variable):
@@ -51,9 +51,8 @@ class S4DConfig:
     step_rescale: float = 1.0
 
     def __post_init__(self):
-        check_options(self.discretization, self.dt_min, self.dt_max)
-        if self.init not in hippo.S4D_INITS:
-            raise UserError(f"init={self.init!r}: expected one of {sorted(hippo.S4D_INITS)}")
+        check(self, init=choice(hippo.S4D_INITS), **OPTION_RULES)
+        check_steps(self.dt_min, self.dt_max)
 
 
 class S4D(StateSpaceLayer):
