@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class _Description(NamedTuple):
-    """What a file says about its content. `sha256` has the digests of the arrays, None in files of the first version."""
+    """What a file says about its content, with the digests of its arrays (None in files of the first version)."""
 
     config: ModelConfig
     header: Header

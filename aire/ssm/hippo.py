@@ -6,6 +6,10 @@ import numpy as np
 from jaxtyping import Array, Complex128, Float32, PRNGKeyArray
 from scipy.linalg import block_diag
 
+from aire.utils.errors import UserError
+
+MAX_SIZE = 2**14  # Already this eigendecomposition takes gigabytes and minutes.
+
 
 def hippo_n(n: int) -> tuple[Complex128[np.ndarray, "n"], Complex128[np.ndarray, "n n"]]:
     """Eigendecomposition of HiPPO-N, the normal part of the HiPPO-LegS matrix.
@@ -17,7 +21,13 @@ def hippo_n(n: int) -> tuple[Complex128[np.ndarray, "n"], Complex128[np.ndarray,
         n: size of the matrix.
     Returns:
         Eigenvalues by ascending imaginary part, and eigenvectors V.
+    Raises:
+        UserError: n is above `MAX_SIZE`.
     """
+    if n > MAX_SIZE:
+        raise UserError(
+            f"HiPPO matrix of {n:,} states: expected at most {MAX_SIZE:,}; take more blocks or fewer states"
+        )
     p = np.sqrt(np.arange(n) + 0.5)
     lower = -np.tril(np.outer(p, p), k=-1)
     skew = lower - lower.T

@@ -14,9 +14,9 @@ from jaxtyping import Array, Complex, Float, Float64, Int32, PRNGKeyArray, Shape
 from aire.ssm import hippo
 from aire.ssm.abstract import host_arrays
 from aire.ssm.base import StateSpaceLayer, as_floats
-from aire.ssm.discretize import DISCRETIZATIONS, LOGARITHMS, check_options
+from aire.ssm.discretize import DISCRETIZATIONS, LOGARITHMS, OPTION_RULES, check_steps
 from aire.ssm.kernel import bank_kernel, convolve
-from aire.utils.errors import UserError
+from aire.utils.checks import check, choice
 
 
 class Channel(nnx.Variable):
@@ -52,9 +52,8 @@ class S4DConfig:
     step_rescale: float = 1.0
 
     def __post_init__(self):
-        check_options(self.discretization, self.dt_min, self.dt_max)
-        if self.init not in hippo.S4D_INITS:
-            raise UserError(f"init={self.init!r}: expected one of {sorted(hippo.S4D_INITS)}")
+        check(self, init=choice(hippo.S4D_INITS), **OPTION_RULES)
+        check_steps(self.dt_min, self.dt_max)
 
 
 class S4D(StateSpaceLayer):

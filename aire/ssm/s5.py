@@ -12,11 +12,12 @@ from jaxtyping import Array, Complex, Complex64, Float, PRNGKeyArray
 
 from aire.ssm import hippo
 from aire.ssm.abstract import host_arrays
-from aire.ssm.discretize import DISCRETIZATIONS, check_options
+from aire.ssm.discretize import DISCRETIZATIONS, OPTION_RULES, check_steps
 from aire.ssm.mimo import MIMO
-from aire.utils.errors import UserError
+from aire.utils.checks import boolean, check, choice, integer
 
 C_INITS = ("lecun_normal", "trunc_standard_normal", "complex_normal")
+MAX_BLOCKS = 1024  # The initialisation makes a matrix of at least this size squared.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +48,15 @@ class S5Config:
     step_rescale: float = 1.0
 
     def __post_init__(self):
-        check_options(self.discretization, self.dt_min, self.dt_max)
-        if self.C_init not in C_INITS:
-            raise UserError(f"C_init={self.C_init!r}: expected one of {sorted(C_INITS)}")
-        if self.blocks < 1:
-            raise UserError(f"blocks={self.blocks}: expected at least 1")
+        check(
+            self,
+            blocks=integer(1, MAX_BLOCKS),
+            C_init=choice(C_INITS),
+            conj_sym=boolean(),
+            clip_eigs=boolean(),
+            **OPTION_RULES,
+        )
+        check_steps(self.dt_min, self.dt_max)
 
 
 class S5(MIMO):
