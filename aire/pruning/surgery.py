@@ -1,7 +1,6 @@
 """Apply a `Cut` to a model: the smaller model, or an equivalent masked model of the same size."""
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from aire.ssm import Modes, StateSpaceLayer, layers, map_layers
 from aire.ssm.paths import path_name
+from aire.utils import digests
 from aire.utils.errors import UserError
 
 # Roles of the parameters that a cut may replace besides the readout.
@@ -62,17 +62,7 @@ class Cut:
 
     def digest(self) -> str:
         """SHA-256 of the masks and replaced arrays."""
-        return digest(self.arrays())
-
-
-def digest(arrays: Mapping[str, ArrayLike]) -> str:
-    """SHA-256 of named arrays as hexadecimal digits, independent of their order."""
-    sha = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        sha.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        sha.update(array.data)
-    return sha.hexdigest()
+        return digests.of_arrays(self.arrays())
 
 
 def modes(model: nnx.Module) -> dict[str, Modes]:
