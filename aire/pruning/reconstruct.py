@@ -20,8 +20,9 @@ from aire.pruning.calibration import Calibration
 from aire.pruning.fit import FitConfig, LayerData, fit_layer
 from aire.pruning.refit import SplitBatch, as_readout, layer_sum, observe, order_of_calls, split_batches
 from aire.pruning.regression import Sums
-from aire.pruning.surgery import FITTED_ROLES, Cut, Readout, apply_masked, digest, spread
+from aire.pruning.surgery import FITTED_ROLES, Cut, Readout, apply_masked, spread
 from aire.ssm import StateSpaceLayer, layers
+from aire.utils import digests
 from aire.utils.progress import Progress
 
 DEFAULTS = FitConfig()
@@ -97,7 +98,7 @@ class _Fitting:
     def key(self, layer: StateSpaceLayer) -> str:
         """A digest of all that `fitted` depends on except the code."""
         arrays = {**_parameters(layer), "keep": self.keep, **vars(self.fit)}
-        return hashlib.sha256(f"{digest(arrays)} {self.config}".encode()).hexdigest()
+        return hashlib.sha256(f"{digests.of_arrays(arrays)} {self.config}".encode()).hexdigest()
 
     def _widened(self, layer: StateSpaceLayer) -> StateSpaceLayer:
         return self.masked.with_parameters(spread(self.masked, self.keep, _parameters(layer)))
