@@ -159,5 +159,5 @@ def _without_stage(layer: S4DLayer) -> S4D:
 
 
 def test_too_few_sequences_are_refused(make_any):
-    with pytest.raises(UserError, match="1 calibration sequences: a refit needs at least two"):
+    with pytest.raises(UserError, match="1 calibration sequences: expected at least 2; a refit holds"):
         refit(make_any("s5"), Cut({"": HALF}), Calibration([inputs(1)]))
