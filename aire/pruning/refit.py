@@ -74,6 +74,8 @@ def refit(model: nnx.Module, cut: Cut, calibration: Calibration) -> Cut:
     Raises:
         UserError: fewer than two sequences.
     """
+    if all(np.all(kept) for kept in cut.keep.values()) and not cut.fitted:
+        return cut
     uncut = nnx.clone(model)
     uncut.eval()
     batches = split_batches(calibration.batches)
