@@ -106,7 +106,8 @@ def _before(
     lags = jnp.concatenate([jnp.ones_like(powers[:1]), powers[:-1]])
     response = _pairs(B_bar[None] * (lags if backward else lags[::-1])).reshape(T, 2, channels, -1)
     # What the inputs of a block add to the states at its end.
-    v = jnp.einsum("bktc,tpcm->bkpcm", u, response, precision="highest").reshape(B, N, 2, -1)
+    v = jnp.einsum("cbkt,ctpm->cbkpm", jnp.moveaxis(u, 3, 0), jnp.moveaxis(response, 2, 0), precision="highest")
+    v = jnp.moveaxis(v, 0, 3).reshape(B, N, 2, -1)
     end = diagonal_scan(powers[-1], v, reverse=(backward,))[:, :, 0]
     padded = jnp.pad(end, [(0, 0), (0, 1) if backward else (1, 0), (0, 0), (0, 0)])
     return padded[:, 1:] if backward else padded[:, :-1]
