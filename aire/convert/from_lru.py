@@ -22,6 +22,7 @@ from aire.convert.readers import check_format
 from aire.io.weights import fill_model, set_arrays
 from aire.models import Classifier, ModelConfig
 from aire.ssm import LRU, LRUConfig
+from aire.ssm.abstract import abstract
 from aire.utils.errors import UserError
 
 # Options of every CompreSSM model. Not all of them can be inferred from the arrays.
@@ -41,7 +42,7 @@ def lru_layer(params: Mapping) -> LRU:
     arrays, source = flatten(params), "the given parameters"
     N, H = shape_of(arrays, "B_re", "N, H")
     check_shapes(arrays, _layer_shapes(H, N), source)
-    layer = nnx.eval_shape(lambda: LRU(H, N, LRUConfig(), rngs=nnx.Rngs(0)))
+    layer = abstract(lambda: LRU(H, N, LRUConfig(), rngs=nnx.Rngs(0)))
     set_arrays(layer, _layer_arrays(arrays), source)
     return layer
 

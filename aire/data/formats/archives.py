@@ -6,7 +6,6 @@ anyway. Links and devices are ignored, because they hold no data.
 
 import dataclasses
 import gzip
-import hashlib
 import io
 import os
 import re
@@ -22,8 +21,9 @@ from typing import Any
 import pooch
 import requests
 
+from aire.utils import digests
 from aire.utils.errors import UserError
-from aire.utils.files import locked, reading, sha256, writing
+from aire.utils.files import locked, reading, writing
 from aire.utils.progress import Progress
 
 MEGABYTE = 1_000_000
@@ -94,9 +94,9 @@ class Files:
         if path.is_dir():
             stats = ((name, file.stat()) for name, file in self._tree(path))
             seen = [f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats]
-            digest = hashlib.sha256("".join(seen).encode(errors="surrogateescape")).hexdigest()
+            digest = digests.of_text("".join(seen))
         else:
-            digest = sha256(path)
+            digest = digests.of_file(path)
         return "published" if digest == self.archive.sha256 else f"folder_{digest[:16]}"
 
     def is_in_folder(self) -> bool:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import gzip
-import hashlib
 import math
 import struct
 import zlib
@@ -15,6 +14,7 @@ import numpy as np
 from aire.data.formats import pixels
 from aire.data.formats.archives import Archive, download, is_gzip
 from aire.data.formats.pixels import MIN_TRAIN_IMAGES, ImageSource, Labelled
+from aire.utils import digests
 from aire.utils.errors import MissingFileError, UserError
 from aire.utils.files import reading
 
@@ -31,7 +31,7 @@ class IdxFile:
     @property
     def digest(self) -> str:
         """SHA-256, hexadecimal."""
-        return hashlib.sha256(self.content).hexdigest()
+        return digests.of_bytes(self.content)
 
     def parse(self, item: tuple[int, ...]) -> np.ndarray:
         """Decode items of a given shape, (n, *item) uint8.
@@ -143,9 +143,9 @@ class IdxSource(ImageSource):
     def config_name(self) -> str:
         if not self.folder:
             return "published"
-        digests = {name: file.digest for name, file in self.contents.items()}
-        digest = hashlib.sha256("".join(digests.values()).encode()).hexdigest()
-        is_published = digests == {name: file.unpacked for name, file in self.published.files.items()}
+        found = {name: file.digest for name, file in self.contents.items()}
+        digest = digests.of_text("".join(found.values()))
+        is_published = found == {name: file.unpacked for name, file in self.published.files.items()}
         return "published" if is_published else f"folder_{digest[:16]}"
 
     def read(self) -> tuple[Labelled, Labelled]:
