@@ -54,6 +54,7 @@ def obtain_model(config: ConfigDict, task: Task, workdir: Path) -> tuple[Classif
 def _train(config: ConfigDict, model: ModelConfig, task: Task, workdir: Path) -> tuple[Classifier, str]:
     source = provenance()  # before hours of training, in which the code may change
     fingerprint = {key: config[key].to_dict() for key in ("data", "model", "train")} | {"seed": config.seed}
+    del fingerprint["train"]["checkpoint_minutes"]  # does not change the result
     trained = train(
         Classifier(model, rngs=nnx.Rngs(config.seed)),
         task.splits,

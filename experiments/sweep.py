@@ -18,6 +18,7 @@ from aire.ssm import kind_of
 from aire.training.evaluate import Evaluation
 from aire.utils.errors import UserError
 from aire.utils.progress import Progress
+from aire.utils.stopping import Stopped
 from experiments.evaluations import CutEvaluator
 from experiments.records import Point
 
@@ -138,8 +139,13 @@ def sweep(evaluate: CutEvaluator, cuts: Cuts, trials: Sequence[Trial], name: str
     cached = len(distinct) - len(missing)
     print(f"{name}: {len(found)} cuts, {len(distinct)} of them distinct, {cached} evaluated before", flush=True)
     with Progress(name, len(distinct), unit="cut", done=cached) as progress:
-        for cut in missing:
-            progress.update(1, accuracy=evaluate(cut, "validation").accuracy)
+        for done, cut in enumerate(missing):
+            try:
+                progress.update(1, accuracy=evaluate(cut, "validation").accuracy)
+            except Stopped as stop:
+                stop.add_note(f"{cached + done} of {len(distinct)} cuts are evaluated and saved")
+                stop.add_note("run the same command again to go on from there")
+                raise
     return [Point(*trial, ratio, cut.n_states, evaluate(cut, "validation")) for trial, ratio, cut in found]
 
 

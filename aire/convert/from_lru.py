@@ -12,6 +12,7 @@ CompreSSM does not save weights. Save them under these names with `numpy.savez(p
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -25,7 +26,7 @@ from aire.ssm.abstract import abstract
 from aire.utils.errors import UserError
 
 # Options of every CompreSSM model. Not all of them can be inferred from the arrays.
-_MODEL = {"activation": "full_glu", "prenorm": True, "batchnorm": True, "retrieval": False}
+_MODEL: dict[str, Any] = {"activation": "full_glu", "prenorm": True, "batchnorm": True, "retrieval": False}
 _FIXED = _MODEL | {"ssm.bidirectional": False}
 _FIRST_TIME = "norm/ema_first_time"
 

@@ -7,6 +7,7 @@ imaginary part last, `kernel.log_dt`, `D (H,)`, and a 1×1 convolution before a 
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -19,8 +20,8 @@ from aire.ssm import S4DConfig, S4DLayer
 from aire.ssm.abstract import abstract
 
 # Options of every model of the reference. Not all of them can be inferred from the arrays.
-_MODEL = {"activation": "glu", "batchnorm": False, "retrieval": False}
-_SSM = {"bidirectional": False, "discretization": "zoh"}
+_MODEL: dict[str, Any] = {"activation": "glu", "batchnorm": False, "retrieval": False}
+_SSM: dict[str, Any] = {"bidirectional": False, "discretization": "zoh"}
 _FIXED = _MODEL | {f"ssm.{name}": value for name, value in _SSM.items()}
 
 

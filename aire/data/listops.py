@@ -201,8 +201,8 @@ def _parse_row(row: list[str], where: str) -> Example:
     try:
         tokens = bytes(map(_EXPRESSION_TOKENS.__getitem__, source.translate({ord("("): None, ord(")"): None}).split()))
     except KeyError as error:
-        tokens = " ".join(_EXPRESSION_TOKENS)
-        raise UserError(f"{where}: token {error.args[0][:40]!r} is not in the vocabulary: {tokens}") from None
+        vocabulary = " ".join(_EXPRESSION_TOKENS)
+        raise UserError(f"{where}: token {error.args[0][:40]!r} is not in the vocabulary: {vocabulary}") from None
     if len(tokens) + 1 > MAX_LENGTH:
         raise UserError(f"{where}: {len(tokens) + 1} tokens with <eos>, but the task's maximum is {MAX_LENGTH}")
     if not _is_expression(np.frombuffer(tokens, np.uint8)):

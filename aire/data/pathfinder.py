@@ -112,7 +112,8 @@ class Release:
         return dict(zip(SPLITS, (n - 2 * (n // 10), n // 10, n // 10), strict=True))
 
     def splits(self) -> dict[str, Iterator[Example]]:
-        order, splits = iter(torch_permutation(len(self._listed), seed=42)), {}  # as the references
+        order = iter(torch_permutation(len(self._listed), seed=42))  # as the references
+        splits: dict[str, Iterator[Example]] = {}
         for name, size in self.sizes().items():
             chosen = [self._listed[index] for _, index in zip(range(size), order, strict=False)]
             splits[name] = ((read_png(path, self.side), label) for path, label in chosen)

@@ -37,9 +37,11 @@ class Task:
 
 
 def _listops(data_dir: Path, *, length: int, lra_release: str, **generated: Any) -> Task:
-    source = listops.Release(lra_release) if lra_release else listops.Generated(**generated)
-    origin = f"ListOps, the release in {lra_release}" if lra_release else f"ListOps, generated from seed {source.seed}"
-    return Task(origin, listops.load(data_dir, source, length=length), listops.VOCAB_SIZE, listops.N_CLASSES)
+    generator = listops.Generated(**generated)
+    source = listops.Release(lra_release) if lra_release else generator
+    origin = f"the release in {lra_release}" if lra_release else f"generated from seed {generator.seed}"
+    splits = listops.load(data_dir, source, length=length)
+    return Task(f"ListOps, {origin}", splits, listops.VOCAB_SIZE, listops.N_CLASSES)
 
 
 def _fashion_mnist(data_dir: Path, *, folder: str, **options: Any) -> Task:
@@ -47,7 +49,7 @@ def _fashion_mnist(data_dir: Path, *, folder: str, **options: Any) -> Task:
     return Task(f"Fashion-MNIST, {_origin(folder)}", splits, 1, pixels.N_CLASSES)
 
 
-def _imdb(data_dir: Path, *, folder: str, **options: int) -> Task:
+def _imdb(data_dir: Path, *, folder: str, **options: Any) -> Task:
     reviews = imdb.Reviews(Files(imdb.ARCHIVE, data_dir, folder))
     return Task(f"IMDB, {_origin(folder)}", imdb.load(data_dir, reviews, **options), imdb.VOCAB_SIZE, len(imdb.CLASSES))
 

@@ -87,8 +87,8 @@ def _compare(name: str, array: np.ndarray | Abstract, variable: Abstract) -> lis
         return [f"{name} has shape {array.shape}, expected {variable.shape}"]
     if isinstance(array, jax.ShapeDtypeStruct):
         return []
-    if hasattr(type(variable), "fault"):  # a variable that validates its values, such as the channels of S4D
-        return [f"{name} {fault}"] if (fault := variable.fault(array)) else []
+    if check := getattr(type(variable), "fault", None):  # a variable that validates its values, such as S4D's channels
+        return [f"{name} {fault}"] if (fault := check(variable, array)) else []
     if array.dtype not in (np.float32, np.float64):
         return [f"{name} has dtype {array.dtype}, expected float32 or float64"]
     bad = int((~np.isfinite(array)).sum())

@@ -97,7 +97,7 @@ def apply_masked(model: nnx.Module, cut: Cut) -> nnx.Module:
 
     def masked(path: str, layer: StateSpaceLayer) -> StateSpaceLayer:
         keep = np.asarray(cut.keep[path])
-        layer = layer.mask(keep).with_parameters(_spread(layer, keep, cut.fitted.get(path, {})))
+        layer = layer.mask(keep).with_parameters(spread(layer, keep, cut.fitted.get(path, {})))
         if path not in cut.readouts:
             return layer
         C, D = cut.readouts[path]
@@ -108,7 +108,7 @@ def apply_masked(model: nnx.Module, cut: Cut) -> nnx.Module:
     return map_layers(model, lambda path, layer: masked(path_name(path), layer))
 
 
-def _spread(layer: StateSpaceLayer, keep: np.ndarray, fitted: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
+def spread(layer: StateSpaceLayer, keep: np.ndarray, fitted: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
     """Parameters of the cut layer, in the shapes of the uncut one. Cut states keep their old values."""
     spread = {}
     for name, array in fitted.items():

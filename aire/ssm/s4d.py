@@ -183,7 +183,10 @@ class S4DLayer(S4D):
 
     def __call__(self, u: Shaped[ArrayLike, "B L H"]) -> Float[Array, "B L H"]:
         """Apply the layer to a sequence, from zero initial states."""
-        return self._mix(super().__call__(u))
+        return self._mix(self.system(u))
+
+    def system(self, u: Shaped[ArrayLike, "B L H"]) -> Float[Array, "B L H"]:
+        return super().__call__(u)
 
     def step(
         self, u: Float[Array, "B H"], x: Complex[Array, "B n"]

@@ -3,10 +3,12 @@
 import dataclasses
 from collections.abc import Callable
 
+import jax
 from flax import nnx
 
 from aire.data.pipeline import Split, evaluation_batches
 from aire.training.step import make_eval_step, split_model
+from aire.utils import stopping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,11 @@ def make_evaluator(model: nnx.Module, batch_size: int) -> Callable[[nnx.Module, 
 
 
 def evaluate_arrays(eval_step: Callable, params: dict, buffers: dict, split: Split, batch_size: int) -> Evaluation:
-    """The same on plain dicts, as the training loop holds them."""
-    sums = [eval_step(params, buffers, batch) for batch in evaluation_batches(split, batch_size)]
+    """The same on plain dicts, as the training loop holds them. Raise Stopped between batches."""
+    sums = []
+    for batch in evaluation_batches(split, batch_size):
+        stopping.check()
+        sums.append(eval_step(params, buffers, batch))
+        jax.block_until_ready(sums[-2:][0])  # never far behind, so that a signal does not wait for all batches
     n = len(split.y)
     return Evaluation(float(sum(loss for loss, _ in sums)) / n, float(sum(right for _, right in sums)) / n)

@@ -12,6 +12,7 @@ import optax
 from flax import nnx
 
 from aire.ssm import StateSpaceLayer, map_layers
+from aire.utils.checks import boolean, check, choice, number
 from aire.utils.errors import UserError
 
 # Group of each role of a state space layer's parameters (`StateSpaceLayer.ROLES`); all else is "regular". "ssm" is Adam
@@ -50,8 +51,15 @@ class OptimizerConfig:
     lr_min: float = 1e-6
 
     def __post_init__(self):
-        if self.groups not in GROUPS:
-            raise UserError(f"groups={self.groups!r}: expected one of {sorted(GROUPS)}")
+        check(
+            self,
+            lr=number(above=0),
+            ssm_lr=number(above=0),
+            weight_decay=number(0),
+            groups=choice(GROUPS),
+            dt_global=boolean(),
+            lr_min=number(0),
+        )
 
 
 def schedule(base: float, *, warmup_steps: int, total_steps: int, lr_min: float = 1e-6) -> optax.Schedule:
@@ -101,8 +109,10 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Adam and AdamW by parameter group (S5 reference, `create_train_state`)."""
     roles = parameter_roles(model)
-    steps = {"warmup_steps": warmup_steps, "total_steps": total_steps, "lr_min": config.lr_min}
-    lr, ssm_lr = schedule(config.lr, **steps), schedule(config.ssm_lr, **steps)
+    lr, ssm_lr = (
+        schedule(base, warmup_steps=warmup_steps, total_steps=total_steps, lr_min=config.lr_min)
+        for base in (config.lr, config.ssm_lr)
+    )
     groups = {
         "ssm": optax.adam(ssm_lr),
         "ssm_decay": optax.adamw(ssm_lr, weight_decay=config.weight_decay),

@@ -17,7 +17,7 @@ from aire.models import Classifier
 from aire.ssm import kind_of
 from aire.training.evaluate import make_evaluator
 from experiments import baselines
-from experiments.evaluations import CutEvaluator
+from experiments.evaluations import CutEvaluator, EvaluationFile
 from experiments.model_source import obtain_model
 from experiments.provenance import provenance
 from experiments.prune.prune_report import write_report
@@ -32,6 +32,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     methods = prepare(config)
     announce(config, methods, workdir, data_dir)
     source, clock = provenance(), Clock()
+    cache = EvaluationFile(workdir / "evaluations.jsonl")
     task = load_task(config.data.to_dict(), data_dir)
     print(f"data: {task.description()}", flush=True)
     clock.lap("data")
@@ -40,7 +41,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     clock.lap("model")
     base = baselines.measure(task)
     clock.lap("baselines")
-    evaluate = CutEvaluator(model, task.splits, make_evaluator(model, config.prune.batch_size), cache={})
+    evaluate = CutEvaluator(model, task.splits, make_evaluator(model, config.prune.batch_size), cache)
     cuts = Cuts(model, task.splits["train"], config.prune)
     points = sweep(evaluate, cuts, [(method, config.seed) for method in methods])
     clock.lap("sweep")

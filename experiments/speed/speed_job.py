@@ -15,6 +15,7 @@ from aire.utils.errors import UserError
 from aire.utils.files import reading, write_text
 from experiments.provenance import provenance
 from experiments.speed import speed_layers, speed_loop, speed_models, speed_process, speed_reference_s5
+from experiments.speed.speed_moments import calibrated_table, moments_table
 from experiments.speed.speed_pruning import pruning_table
 from experiments.speed.speed_reference_s4d import reference_s4d_table
 
@@ -31,6 +32,8 @@ SECTIONS = {
     "start": ("The start of a process", speed_process.start_table),
     "pages": ("Training in huge pages", speed_process.pages_table),
     "pruning": ("Scoring, selecting, cutting", pruning_table),
+    "moments": ("Moments of the states", moments_table),
+    "calibrated": ("A calibrated cut of a full-size network", calibrated_table),
 }
 _ABOUT = (
     "Medians of interleaved repetitions, in one process unless processes are what is measured. Run `python run.py "

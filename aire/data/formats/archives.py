@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from time import perf_counter
+from typing import Any
 
 import pooch
 import requests
@@ -149,9 +150,11 @@ class Files:
             with _unzipped(path) as file, tarfile.open(fileobj=file, mode="r|") as tar:
                 for member in tar:
                     name = self._below_root(member.name, path)
-                    if name is not None and member.isreg() and self._wants(name):
-                        yield name, tar.extractfile(member).read()
-                    tar.members.clear()  # tarfile keeps every member otherwise
+                    if name is not None and self._wants(name) and member.isreg():
+                        content = tar.extractfile(member)
+                        assert content is not None  # it is a regular file
+                        yield name, content.read()
+                    tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every member otherwise
                 while file.read(MEGABYTE):  # read to the end, where gzip's checksum is
                     pass
         except UserError:
@@ -224,10 +227,9 @@ def _fetch(archive: Archive, url: str, temporary: str, _: object) -> None:
     os.remove(temporary)  # readable by this user only, but other users may share the folder
     total = -(-archive.size // MEGABYTE)
     with (
-        _Received(io.FileIO(temporary, "wb")) as file,
         Progress(f"downloading {archive.name}", total, unit="megabyte") as progress,
+        _Received(io.FileIO(temporary, "wb"), archive.size, progress) as file,
     ):
-        file.most, file.progress, file.start = archive.size, progress, perf_counter()
         options = {"timeout": TIMEOUT, "headers": {"Accept-Encoding": "identity"}}  # the published bytes
         pooch.HTTPDownloader(chunk_size=MEGABYTE, **options)(url, file, None)
 
@@ -235,7 +237,11 @@ def _fetch(archive: Archive, url: str, temporary: str, _: object) -> None:
 class _Received(io.BufferedWriter):
     """A file that reports progress and refuses to grow beyond `most` bytes."""
 
-    def write(self, chunk: bytes) -> int:
+    def __init__(self, raw: io.RawIOBase, most: int, progress: Progress):
+        super().__init__(raw)
+        self.most, self.progress, self.start = most, progress, perf_counter()
+
+    def write(self, chunk: Any) -> int:
         if (received := self.tell() + len(chunk)) > self.most:
             raise ValueError(f"more than its {self.most:,} bytes")
         self.progress.update(1, **{"MB/s": received / MEGABYTE / (perf_counter() - self.start)})

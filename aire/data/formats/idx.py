@@ -170,9 +170,8 @@ class IdxSource(ImageSource):
 
     def _from_folder(self, folder: Path) -> dict[str, IdxFile]:
         names = self.published.files
-        paths = {name: next(filter(Path.is_file, (folder / f"{name}.gz", folder / name)), None) for name in names}
-        missing = [name for name, path in paths.items() if path is None]
-        if missing:
+        paths = {name: path for name in names for path in (folder / name, folder / f"{name}.gz") if path.is_file()}
+        if missing := [name for name in names if name not in paths]:
             raise MissingFileError(
                 f"{folder}: missing {', '.join(missing)} (with or without .gz); {self.published.how_to_get}"
             )
