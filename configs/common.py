@@ -85,9 +85,11 @@ def pruning(**options: Any) -> ConfigDict:
             "ratios": tuple(round(0.05 * i, 2) for i in range(20)),
             "scope": "",  # "global" or "uniform" for all methods; empty: each method's own
             "unstable": "first",  # keep states with |λ̄| >= 1, whose energy is infinite, first; or "error"
-            "tolerance": 1.0,  # points of validation accuracy that a cut may cost
+            "tolerance": 1.0,  # points of accuracy on the selection split that a cut may cost
             "batch_size": 200,
-            "calibration": {"examples": 256},  # unlabelled training inputs for the methods that need data
+            # Unlabelled inputs for the methods that need data. source: "train", "noise", or another task's config such
+            # as "scifar" or "lra_pathfinder:small".
+            "calibration": {"examples": 256, "source": "train"},
         }
     )
     config.update(options)

@@ -16,12 +16,13 @@ from aire.models import Classifier
 from aire.pruning import Cut, apply_masked
 from aire.pruning.surgery import digest
 from aire.ssm import layers
-from aire.training.evaluate import Evaluation
+from aire.training.evaluate import Answers
 from aire.utils.errors import UserError
 from aire.utils.files import write_bytes, writing
+from experiments.records import Measurement
 
 
-class EvaluationFile(UserDict[str, Evaluation]):
+class EvaluationFile(UserDict[str, Measurement]):
     """A dict of evaluations that appends each new one to a file of JSON lines, so a kill loses none.
 
     A kill during a write leaves an incomplete last line, which the next start drops.
@@ -41,14 +42,14 @@ class EvaluationFile(UserDict[str, Evaluation]):
             key, evaluation = self._parse(number, line)
             self.data[key] = evaluation
 
-    def _parse(self, number: int, line: bytes) -> tuple[str, Evaluation]:
+    def _parse(self, number: int, line: bytes) -> tuple[str, Measurement]:
         try:
             record = json.loads(line)
-            return str(record["key"]), Evaluation(float(record["loss"]), float(record["accuracy"]))
+            return str(record["key"]), Measurement.from_json(record)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.path}, line {number} is not an evaluation; move the file away") from error
 
-    def __setitem__(self, key: str, evaluation: Evaluation) -> None:
+    def __setitem__(self, key: str, evaluation: Measurement) -> None:
         line = json.dumps({"key": key, **dataclasses.asdict(evaluation)}) + "\n"
         with writing(self.path), open(self.path, "a") as file:
             file.write(line)
@@ -69,23 +70,31 @@ class CutEvaluator:
         self,
         model: Classifier,
         splits: Mapping[str, Split],
-        evaluate: Callable[[Classifier, Split], Evaluation],
-        cache: MutableMapping[str, Evaluation],
+        evaluate: Callable[[Classifier, Split], Answers],
+        cache: MutableMapping[str, Measurement],
     ):
         self.model, self.cache = model, cache
         self._splits, self._evaluate = splits, evaluate
         self._sources: dict[str, str] = {}
+        self._uncut: dict[str, np.ndarray] = {}
 
-    def __call__(self, cut: Cut, split: str) -> Evaluation:
-        """Evaluate the model after this cut."""
+    def __call__(self, cut: Cut, split: str) -> Measurement:
+        """Evaluate the model after this cut, beside the uncut model."""
         key = self.key(cut, split)
         if key not in self.cache:
-            self.cache[key] = self._evaluate(apply_masked(self.model, cut), self._splits[split])
+            answers = self._evaluate(apply_masked(self.model, cut), self._splits[split])
+            self.cache[key] = self.beside_uncut(answers, split)
         return self.cache[key]
 
-    def uncut(self, split: str) -> Evaluation:
+    def uncut(self, split: str) -> Measurement:
         """Evaluate the model with all its states."""
-        return self(Cut({path: np.ones(layer.n_states, bool) for path, layer in layers(self.model).items()}), split)
+        return self(whole(self.model), split)
+
+    def beside_uncut(self, answers: Answers, split: str) -> Measurement:
+        """Compare a model's answers with the uncut model's, which is evaluated once on each split."""
+        if split not in self._uncut:
+            self._uncut[split] = self._evaluate(self.model, self._splits[split]).right
+        return Measurement.beside(answers, self._uncut[split])
 
     def key(self, cut: Cut, split: str) -> str:
         return hashlib.sha256(f"{self._source(split)} {cut.digest()}".encode()).hexdigest()
@@ -100,6 +109,11 @@ class CutEvaluator:
     def _model(self) -> str:
         config = repr(sorted(dataclasses.asdict(self.model.config).items()))
         return f"{config} {digest(get_arrays(self.model))}"
+
+
+def whole(model: Classifier) -> Cut:
+    """Return the cut of nothing."""
+    return Cut({path: np.ones(layer.n_states, bool) for path, layer in layers(model).items()})
 
 
 def _data(split: Split) -> str:

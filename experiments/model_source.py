@@ -19,7 +19,6 @@ from aire.utils.errors import UserError, differences
 from aire.utils.files import write_text
 from experiments.provenance import provenance
 
-
 UNREAD = ("selection_examples", "more_test_examples")  # sizes of data that training does not read
 
 

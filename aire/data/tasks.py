@@ -13,7 +13,6 @@ from aire.data.pipeline import Split
 from aire.data.splits import divide_validation, join
 from aire.utils.errors import UserError
 
-
 SPLITS = ("train", "validation", "selection", "test")
 
 
@@ -23,8 +22,8 @@ class Task:
 
     Attributes:
         source: a description of the origin of the data.
-        splits: "train"; "validation", which chooses the checkpoint; "selection", other examples, which choose the ratio;
-            "test", which is read once.
+        splits: "train"; "validation", which chooses the checkpoint; "selection", other examples, which choose the
+            ratio; "test", which is read once.
         d_input: features per step, or size of the vocabulary.
         n_classes: number of classes.
     """

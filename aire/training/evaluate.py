@@ -3,10 +3,12 @@
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
 from flax import nnx
+from jaxtyping import Bool
 
 from aire.data.pipeline import Split, evaluation_batches
-from aire.training.step import make_eval_step, split_model
+from aire.training.step import make_answer_step, split_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +19,14 @@ class Evaluation:
     accuracy: float
 
 
-def make_evaluator(model: nnx.Module, batch_size: int) -> Callable[[nnx.Module, Split], Evaluation]:
+@dataclasses.dataclass(frozen=True)
+class Answers(Evaluation):
+    """An evaluation, with the examples that were classified right."""
+
+    right: Bool[np.ndarray, "n"] = dataclasses.field(repr=False, compare=False)
+
+
+def make_evaluator(model: nnx.Module, batch_size: int) -> Callable[[nnx.Module, Split], Answers]:
     """`evaluate(model, split)` for models of one structure and shape; all of them share one compilation.
 
     Args:
@@ -25,17 +34,19 @@ def make_evaluator(model: nnx.Module, batch_size: int) -> Callable[[nnx.Module, 
         batch_size: examples per call; the last batch is padded with examples of weight 0.
     """
     functions, *_ = split_model(model)
-    eval_step = make_eval_step(functions)
+    answer_step = make_answer_step(functions)
 
-    def evaluate(model: nnx.Module, split: Split) -> Evaluation:
+    def evaluate(model: nnx.Module, split: Split) -> Answers:
         _, params, buffers = split_model(model)
-        return evaluate_arrays(eval_step, params, buffers, split, batch_size)
+        answers = [answer_step(params, buffers, batch) for batch in evaluation_batches(split, batch_size)]
+        losses, right = (np.concatenate(arrays)[: len(split)] for arrays in zip(*answers, strict=True))
+        return Answers(float(losses.mean(dtype=np.float64)), float(right.mean()), right)
 
     return evaluate
 
 
 def evaluate_arrays(eval_step: Callable, params: dict, buffers: dict, split: Split, batch_size: int) -> Evaluation:
-    """The same on plain dicts, as the training loop holds them."""
+    """Evaluate plain dicts, as the training loop holds them. `eval_step` is from `make_eval_step`."""
     sums = [eval_step(params, buffers, batch) for batch in evaluation_batches(split, batch_size)]
     n = len(split.y)
     return Evaluation(float(sum(loss for loss, _ in sums)) / n, float(sum(right for _, right in sums)) / n)
