@@ -30,9 +30,8 @@ def calibration_split(source: str, task: Task, data_dir: Path) -> Split:
     try:
         config = importlib.import_module(f"configs.{name}_prune").get_config(variants)
     except ModuleNotFoundError as error:
-        raise UserError(
-            f'calibration.source={source!r}: expected "train", "noise" or a task, such as "scifar"'
-        ) from error
+        expected = '"train", "noise" or a task with its variants, such as "scifar" or "lra_pathfinder:small"'
+        raise UserError(f"calibration.source={source!r}: expected {expected}") from error
     other = load_task(config.data.to_dict(), data_dir)
     tokens = [t.splits["train"].holds_tokens for t in (task, other)]
     if tokens[0] != tokens[1] or task.d_input != other.d_input:

@@ -28,7 +28,7 @@ class Measurement(Evaluation):
     gained: int
 
     @classmethod
-    def beside(cls, answers: Answers, uncut: Bool[np.ndarray, "n"]) -> Self:
+    def beside(cls, answers: Answers, uncut: Bool[np.ndarray, " n"]) -> Self:
         """From the answers after the cut, and the examples that the uncut model classifies right."""
         lost, gained = int(np.sum(uncut & ~answers.right)), int(np.sum(~uncut & answers.right))
         return cls(answers.loss, answers.accuracy, len(uncut), lost, gained)

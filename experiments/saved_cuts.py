@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from aire.io.weights import get_arrays
 from aire.models import Classifier
-from aire.pruning import Cut, Readout
+from aire.pruning import Cut, Readout, methods
 from aire.pruning.surgery import digest
 from aire.utils.files import reading, write_bytes
 
@@ -46,7 +46,9 @@ class SavedCuts:
         if not self._source:
             settings = {name: self._config[name] for name in ("batch_size", "scope", "unstable")}
             self._source = f"{digest(get_arrays(self._model))} {settings} {self._config.calibration.to_json()}"
-        name = hashlib.sha256(f"{self._source} {trial} {ratio}".encode()).hexdigest()
+        method = methods.get(trial[0])
+        named = f"{self._source} {trial} {method.score} {method.normalize} {method.scope} {ratio}"
+        name = hashlib.sha256(named.encode()).hexdigest()
         return self._folder / f"{name}.npz"
 
 

@@ -23,7 +23,7 @@ class Evaluation:
 class Answers(Evaluation):
     """An evaluation, with the examples that were classified right."""
 
-    right: Bool[np.ndarray, "n"] = dataclasses.field(repr=False, compare=False)
+    right: Bool[np.ndarray, " n"] = dataclasses.field(repr=False, compare=False)
 
 
 def make_evaluator(model: nnx.Module, batch_size: int) -> Callable[[nnx.Module, Split], Answers]:

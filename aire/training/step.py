@@ -82,7 +82,7 @@ def make_train_step(functions: ModelFunctions, optimizer: optax.GradientTransfor
 
 
 def make_answer_step(functions: ModelFunctions) -> Callable:
-    """`answer_step(params, buffers, batch) -> (losses, correct)`: for each example its loss, and whether it is right."""
+    """`answer_step(params, buffers, batch) -> (losses, correct)`, both by example."""
 
     @jax.jit
     def answer_step(params: dict, buffers: dict, batch: Batch) -> tuple[Array, Array]:

@@ -123,8 +123,8 @@ def _markdown(comparison: Comparison) -> str:
 {tables.markdown(summary_rows(comparison, config.prune.tolerance))}
 
 Each method cuts at the largest of {len(config.prune.ratios)} ratios that costs at most {config.prune.tolerance:g} point
-of accuracy on the {selection["examples"]:,} examples of the selection split, without labels for training. Checkpoints
-were chosen on other examples. Numbers are the mean ± one standard deviation over the runs: one for each model, and for
+of accuracy on the {selection["examples"]:,} examples of the selection split, without retraining. Checkpoints were
+chosen on other examples. Numbers are the mean ± one standard deviation over the runs: one for each model, and for
 each draw of calibration inputs or random numbers. The standard error is that of the change on the
 {test["examples"]:,} test examples: only examples count whose answer changed. The test split was used once, in these
 tables. Seconds are those of one cut, from the inputs to the new readouts. Calibration inputs:

@@ -95,7 +95,7 @@ Paper: AIRE-Prune, which gives two ratios. LAST's paper reports {papers.LAST_S4D
 }
 _METHODS = """\
 Points of accuracy on *selection* lost if each method cuts the share of states that AIRE reached on the same model.
-Sweeps are on that split; the test split is used only at each method's own ratio. AIRE's ratio was chosen on the same split,
+Sweeps are on that split; the test split is used only at each method's own ratio. AIRE's ratio was chosen there, too,
 so its own loss is at most the tolerance by construction. The number of trained models follows each task.
 """
 _COST = """\

@@ -79,8 +79,8 @@ def _markdown(outcome: Outcome) -> str:
 
 Each method cuts at the largest of {len(config.prune.ratios)} ratios that costs at most {config.prune.tolerance:g} point
 of accuracy on the {outcome.uncut.selection.examples:,} examples of the selection split, without retraining. The
-checkpoint was chosen on other examples. The test split, {outcome.uncut.test.examples:,} examples, was used once, in this
-table; the error of a change counts only examples whose answer changed. One seed: {config.seed}.
+checkpoint was chosen on other examples. The test split, {outcome.uncut.test.examples:,} examples, was used once, in
+this table, with the standard error of each change. One seed: {config.seed}.
 
 ![Accuracy against ratio](accuracy_against_ratio.png)
 ![States per layer](states_per_layer.png)
