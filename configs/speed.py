@@ -31,7 +31,20 @@ def get_config(variants: str = "") -> ConfigDict:
             "experiment": "speed",
             "name": "speed",
             "repetitions": 7,
-            "sections": ("models", "cuts", "step", "odd", "growth", "scan", "loop", "start", "pages", "pruning"),
+            "sections": (
+                "models",
+                "cuts",
+                "step",
+                "odd",
+                "growth",
+                "scan",
+                "loop",
+                "start",
+                "pages",
+                "pruning",
+                "moments",
+                "calibrated",
+            ),
             "reference": "",  # clones of the references, for the sections of these names
             "reference_s4d": "",
             "models": (*s5_models, bank),
@@ -74,6 +87,17 @@ def get_config(variants: str = "") -> ConfigDict:
             "pages": (wide, small, bank),
             # The largest network of the paper (Image, sCIFAR): 6 layers of P = 384, H = 512.
             "network": {"layers": 6, "states": 192, "d_model": 512},
+            "moments": {
+                # A layer of the paper's largest network, and the networks of the zoo.
+                "models": (
+                    ("s5", 1, 512, 192, 1024, 4),
+                    *(("s5", 4, 64, 32, length, 32) for length in (100, 784, 1024)),
+                    *(("s4d", 4, 64, 64, length, 32) for length in (100, 784, 1024)),
+                ),
+                "processes": 5,
+            },
+            # Pathfinder's full-size network, 256 sequences.
+            "calibrated": {"model": ("s5", 6, 192, 128, 1024, 16), "batches": 16, "methods": ("measured", "surgeon")},
             "state_counts": (1_000, 10_000, 100_000, 1_000_000, 10_000_000),
         }
     )
@@ -85,7 +109,7 @@ def get_config(variants: str = "") -> ConfigDict:
 def smoke(config: ConfigDict) -> None:
     """Every section that starts no processes, once, on tiny shapes."""
     config.repetitions = 1
-    config.sections = tuple(name for name in config.sections if name not in ("start", "pages"))
+    config.sections = tuple(name for name in config.sections if name not in ("start", "pages", "moments"))
     config.models = config.reference_models = (("s5", 1, 4, 4, 32, 2),)
     config.s4d_layers = ((4, 4, 32, 2),)
     config.cut.update(models=(("s4d", 1, 4, 4, 32, 2),), shares=(1.0, 0.0))
@@ -97,4 +121,6 @@ def smoke(config: ConfigDict) -> None:
     config.loop = "smoke"
     config.pages = (("s5", 1, 4, 4, 32, 2),)
     config.network.update(layers=2, states=4, d_model=8)
+    config.moments.update(models=(("s5", 1, 4, 4, 32, 2),), processes=1)
+    config.calibrated.update(model=("s5", 1, 4, 4, 32, 2), batches=1)
     config.state_counts = (100,)

@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
+import logging
 from collections import UserDict
 from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
@@ -14,46 +14,61 @@ from aire.data.pipeline import Split
 from aire.io.weights import get_arrays
 from aire.models import Classifier
 from aire.pruning import Cut, apply_masked
-from aire.pruning.surgery import digest
 from aire.ssm import layers
 from aire.training.evaluate import Answers
+from aire.utils import digests
 from aire.utils.errors import UserError
-from aire.utils.files import write_bytes, writing
+from aire.utils.files import reading, write_bytes, writing
 from experiments.records import Measurement
+
+log = logging.getLogger(__name__)
 
 
 class EvaluationFile(UserDict[str, Measurement]):
     """A dict of evaluations that appends each new one to a file of JSON lines, so a kill loses none.
 
-    A kill during a write leaves an incomplete last line, which the next start drops.
+    A kill during a write leaves an incomplete last line, which the next start drops. Each line is a sealed record.
+    Lines of older versions have no digest, so damage to them cannot be found.
 
     Raises:
-        UserError: the file cannot be written, or a complete line is not an evaluation.
+        UserError: the file cannot be read or written, or a complete line is damaged or not an evaluation.
     """
 
     def __init__(self, path: str | Path):
         super().__init__()
         self.path = Path(path)
-        text = self.path.read_bytes() if self.path.exists() else b""
+        with reading(self.path):
+            text = self.path.read_bytes() if self.path.exists() else b""
         complete = text[: text.rfind(b"\n") + 1]
         if complete != text or not self.path.exists():
             write_bytes(self.path, complete)
-        for number, line in enumerate(complete.splitlines(), 1):
-            key, evaluation = self._parse(number, line)
-            self.data[key] = evaluation
+        records = [self._read(number, line) for number, line in enumerate(complete.split(b"\n")[:-1], 1)]
+        if not all(map(digests.is_sealed, records)):
+            log.warning("%s: some lines have no digest, so damage to them cannot be found", self.path)
+        for record in records:
+            self.data[record["key"]] = Measurement.from_json(record)
 
-    def _parse(self, number: int, line: bytes) -> tuple[str, Measurement]:
+    def _read(self, number: int, line: bytes) -> dict:
+        where = f"{self.path}, line {number}"
         try:
-            record = json.loads(line)
-            return str(record["key"]), Measurement.from_json(record)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self.path}, line {number} is not an evaluation; move the file away") from error
+            record = digests.parse_json(line, where)
+            digests.unseal(record, where)
+            _check_evaluation(record, where)
+        except UserError as error:
+            raise UserError(f"{error}; delete this line to evaluate its cut again, or move the file away") from error
+        return record
 
     def __setitem__(self, key: str, evaluation: Measurement) -> None:
-        line = json.dumps({"key": key, **dataclasses.asdict(evaluation)}) + "\n"
+        line = json.dumps(digests.seal({"key": key, **dataclasses.asdict(evaluation)})) + "\n"
         with writing(self.path), open(self.path, "a") as file:
             file.write(line)
         super().__setitem__(key, evaluation)
+
+
+def _check_evaluation(record: Mapping, where: str) -> None:
+    numbers = [record.get(field.name) for field in dataclasses.fields(Measurement)]
+    if not isinstance(record.get("key"), str) or not all(isinstance(x, int | float) for x in numbers):
+        raise UserError(f"{where} is not an evaluation")
 
 
 class CutEvaluator:
@@ -97,7 +112,7 @@ class CutEvaluator:
         return Measurement.beside(answers, self._uncut[split])
 
     def key(self, cut: Cut, split: str) -> str:
-        return hashlib.sha256(f"{self._source(split)} {cut.digest()}".encode()).hexdigest()
+        return digests.of_text(f"{self._source(split)} {cut.digest()}")
 
     def _source(self, split: str) -> str:
         """Return what an evaluation depends on besides the cut. Each split is hashed when it is first evaluated."""
@@ -108,7 +123,7 @@ class CutEvaluator:
     @functools.cached_property
     def _model(self) -> str:
         config = repr(sorted(dataclasses.asdict(self.model.config).items()))
-        return f"{config} {digest(get_arrays(self.model))}"
+        return f"{config} {digests.of_arrays(get_arrays(self.model))}"
 
 
 def whole(model: Classifier) -> Cut:
@@ -118,4 +133,5 @@ def whole(model: Classifier) -> Cut:
 
 def _data(split: Split) -> str:
     """Return a digest of a split. The first example covers how the stored data is decoded."""
-    return digest({"x": split.x, "lengths": split.lengths, "y": split.y, "first": split.take(np.arange(1))["x"]})
+    first = split.take(np.arange(1))["x"]
+    return digests.of_arrays({"x": split.x, "lengths": split.lengths, "y": split.y, "first": first})

@@ -1,16 +1,43 @@
 """What runs save in results.json and results.csv, and what the papers' tables read back."""
 
+import csv
 import dataclasses
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
-from jaxtyping import Bool
 
 from aire import zoo
+from aire.report import tables
 from aire.training.evaluate import Answers, Evaluation
+from aire.utils import digests
+from aire.utils.files import write_text
+
+_TABLE = "results.csv"
+
+
+def write_results(folder: Path, results: Mapping[str, Any], points: Sequence[Sequence[object]]) -> None:
+    """Write the points of a sweep to results.csv, and a sealed record with the digest of that file to results.json."""
+    text = tables.csv_text(points)
+    write_text(folder / _TABLE, text)
+    write_text(folder / "results.json", json.dumps(digests.seal({**results, _TABLE: digests.of_text(text)}), indent=1))
+
+
+def read_points(folder: Path, results: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Read the rows of results.csv, which belongs to the JSON object in results.json.
+
+    Raises:
+        OSError: the file cannot be read.
+        DamagedError: it differs from its digest. Results of older versions have none.
+    """
+    content = (folder / _TABLE).read_bytes()
+    if results.get(_TABLE, digest := digests.of_bytes(content)) != digest:
+        raise digests.DamagedError(f"{_TABLE} is damaged, or of another run than results.json")
+    return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +55,7 @@ class Measurement(Evaluation):
     gained: int
 
     @classmethod
-    def beside(cls, answers: Answers, uncut: Bool[np.ndarray, " n"]) -> Self:
+    def beside(cls, answers: Answers, uncut: np.ndarray) -> Self:
         """From the answers after the cut, and the examples that the uncut model classifies right."""
         lost, gained = int(np.sum(uncut & ~answers.right)), int(np.sum(~uncut & answers.right))
         return cls(answers.loss, answers.accuracy, len(uncut), lost, gained)

@@ -1,6 +1,5 @@
 """Cuts on disk, so that a stopped run does not refit them again."""
 
-import hashlib
 import io
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from ml_collections import ConfigDict
 from aire.io.weights import get_arrays
 from aire.models import Classifier
 from aire.pruning import Cut, Readout, methods
-from aire.pruning.surgery import digest
+from aire.utils import digests
 from aire.utils.files import reading, write_bytes
 
 
@@ -45,11 +44,12 @@ class SavedCuts:
         """Return the file named by all that a cut depends on except the code."""
         if not self._source:
             settings = {name: self._config[name] for name in ("batch_size", "scope", "unstable")}
-            self._source = f"{digest(get_arrays(self._model))} {settings} {self._config.calibration.to_json()}"
+            self._source = (
+                f"{digests.of_arrays(get_arrays(self._model))} {settings} {self._config.calibration.to_json()}"
+            )
         method = methods.get(trial[0])
         named = f"{self._source} {trial} {method.score} {method.normalize} {method.scope} {ratio}"
-        name = hashlib.sha256(named.encode()).hexdigest()
-        return self._folder / f"{name}.npz"
+        return self._folder / f"{digests.of_text(named)}.npz"
 
 
 def from_arrays(arrays: dict[str, np.ndarray]) -> Cut:

@@ -12,6 +12,7 @@ CompreSSM does not save weights. Save them under these names with `numpy.savez(p
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -21,10 +22,11 @@ from aire.convert.readers import check_format
 from aire.io.weights import fill_model, set_arrays
 from aire.models import Classifier, ModelConfig
 from aire.ssm import LRU, LRUConfig
+from aire.ssm.abstract import abstract
 from aire.utils.errors import UserError
 
 # Options of every CompreSSM model. Not all of them can be inferred from the arrays.
-_MODEL = {"activation": "full_glu", "prenorm": True, "batchnorm": True, "retrieval": False}
+_MODEL: dict[str, Any] = {"activation": "full_glu", "prenorm": True, "batchnorm": True, "retrieval": False}
 _FIXED = _MODEL | {"ssm.bidirectional": False}
 _FIRST_TIME = "norm/ema_first_time"
 
@@ -40,7 +42,7 @@ def lru_layer(params: Mapping) -> LRU:
     arrays, source = flatten(params), "the given parameters"
     N, H = shape_of(arrays, "B_re", "N, H")
     check_shapes(arrays, _layer_shapes(H, N), source)
-    layer = nnx.eval_shape(lambda: LRU(H, N, LRUConfig(), rngs=nnx.Rngs(0)))
+    layer = abstract(lambda: LRU(H, N, LRUConfig(), rngs=nnx.Rngs(0)))
     set_arrays(layer, _layer_arrays(arrays), source)
     return layer
 

@@ -7,6 +7,7 @@ imaginary part last, `kernel.log_dt`, `D (H,)`, and a 1×1 convolution before a 
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -16,10 +17,11 @@ from aire.convert.readers import read_torch
 from aire.io.weights import fill_model, set_arrays
 from aire.models import Classifier, ModelConfig
 from aire.ssm import S4DConfig, S4DLayer
+from aire.ssm.abstract import abstract
 
 # Options of every model of the reference. Not all of them can be inferred from the arrays.
-_MODEL = {"activation": "glu", "batchnorm": False, "retrieval": False}
-_SSM = {"bidirectional": False, "discretization": "zoh"}
+_MODEL: dict[str, Any] = {"activation": "glu", "batchnorm": False, "retrieval": False}
+_SSM: dict[str, Any] = {"bidirectional": False, "discretization": "zoh"}
 _FIXED = _MODEL | {f"ssm.{name}": value for name, value in _SSM.items()}
 
 
@@ -34,7 +36,7 @@ def s4d_layer(state_dict: Mapping) -> S4DLayer:
     arrays = _dotted(state_dict)
     H, pairs = shape_of(arrays, "kernel.log_A_real", "H, N/2")
     check_shapes(arrays, _shapes(H, pairs), "the given state dict")
-    layer = nnx.eval_shape(lambda: S4DLayer(H, H * pairs, S4DConfig(), rngs=nnx.Rngs(0)))
+    layer = abstract(lambda: S4DLayer(H, H * pairs, S4DConfig(), rngs=nnx.Rngs(0)))
     set_arrays(layer, _ssm_arrays(arrays) | _output_arrays(arrays), "the given state dict")
     return layer
 

@@ -19,6 +19,7 @@ from aire.convert.readers import read_flax
 from aire.io.weights import abstract_model, fill_model, set_arrays, variables_of
 from aire.models import Classifier, ModelConfig
 from aire.ssm import S5, S5Config
+from aire.ssm.abstract import abstract
 from aire.utils.errors import UserError
 
 _LAYER = "params/encoder/layers_{}/seq/"
@@ -52,7 +53,7 @@ def s5_layer(
     (P,), (_, H, _) = shape_of(arrays, "Lambda_re", "P"), shape_of(arrays, "B", "P, H, 2")
     source = "the given parameters"
     check_shapes(arrays, _shapes(arrays, H, P, bidirectional, source), source)
-    layer = nnx.eval_shape(lambda: S5(H, P, config, rngs=nnx.Rngs(0)))
+    layer = abstract(lambda: S5(H, P, config, rngs=nnx.Rngs(0)))
     set_arrays(layer, _our_arrays(arrays, bidirectional), source)
     return layer
 

@@ -10,7 +10,6 @@ characters, padding, unknown and end of sequence make 98 tokens.
 """
 
 import dataclasses
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
@@ -23,6 +22,7 @@ from aire.data.formats import preparation
 from aire.data.formats.characters import Vocabulary, append_eos, check_length
 from aire.data.formats.preparation import SPLITS, PreparedOnce
 from aire.data.pipeline import Split, pad
+from aire.utils import digests
 from aire.utils.errors import MissingFileError, UserError
 from aire.utils.files import reading
 
@@ -60,7 +60,7 @@ class Release:
         """Identify the files by size and modification time, because they are too large to hash."""
         stats = ((path.name, path.stat()) for path in self._files.values())
         lines = [f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats]
-        return f"release_{hashlib.sha256(''.join(lines).encode()).hexdigest()[:16]}"
+        return f"release_{digests.of_text(''.join(lines))[:16]}"
 
     def sizes(self) -> dict[str, int]:
         return self._survey[0]

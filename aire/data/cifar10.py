@@ -125,7 +125,7 @@ def _to_images(values: np.ndarray) -> np.ndarray:
     return values.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
 
 
-class Cifar10(ImageDataset, skip_registration=True):  # TFDS uses this name
+class Cifar10(ImageDataset):
     """Small colour images of animals and vehicles."""
 
     TITLE = BINARY.title
@@ -156,4 +156,4 @@ def load(
     """
     sequences = Sequences(SIDE, pool, GREY_MEAN, GREY_STD) if grey else Sequences(SIDE, pool, MEAN, STD)
     source = CifarSource(data_dir, folder)
-    return pixels.load(Cifar10, data_dir, source, sequences, convert=to_grey if grey else None, **limits)
+    return pixels.load(Cifar10, data_dir, source, sequences, to_grey if grey else None, **limits)

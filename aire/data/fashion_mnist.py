@@ -49,7 +49,7 @@ PUBLISHED = Published(
 )
 
 
-class FashionMnist(ImageDataset, skip_registration=True):  # TFDS uses this name
+class FashionMnist(ImageDataset):
     """Grey images of ten kinds of clothes."""
 
     TITLE = PUBLISHED.title

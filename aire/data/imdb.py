@@ -13,9 +13,8 @@ reviews.
 """
 
 import dataclasses
-import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -64,7 +63,7 @@ class Reviews:
     def sizes(self) -> dict[str, int]:
         return {name: len(examples) for name, examples in self._examples.items()}
 
-    def splits(self) -> dict[str, Iterable[Example]]:
+    def splits(self) -> Mapping[str, Iterable[Example]]:
         return self._examples
 
     @cached_property
@@ -95,12 +94,12 @@ class Reviews:
         """Read (number, text) of all reviews by folder, unordered, with texts cut to the task's length."""
         texts: dict[str, list[tuple[int, str]]] = {}
         for name, content in self.files.members():
-            folder, number = re.fullmatch(r"(.*)/(\d+)_\d+\.txt", name).groups()
+            folder, file = name.rsplit("/", 1)
             try:
                 text = content.decode()
             except UnicodeDecodeError as error:
                 raise UserError(f"{ARCHIVE.title}: {name} is not UTF-8 ({error}); {ARCHIVE.how_to_get}") from error
-            texts.setdefault(folder, []).append((int(number), text[: MAX_LENGTH - 1]))
+            texts.setdefault(folder, []).append((int(file.partition("_")[0]), text[: MAX_LENGTH - 1]))
         return texts
 
     def _vocabulary(self, texts: Iterable[str]) -> Vocabulary:

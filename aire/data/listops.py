@@ -7,7 +7,6 @@ once, and later runs read the prepared data.
 
 import csv
 import dataclasses
-import hashlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -19,8 +18,9 @@ import tensorflow_datasets as tfds
 from aire.data.formats import preparation
 from aire.data.formats.preparation import SPLITS, PreparedOnce
 from aire.data.pipeline import Split, pad
+from aire.utils import digests
 from aire.utils.errors import MissingFileError, UserError
-from aire.utils.files import reading, sha256
+from aire.utils.files import reading
 
 VOCABULARY = ("<pad>", "<unk>", "<eos>", "]", *"0123456789", "[MAX", "[MED", "[MIN", "[SM")
 VOCAB_SIZE = 20  # width of the one-hot inputs, as in the S5 reference; 18 are used
@@ -179,8 +179,8 @@ class Release:
 
     def config_name(self) -> str:
         """Identify the content of the files, so that changed files are prepared again."""
-        digests = b"".join(bytes.fromhex(sha256(path)) for path in self._files().values())
-        return f"release_{hashlib.sha256(digests).hexdigest()[:16]}"
+        of_files = b"".join(bytes.fromhex(digests.of_file(path)) for path in self._files().values())
+        return f"release_{digests.of_bytes(of_files)[:16]}"
 
     def sizes(self) -> dict[str, int]:
         return {name: _count_rows(path) for name, path in self._files().items()}
@@ -227,8 +227,8 @@ def _parse_row(row: list[str], where: str) -> Example:
     try:
         tokens = bytes(map(_EXPRESSION_TOKENS.__getitem__, source.translate({ord("("): None, ord(")"): None}).split()))
     except KeyError as error:
-        tokens = " ".join(_EXPRESSION_TOKENS)
-        raise UserError(f"{where}: token {error.args[0][:40]!r} is not in the vocabulary: {tokens}") from None
+        vocabulary = " ".join(_EXPRESSION_TOKENS)
+        raise UserError(f"{where}: token {error.args[0][:40]!r} is not in the vocabulary: {vocabulary}") from None
     if len(tokens) + 1 > MAX_LENGTH:
         raise UserError(f"{where}: {len(tokens) + 1} tokens with <eos>, but the task's maximum is {MAX_LENGTH}")
     if not _is_expression(np.frombuffer(tokens, np.uint8)):

@@ -47,7 +47,7 @@ PUBLISHED = Published(
 )
 
 
-class Mnist(ImageDataset, skip_registration=True):  # TFDS uses this name
+class Mnist(ImageDataset):
     """Grey images of handwritten digits."""
 
     TITLE = PUBLISHED.title

@@ -6,7 +6,6 @@ Range Arena's release. In both cases a TFDS builder writes them once, and later 
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ from aire.data.formats import preparation
 from aire.data.formats.preparation import SPLITS, PreparedOnce
 from aire.data.pipeline import Split
 from aire.data.splits import torch_permutation
+from aire.utils import digests
 from aire.utils.errors import MissingFileError, UserError
 from aire.utils.files import reading
 
@@ -123,17 +123,16 @@ class Release:
 
     def config_name(self) -> str:
         """Identify the files by their lists and sizes, because reading 200,000 images takes minutes."""
-        digest = hashlib.sha256()
-        for path, label in self._listed:
-            digest.update(f"{path.relative_to(self.folder)} {label} {_size(path)}\n".encode())
-        return f"release{self.side}_{digest.hexdigest()[:16]}"
+        lines = [f"{path.relative_to(self.folder)} {label} {_size(path)}\n" for path, label in self._listed]
+        return f"release{self.side}_{digests.of_text(''.join(lines))[:16]}"
 
     def sizes(self) -> dict[str, int]:
         n = len(self._listed)
         return dict(zip(SPLITS, (n - 2 * (n // 10), n // 10, n // 10), strict=True))
 
     def splits(self) -> dict[str, Iterator[Example]]:
-        order, splits = iter(torch_permutation(len(self._listed), seed=42)), {}  # as the references
+        order = iter(torch_permutation(len(self._listed), seed=42))  # as the references
+        splits: dict[str, Iterator[Example]] = {}
         for name, size in self.sizes().items():
             chosen = [self._listed[index] for _, index in zip(range(size), order, strict=False)]
             splits[name] = ((read_png(path, self.side), label) for path, label in chosen)

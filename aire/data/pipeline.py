@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from aire.utils.errors import UserError
 
@@ -61,7 +62,7 @@ class Split:
         return self.decode is None and np.issubdtype(self.x.dtype, np.integer)
 
 
-def pad(sequences: Sequence[np.ndarray], labels: Sequence[int], length: int, *, name: str) -> Split:
+def pad(sequences: Sequence[np.ndarray], labels: ArrayLike, length: int, *, name: str) -> Split:
     """Make a split from token sequences (L_i,) of different lengths, padded with 0 to `length`.
 
     Tokens are stored in the smallest unsigned dtype that fits the largest one. `name` is used in error messages.

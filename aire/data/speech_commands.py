@@ -12,7 +12,7 @@ deviation of the inputs is well below 1. This is reproduced here, because models
 import dataclasses
 import io
 import wave
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -65,7 +65,7 @@ class Recordings:
     def sizes(self) -> dict[str, int]:
         return {name: len(examples) for name, examples in self._examples.items()}
 
-    def splits(self) -> dict[str, Iterable[Example]]:
+    def splits(self) -> Mapping[str, Iterable[Example]]:
         return self._examples
 
     @cached_property
@@ -118,7 +118,7 @@ def read_wav(content: bytes, name: str) -> np.ndarray:
     return np.pad(np.frombuffer(data, "<i2"), (0, LENGTH - len(data) // 2)).astype(np.int16)
 
 
-class SpeechCommands(PreparedOnce, skip_registration=True):  # TFDS uses this name
+class SpeechCommands(PreparedOnce):
     """Store `samples` (16000,) int16 and `label`."""
 
     TITLE = ARCHIVE.title

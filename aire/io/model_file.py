@@ -1,38 +1,71 @@
-"""Models in single safetensors files with the config as JSON in the header. Nothing in the files is executed."""
+"""Models in single safetensors files, with the config and SHA-256 digests in the header. Nothing in them is executed.
+
+The header has one key, because safetensors writes keys in random order, but equal models should give equal files. Its
+value is a sealed record (`aire.utils.digests`) with the config and the digest of every array. In files of the first
+version it is the config alone.
+"""
 
 import dataclasses
+import io
 import json
+import logging
 import os
+from collections import Counter
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
+import numpy as np
 import safetensors
 import safetensors.numpy
 
-from aire.io.weights import abstract_model, check_arrays, fill_model, get_arrays, variables_of
+from aire.io.header import Header, read_header
+from aire.io.weights import abstract_model, check_arrays, get_arrays, set_arrays, variables_of
 from aire.models import Classifier, ModelConfig
+from aire.ssm import kind_of
+from aire.utils import digests
+from aire.utils.digests import DamagedError
 from aire.utils.errors import MissingFileError, UserError
-from aire.utils.files import write_bytes
+from aire.utils.files import reading, write_bytes
 
-_HEADER = "aire.ModelConfig.1"  # key of the config in the header; includes the format version
+_RECORD, _FIRST_VERSION = "aire.model.2", "aire.ModelConfig.1"  # keys in the header
+log = logging.getLogger(__name__)
+
+
+class _Description(NamedTuple):
+    """What a file says about its content, with the digests of its arrays (None in files of the first version)."""
+
+    config: ModelConfig
+    header: Header
+    sha256: dict[str, str] | None
 
 
 def save(model: Classifier, path: str | os.PathLike) -> None:
     """Write a model, pruned or not, to a `.safetensors` file. The write is atomic.
 
     Raises:
-        UserError: the model is not a Classifier, its layers do not match its config, or the path cannot be written.
+        UserError: the model is not a Classifier, `load` would refuse the file (NaN, layers that do not match the
+            config, options that JSON does not hold), or the path cannot be written.
     """
     if not isinstance(model, Classifier):
         raise UserError(f"cannot save a {type(model).__name__}: expected a Classifier")
-    arrays, config = get_arrays(model), model.config
-    check_arrays(arrays, variables_of(abstract_model(config)), "the model to save")  # as `load` will
-    # Use a single key: safetensors writes keys in random order, but equal models should give equal files.
-    metadata = {_HEADER: json.dumps(dataclasses.asdict(config))}
-    write_bytes(Path(path), safetensors.numpy.save(arrays, metadata))
+    arrays, config, source = get_arrays(model), model.config, "the model to save"
+    check_arrays(arrays, variables_of(abstract_model(config)), source)
+    record = {"config": dataclasses.asdict(config), "arrays": {name: digests.of_array(a) for name, a in arrays.items()}}
+    try:
+        metadata = {_RECORD: json.dumps(digests.seal(record))}
+    except TypeError as error:
+        raise UserError(f"{source} has options that JSON does not hold: {error}") from error
+    data = safetensors.numpy.save(arrays, metadata)
+    read = _describe(io.BytesIO(data), source).config  # as `load` will
+    if read != config:
+        raise UserError(f"{source} would be loaded with another config: {read}, not {config}")
+    write_bytes(Path(path), data)
 
 
 def load(path: str | os.PathLike) -> Classifier:
     """Read a model written by `save`, in evaluation mode.
+
+    Names, shapes and sizes in the header are compared with the config before memory is reserved for the arrays.
 
     Raises:
         UserError: the file is missing (also a FileNotFoundError), damaged or not written by `save`, or its arrays do
@@ -41,19 +74,58 @@ def load(path: str | os.PathLike) -> Classifier:
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"no model file at {path}: expected a .safetensors file written by aire.save")
-    config, arrays = _read(path)
-    return fill_model(config, arrays, str(path))
+    with reading(path), open(path, "rb") as file:
+        config, header, sha256 = _describe(file, str(path))
+    model = abstract_model(config)
+    check_arrays(header.arrays, variables_of(model), str(path))
+    arrays = _read_arrays(path)
+    if sha256 is None:
+        log.warning("%s has no digests, because an older version wrote it: damage cannot be found; save it again", path)
+    elif changed := digests.changed(arrays, sha256):
+        raise DamagedError(f"{path} is damaged: different from what was written: {', '.join(changed)}")
+    set_arrays(model, arrays, str(path))
+    model.eval()
+    return model
 
 
-def _read(path: Path) -> tuple[ModelConfig, dict]:
+def _describe(file: BinaryIO, source: str) -> _Description:
+    """Read the record in the header, and compare its sizes with the arrays before anything is built from them."""
+    header = read_header(file, source)
+    if _RECORD in header.metadata:
+        record = digests.parse_json(header.metadata[_RECORD], f"the record in the header of {source}")
+        record = digests.unseal(record, f"the record in the header of {source}", required=True)
+        fields, sha256 = record.get("config"), record.get("arrays")
+    elif _FIRST_VERSION in header.metadata:
+        fields, sha256 = digests.parse_json(header.metadata[_FIRST_VERSION], f"the config in {source}"), None
+    else:
+        raise UserError(f"{source} is not a model written by aire.save: its header has no {_RECORD!r}")
+    try:
+        config = ModelConfig.from_dict(fields)
+    except (UserError, KeyError, TypeError) as error:
+        reason = "; ".join(str(error).splitlines())[:500]
+        raise UserError(f"{source} has a config that this version does not support: {reason}") from error
+    _check_sizes(config, header, source)
+    return _Description(config, header, sha256)
+
+
+def _check_sizes(config: ModelConfig, header: Header, source: str) -> None:
+    """Raise UserError if a config has more layers or larger sizes than the arrays can hold.
+
+    Every layer has the arrays of `STATE_AXIS`, and no size exceeds the number of numbers in the file. So the work of
+    building the model is bounded by the size of the file, whatever its config says.
+    """
+    found = Counter(name.rpartition("/")[2] for name in header.arrays)
+    layers = min(found[name] for name in kind_of(config.ssm).layer.STATE_AXIS)
+    if layers < len(config.state_sizes):
+        raise UserError(f"{source}: its config has {len(config.state_sizes):,} layers, its arrays have {layers:,}")
+    largest = max(config.d_input, config.d_model, config.d_output, *config.state_sizes)
+    if largest > header.size:
+        raise UserError(f"{source}: its config has a size of {largest:,}, its arrays have {header.size:,} numbers")
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if _HEADER not in metadata:
-                raise UserError(f"{path} is not a model written by aire.save: its header has no {_HEADER!r}")
-            names = file.keys()
-            return ModelConfig.from_dict(json.loads(metadata[_HEADER])), {name: file.get_tensor(name) for name in names}
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise UserError(f"{path} is damaged or not a safetensors file: {error}") from error
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} has a config that this version does not support: {error}") from error

@@ -8,8 +8,10 @@ import numpy as np
 from flax import nnx
 
 from aire.models import Classifier, ModelConfig
+from aire.ssm.abstract import abstract
 from aire.utils.errors import UserError
 
+MOST_PROBLEMS = 50  # in a message
 Abstract = nnx.Variable | jax.ShapeDtypeStruct  # anything with a shape
 
 
@@ -25,7 +27,7 @@ def variables_of(module: nnx.Module) -> dict[str, nnx.Variable]:
 
 def abstract_model(config: ModelConfig) -> Classifier:
     """Return the model of a config with shapes instead of arrays."""
-    return nnx.eval_shape(lambda: Classifier(config, rngs=nnx.Rngs(0)))
+    return abstract(lambda: Classifier(config, rngs=nnx.Rngs(0)))
 
 
 def fill_model(config: ModelConfig, arrays: Mapping[str, np.ndarray], source: str) -> Classifier:
@@ -59,26 +61,34 @@ def set_arrays(module: nnx.Module, arrays: Mapping[str, np.ndarray], source: str
     nnx.update(module, nnx.from_flat_state(filled))
 
 
-def check_arrays(arrays: Mapping[str, np.ndarray], expected: Mapping[str, Abstract], source: str) -> None:
-    """Compare arrays with the variables of a model. `source` is the origin of the arrays, for the message.
+def check_arrays(arrays: Mapping[str, np.ndarray | Abstract], expected: Mapping[str, Abstract], source: str) -> None:
+    """Compare arrays, or only their names and shapes, with the variables of a model.
+
+    Args:
+        arrays: by path; without values if they are `jax.ShapeDtypeStruct`.
+        expected: the variables by path.
+        source: the origin of the arrays, for the message.
 
     Raises:
         UserError: unknown or missing names, wrong shapes or dtypes, NaN or infinite values, invalid channels of an S4D
-            layer. All problems are listed.
+            layer. The first problems are listed.
     """
-    problems = [f"unknown {name}" for name in sorted(arrays.keys() - expected.keys())]
+    problems = [f"unknown {name[:100]}" for name in sorted(arrays.keys() - expected.keys())]
     problems += [f"missing {name}" for name in sorted(expected.keys() - arrays.keys())]
     for name in sorted(arrays.keys() & expected.keys()):
         problems += _compare(name, arrays[name], expected[name])
     if problems:
-        raise UserError(f"{source} does not fit the model: " + "; ".join(problems))
+        more = [f"and {len(problems) - MOST_PROBLEMS} more"] * (len(problems) > MOST_PROBLEMS)
+        raise UserError(f"{source} does not fit the model: " + "; ".join(problems[:MOST_PROBLEMS] + more))
 
 
-def _compare(name: str, array: np.ndarray, variable: Abstract) -> list[str]:
+def _compare(name: str, array: np.ndarray | Abstract, variable: Abstract) -> list[str]:
     if array.shape != variable.shape:
         return [f"{name} has shape {array.shape}, expected {variable.shape}"]
-    if hasattr(type(variable), "fault"):  # a variable that validates its values, such as the channels of S4D
-        return [f"{name} {fault}"] if (fault := variable.fault(array)) else []
+    if isinstance(array, jax.ShapeDtypeStruct):
+        return []
+    if check := getattr(type(variable), "fault", None):  # a variable that validates its values, such as S4D's channels
+        return [f"{name} {fault}"] if (fault := check(variable, array)) else []
     if array.dtype not in (np.float32, np.float64):
         return [f"{name} has dtype {array.dtype}, expected float32 or float64"]
     bad = int((~np.isfinite(array)).sum())

@@ -6,10 +6,13 @@ from typing import Any, Self
 
 from aire.models.activations import ACTIVATIONS
 from aire.ssm import S5Config, kind_of, ssm_config
+from aire.utils.checks import boolean, check, choice, integer, make, number, several
 from aire.utils.errors import UserError
 
 DTYPES = ("float32", "bfloat16")
 POOLINGS = ("mean", "masked_mean", "last")
+# Limits, so that a number typed or read wrong is an error and not a model that fills the memory.
+MAX_CLASSES, MAX_FEATURES, MAX_LAYERS, MAX_STATES = 2**24, 2**16, 1024, 2**24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,20 +54,29 @@ class ModelConfig:
     dtype: str = "float32"
 
     def __post_init__(self):
-        object.__setattr__(self, "state_sizes", tuple(self.state_sizes))
+        sizes: object = self.state_sizes
+        if isinstance(sizes, list):  # as in JSON
+            object.__setattr__(self, "state_sizes", tuple(sizes))
+        check(
+            self,
+            d_input=integer(1, MAX_CLASSES),
+            d_model=integer(1, MAX_FEATURES),
+            d_output=integer(1, MAX_CLASSES),
+            state_sizes=several(integer(0, MAX_STATES), 1, MAX_LAYERS),
+            activation=choice(ACTIVATIONS),
+            prenorm=boolean(),
+            batchnorm=boolean(),
+            bn_momentum=number(0, below=1),
+            dropout=number(0, below=1),
+            pooling=choice(POOLINGS),
+            retrieval=boolean(),
+            dtype=choice(DTYPES),
+        )
         kind_of(self.ssm)
-        if self.activation not in ACTIVATIONS:
-            raise UserError(f"activation={self.activation!r}: expected one of {list(ACTIVATIONS)}")
-        if self.pooling not in POOLINGS:
-            raise UserError(f"pooling={self.pooling!r}: expected one of {list(POOLINGS)}")
-        if self.dtype not in DTYPES:
-            raise UserError(f"dtype={self.dtype!r}: expected one of {list(DTYPES)}")
-        if not self.state_sizes or min(self.state_sizes) < 0:
-            raise UserError(f"state_sizes={self.state_sizes}: expected one size >= 0 per layer, at least one layer")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"dropout={self.dropout}: expected a rate in [0, 1)")
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+    def from_dict(cls, fields: object) -> Self:
         """Invert `dataclasses.asdict`, also after a round trip through JSON."""
-        return cls(**{**fields, "ssm": ssm_config(fields["ssm"])})
+        if not isinstance(fields, Mapping) or "ssm" not in fields:
+            raise UserError(f"model config {fields!r:.200}: expected a mapping with the fields of ModelConfig")
+        return make(cls, {**fields, "ssm": ssm_config(fields["ssm"])})

@@ -1,17 +1,19 @@
 """Score, normalise, select, refit and cut: each step as a function, and all steps in one call."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from aire.pruning import methods, scores, surgery
+from aire.pruning import methods, scores, search, surgery
 from aire.pruning.calibration import Batch, Calibration
 from aire.pruning.methods import Method
 from aire.pruning.moments import Moments
 from aire.pruning.result import PruneResult, result_of
+from aire.pruning.search import Validate
 from aire.pruning.selection import Ratio, select
 from aire.pruning.surgery import Cut
 from aire.ssm import Modes
@@ -24,7 +26,7 @@ def score(
     model: nnx.Module | Mapping[str, Modes],
     method: str | Method = "aire",
     *,
-    moments: Mapping[str, Moments] | None = None,
+    moments: Mapping[str, Moments] | Callable[[Modes], Moments] | None = None,
     normalize: str | None = None,
     unstable: str = "error",
     seed: int = 0,
@@ -34,7 +36,8 @@ def score(
     Args:
         model: any module with state space layers, or the modes of each layer, such as from `Modes.discrete`.
         method: a method of `aire.pruning.methods.METHODS`, a score of `aire.pruning.scores.SCORES`, or a `Method`.
-        moments: by layer path, from `aire.calibrate`, for scores that need them.
+        moments: for scores that need them: by layer path, from `aire.calibrate`; or a closed form of each layer's
+            modes, `aire.pruning.moments.white` or `finite_horizon` with a length bound by `functools.partial`.
         normalize: "prefix" (AIRE-Prune, LAST: comparable across layers), "channel" (the same within each system of a
             bank) or "none" (the raw energies). None uses the setting of the method, which is "prefix" for a score.
         unstable: how a score defined only for stable states treats |λ̄| ≥ 1: "error", or "first" to rank these states
@@ -56,7 +59,8 @@ def score(
     for path, m in (model if isinstance(model, Mapping) else surgery.modes(model)).items():
         _check_modes(path, m, unstable if fn.stable else "ignored")
         defined = m.margin > 0 if fn.stable else jnp.ones(m.margin.shape, bool)
-        energies = scores.evaluate(fn, m, path, moments=None if moments is None else moments.get(path), seed=seed)
+        found = moments(m) if callable(moments) else (moments or {}).get(path)
+        energies = scores.evaluate(fn, m, path, moments=found, seed=seed)
         energies = jnp.where(defined, _checked(path, chosen.score, energies, defined), 0)
         result[path] = jnp.where(defined, scores.NORMALIZATIONS[normalize](energies, m.channel), jnp.inf)
     return result
@@ -131,6 +135,8 @@ def prune(
     method: str | Method = "aire",
     *,
     threshold: float | None = None,
+    tolerance: float | None = None,
+    validate: Validate | None = None,
     scope: str | None = None,
     normalize: str | None = None,
     leave_whole: Sequence[str] = (),
@@ -142,9 +148,12 @@ def prune(
 
     Args:
         model: any module with state space layers. It is not changed.
-        ratio: share of all states to cut, in [0, 1), or shares by layer pattern, as in `select`. Pass `ratio` or
-            `threshold`.
+        ratio: share of all states to cut, in [0, 1), or shares by layer pattern, as in `select`. Pass `ratio`,
+            `threshold` or `tolerance`.
         threshold: the lowest score to keep.
+        tolerance: find the largest ratio that costs at most this much accuracy, such as 0.01, by `search.largest`.
+        validate: maps a model to its accuracy, for `tolerance`. Compile inside it with `nnx.jit`: all models but the
+            last have the size of this one.
         method: a method of `aire.pruning.methods.METHODS`, a score of `aire.pruning.scores.SCORES`, or a `Method`.
         scope, normalize: override the settings of the method, which are "global" and "prefix" for a score. The scope
             "channel" is short for "global" with normalize="channel".
@@ -152,8 +161,9 @@ def prune(
         calibration: unlabelled inputs, as for `aire.calibrate`, for methods that need them.
         unstable, seed: as in `score`.
     Raises:
-        UserError: as in `score` and `select`, or missing calibration.
+        UserError: as in `score`, `select` and `search.largest`, or missing calibration.
     """
+    search.check(tolerance, validate, others=(ratio, threshold))
     if scope == "channel":
         if normalize not in (None, "channel"):
             raise UserError(f"scope='channel' means normalize='channel', not normalize={normalize!r}")
@@ -166,14 +176,11 @@ def prune(
     all_modes = surgery.modes(model)
     moments = calibration.moments(model) if calibration is not None and chosen.needs_moments else None
     state_scores = score(all_modes, chosen, moments=moments, normalize=normalize, unstable=unstable, seed=seed)
-    cut = find_cut(
-        model,
-        state_scores,
-        chosen,
-        ratio=ratio,
-        threshold=threshold,
-        scope=scope,
-        leave_whole=leave_whole,
-        calibration=calibration,
+    find = functools.partial(
+        find_cut, model, state_scores, chosen, scope=scope, leave_whole=leave_whole, calibration=calibration
     )
+    if tolerance is not None and validate is not None:
+        cut = search.largest(model, lambda ratio: find(ratio=ratio), tolerance, validate)
+    else:
+        cut = find(ratio=ratio, threshold=threshold)
     return result_of(model, all_modes, state_scores, cut)

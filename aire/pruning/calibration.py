@@ -1,7 +1,7 @@
 """Calibration: measure the moments of every layer's states on unlabelled inputs."""
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 import jax
@@ -12,14 +12,11 @@ from jaxtyping import Array, Float, Int, Num
 from numpy.typing import ArrayLike
 
 from aire.models import stack_documents
+from aire.pruning import features, gram
 from aire.pruning.moments import Moments
 from aire.ssm import StateSpaceLayer, layers, map_layers
 from aire.ssm.paths import path_name
 from aire.utils.errors import UserError
-
-# Maximum size of the states computed at once, in numbers: 64 MiB. The states of a bank for a batch of long sequences
-# would need gigabytes.
-_STATE_NUMBERS = 2**24
 
 Batch = ArrayLike | Mapping[str, ArrayLike]  # x, or a dict with x and, for padded sequences, lengths
 
@@ -41,37 +38,67 @@ def calibrate(model: nnx.Module, batches: Iterable[Batch]) -> dict[str, Moments]
     model.eval()
     graphdef, state = nnx.split(model)
     found_layers = layers(model)
-    places = {path: _places(layer) for path, layer in found_layers.items()}
-    directions = {path: len(layer.reverse) for path, layer in found_layers.items()}
+    place = {path: features.places(layer.channels()) for path, layer in found_layers.items()}
+    extents = tuple((path, features.extent(p)) for path, p in place.items())
 
-    @jax.jit
-    def measure(state: nnx.State, x: Array, lengths: Array | None) -> dict[str, dict[str, Array]]:
-        sums: dict[str, dict[str, Array]] = {}
-        mask_rows = functools.partial(_mask, stack_documents(x, lengths)[1])
-
-        def recording(path: tuple, layer: StateSpaceLayer) -> Recording:
-            return Recording(layer, places[path_name(path)], mask_rows, sums.setdefault(path_name(path), {}))
-
-        call = map_layers(nnx.merge(graphdef, state), recording)
-        call(x) if lengths is None else call(x, lengths)
-        return sums
-
-    total: dict[str, Moments] = {}
+    total: dict[str, dict[str, np.ndarray]] = {}
     for batch in batches:
-        x, lengths = inputs(batch)
-        for path, found in jax.device_get(measure(state, x, lengths)).items():
+        for path, found in jax.device_get(_measure(graphdef, extents, state, *inputs(batch))).items():
             if found:
-                new = Moments(
-                    steps=float(found["steps"]),
-                    outer=np.asarray(found["outer"], np.float64),
-                    output=float(found["output"]),
-                    place=places[path],
-                    directions=directions[path],
-                )
-                total[path] = total[path] + new if path in total else new
-    if missing := places.keys() - total.keys():
+                old = total.get(path, {})
+                total[path] = {name: old.get(name, 0) + np.asarray(a, np.float64) for name, a in found.items()}
+    if missing := found_layers.keys() - total.keys():
         raise UserError(f"no moments of layers {sorted(missing)}: there was no batch, or the model does not call them")
-    return {path: total[path] for path in places}
+    return {path: _moments(layer, place[path], total[path]) for path, layer in found_layers.items()}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _measure(
+    graphdef: nnx.GraphDef,
+    extents: tuple[tuple[str, gram.Extent], ...],
+    state: nnx.State,
+    x: Array,
+    lengths: Array | None,
+) -> dict[str, dict[str, Array]]:
+    """The sums of one batch by layer path. Models of the same structure share a compilation."""
+    found: dict[str, dict[str, Array]] = {path: {} for path, _ in extents}
+    size, stacked = dict(extents), stack_documents(x, lengths)[1]
+
+    def recording(path: tuple, layer: StateSpaceLayer) -> Recording:
+        name = path_name(path)
+        return Recording(layer, functools.partial(_record, layer, size[name], stacked, found[name]))
+
+    call = map_layers(nnx.merge(graphdef, state), recording)
+    call(x) if lengths is None else call(x, lengths)
+    return found
+
+
+def _record(
+    layer: StateSpaceLayer,
+    size: gram.Extent,
+    lengths: Array | np.ndarray | None,
+    found: dict[str, Array],
+    u: Array,
+    y: Array,
+) -> None:
+    """Add the sums of one call to those found so far."""
+    B, L, _ = u.shape
+    mask = true_steps(lengths, (B, L))
+    new = gram.sums(layer, size, u, None if lengths is None else jnp.clip(lengths, 0, L)) | {
+        "steps": mask.sum(),
+        "output": jnp.sum(mask * jnp.sum(y.astype(jnp.float32) ** 2, axis=-1)),
+    }
+    found.update({name: found[name] + value if name in found else value for name, value in new.items()})
+
+
+def _moments(layer: StateSpaceLayer, place: features.Place, found: dict[str, np.ndarray]) -> Moments:
+    return Moments(
+        steps=float(found["steps"]),
+        outer=gram.expand(layer.modes(), layer.reverse, place, found),
+        output=float(found["output"]),
+        place=place,
+        directions=len(layer.reverse),
+    )
 
 
 def inputs(batch: Batch) -> tuple[Num[Array, "..."], Int[Array, "..."] | None]:
@@ -85,10 +112,17 @@ def inputs(batch: Batch) -> tuple[Num[Array, "..."], Int[Array, "..."] | None]:
 
 
 class Calibration:
-    """Calibration batches in memory, with a cache of their moments for the last model."""
+    """Calibration batches in memory, with a cache of their moments for the last model.
 
-    def __init__(self, batches: Iterable[Batch]):
+    Args:
+        batches: as for `calibrate`.
+        fits: the layers that `reconstruct` has fitted, by a digest of all that they depend on. A mapping that lives on
+            a disk lets a stopped reconstruction go on.
+    """
+
+    def __init__(self, batches: Iterable[Batch], fits: MutableMapping[str, Mapping[str, np.ndarray]] | None = None):
         self.batches = list(batches)
+        self.fits = {} if fits is None else fits
         self._measured: tuple[nnx.Module, dict[str, Moments]] | None = None
 
     def moments(self, model: nnx.Module) -> dict[str, Moments]:
@@ -99,87 +133,24 @@ class Calibration:
 
 
 class Recording(nnx.Module):
-    """A layer that accumulates the moments of its calls while a function is traced.
+    """A layer that calls `record(u, y)` with its inputs and its outputs C x + D u while a function is traced."""
 
-    Args:
-        layer: the layer.
-        place: as in `Moments`.
-        mask_rows: maps the shape (B, L) of the inputs to a mask, 1 for true steps and 0 for padding.
-        sums: the moments are added to this dict.
-    """
-
-    def __init__(self, layer: StateSpaceLayer, place: np.ndarray, mask_rows: Any, sums: dict[str, Array]):
+    def __init__(self, layer: StateSpaceLayer, record: Callable[[Array, Array], None]):
         self.layer = layer
-        self._record = functools.partial(_record, layer, place, mask_rows, sums)
+        self._record = record
 
     def __call__(self, u: Array, *args: Any, **options: Any) -> Array:
         y = self.layer(u, *args, **options)
-        self._record(u, y)
+        # Without an output stage, y is the output of the state space. XLA would not see that two scans are one.
+        has_stage = type(self.layer).system is not StateSpaceLayer.system
+        self._record(u, self.layer.system(u) if has_stage else y)
         return y
 
     def __getattr__(self, name: str) -> Any:  # for models that read attributes of their layer
         return getattr(object.__getattribute__(self, "layer"), name)
 
 
-def _record(
-    layer: StateSpaceLayer, place: np.ndarray, mask_rows: Any, sums: dict[str, Array], u: Array, y: Array
-) -> None:
-    mask = mask_rows(u.shape[:2])
-    new = {
-        "steps": mask.sum(),
-        "outer": _outer(layer, place, u, mask),
-        "output": jnp.sum(mask * jnp.sum(y.astype(jnp.float32) ** 2, axis=-1)),
-    }
-    sums.update({name: sums[name] + value if name in sums else value for name, value in new.items()})
-
-
-def _outer(
-    layer: StateSpaceLayer, place: np.ndarray, u: Float[Array, "B L H"], mask: Float[Array, "B L"]
-) -> Float[Array, "channels F F"]:
-    """Σ z zᵀ over the true steps of a batch, a few rows at a time."""
-    B, L, _ = u.shape
-    channels, width = _extent(place)
-    features = 2 * len(layer.reverse) * width
-    if layer.n_states == 0:
-        return jnp.zeros((channels, features, features))
-    rows = int(np.clip(_STATE_NUMBERS // (L * features * channels), 1, B))
-    pad = -B % rows  # rows without true steps
-    chunks = [jnp.pad(a, [(0, pad)] + [(0, 0)] * (a.ndim - 1)).reshape(-1, rows, *a.shape[1:]) for a in (u, mask)]
-
-    def add(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
-        z = _features(layer.state_pairs(chunk[0]), place) * chunk[1].reshape(-1, 1, 1)
-        return total + jnp.einsum("scf,scg->cfg", z, z, precision="highest"), None
-
-    zero = jnp.zeros((channels, features, features), layer.D.dtype)
-    return jax.lax.scan(add, zero, (chunks[0], chunks[1]))[0]
-
-
-def _features(x: Float[Array, "B L R 2 n"], place: np.ndarray) -> Float[Array, "BL channels F"]:
-    """z at every step, from the states."""
-    B, L, R, _, n = x.shape
-    channels, width = _extent(place)
-    if channels == 1:
-        return x.reshape(B * L, 1, -1)
-    index = np.full((channels, width), n)
-    index[tuple(place)] = np.arange(n)
-    z = jnp.take(x.reshape(B * L, R, 2, n), index, axis=-1, mode="fill", fill_value=0)
-    return jnp.moveaxis(z, 3, 1).reshape(B * L, channels, -1)
-
-
-def _places(layer: StateSpaceLayer) -> Int[np.ndarray, "2 n"]:
-    """The channel of each state, and its index among the states of that channel."""
-    channel = np.asarray(layer.channels())
-    first = np.searchsorted(channel, channel)
-    return np.stack([channel, np.arange(channel.size) - first])
-
-
-def _extent(place: np.ndarray) -> tuple[int, int]:
-    """The number of channels up to the last with a state, and the largest number of states in a channel."""
-    channel, within = place
-    return int(channel.max(initial=0)) + 1, int(within.max(initial=-1)) + 1
-
-
-def _mask(
+def true_steps(
     lengths: Int[Array | np.ndarray, "..."] | None, shape: tuple[int, int]
 ) -> Float[Array, "{shape[0]} {shape[1]}"]:
     """1 for true steps and 0 for padding, float32."""

@@ -9,8 +9,10 @@ from collections.abc import Callable
 
 from flax import nnx
 
-from aire.pruning import scores
+from aire.pruning import scores, surgeon
 from aire.pruning.calibration import Calibration
+from aire.pruning.reconstruct import reconstruct
+from aire.pruning.refit import refit
 from aire.pruning.surgery import Cut
 from aire.utils.errors import UserError
 
@@ -66,7 +68,13 @@ METHODS: dict[str, Method] = {
     "aire_uniform": Method("aire", "prefix", "uniform"),
     "aire_released": Method("aire_released"),
     "last_released": Method("last_released"),
-    "measured": Method("measured"),  # ours: AIRE with measured in place of white-noise energies
+    # Ours, with calibration inputs. "measured" is AIRE with measured in place of white-noise energies.
+    "measured": Method("measured"),
+    "aire_refit": Method("aire", refit=refit),
+    "measured_refit": Method("measured", refit=refit),
+    "surgeon_order": Method(surgeon.SCORE, "none"),
+    "surgeon": Method(surgeon.SCORE, "none", refit=refit),
+    "reconstruct": Method(surgeon.SCORE, "none", refit=reconstruct),
 }
 
 

@@ -1,10 +1,15 @@
-"""Moments: second moments of a layer on data, as sums over time steps."""
+"""Moments: second moments of a layer's states, measured on data, or in closed form under white-noise inputs."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Self
 
 import numpy as np
-from jaxtyping import Float64, Int
+from jaxtyping import Complex128, Float64, Int
+
+from aire.pruning import features
+from aire.ssm import Modes
+from aire.utils.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,3 +53,82 @@ class Moments:
     def output_energy(self) -> float:
         """E‖y‖², the mean energy of the layer's output per step."""
         return self.output / self.steps
+
+
+def white(modes: Modes) -> Moments:
+    """Compute the moments under white noise of unit variance, in the steady state.
+
+    E[x_i x_j*] = B̄_i B̄_jᴴ / (1 − λ̄_i λ̄_j*), the solution of the Lyapunov equation. Its diagonal times ‖C_i‖² is the
+    AIRE energy. `steps` is 1, so `outer` is the covariance. The output is s Re(C x), without the skip D u.
+
+    Raises:
+        UserError: a state is unstable.
+    """
+    if (np.asarray(modes.margin) <= 0).any():
+        raise UserError("white noise has no steady state in an unstable layer: pass moments over a finite horizon")
+    return _closed_form(modes, lambda q: 1 / (1 - q))
+
+
+def finite_horizon(modes: Modes, length: int) -> Moments:
+    """Compute the mean moments over the steps of a sequence of white noise, from zero states.
+
+    Differs from `white` where the memory of a state is longer than the sequence. Unstable states are allowed:
+    E[x_i x_j*] = B̄_i B̄_jᴴ/L Σ_{k=1}^{L} Σ_{j<k} (λ̄_i λ̄_j*)^j with L the length.
+
+    Raises:
+        UserError: the length is below 1.
+    """
+    if length < 1:
+        raise UserError(f"length={length}: expected at least one step")
+    return _closed_form(modes, lambda q: _mean_partial_sum(q, length))
+
+
+Summed = Callable[[Complex128[np.ndarray, "*A"]], Complex128[np.ndarray, "*A"]]
+
+
+def _closed_form(modes: Modes, summed: Summed) -> Moments:
+    """The moments E[x_i x_j*] = B̄_i B̄_jᴴ f(λ̄_i λ̄_j*) and E[x_i x_j] = B̄_i B̄_jᵀ f(λ̄_i λ̄_j), by channel.
+
+    Both directions have them. They share only the current input, so that across directions f = 1.
+    """
+    place, directions, G = features.places(modes.channel), modes.C.shape[0], features.readout(modes)
+    lam = features.in_channels(accurate_eigenvalues(modes), place)
+    B = features.in_channels(np.asarray(modes.B_bar, np.complex128), place)
+    own, across = (
+        _real_form(
+            f(lam[:, :, None] * lam[:, None].conj()) * (B @ B.conj().swapaxes(1, 2)),
+            f(lam[:, :, None] * lam[:, None]) * (B @ B.swapaxes(1, 2)),
+        )
+        for f in (summed, np.ones_like)
+    )
+    outer = np.block([[own if r == s else across for s in range(directions)] for r in range(directions)])
+    return Moments(1.0, outer, float(np.sum((G @ outer) * G)), place, directions)
+
+
+def accurate_eigenvalues(modes: Modes) -> Complex128[np.ndarray, "n"]:
+    """λ̄ in float64 with the magnitude that belongs to the margin, which has more digits near |λ̄| = 1."""
+    lam = np.asarray(modes.Lambda_bar, np.complex128)
+    magnitude = np.sqrt(np.maximum(1 - np.asarray(modes.margin, np.float64), 0))
+    return lam * np.divide(magnitude, abs(lam), out=np.ones_like(magnitude), where=lam != 0)
+
+
+def _mean_partial_sum(q: Complex128[np.ndarray, "*A"], length: int) -> Complex128[np.ndarray, "*A"]:
+    """1/L Σ_{k=1}^{L} S_k with S_k = Σ_{j<k} q^j.
+
+    Adds runs of steps, doubled for every bit of L: S_{a+b} = S_a + q^a S_b, and T_{a+b} = T_a + b S_a + q^a T_b with
+    T_k = S_1 + … + S_k. No division by 1 − q, so that it holds near and at q = 1.
+    """
+    a, S, T, power = 0, np.zeros_like(q), np.zeros_like(q), np.ones_like(q)
+    for bit in f"{length:b}":
+        a, S, T, power = 2 * a, S + power * S, T + a * S + power * T, power * power
+        if bit == "1":
+            a, S, power = a + 1, S + power, power * q
+            T = T + S
+    return T / length
+
+
+def _real_form(
+    W: Complex128[np.ndarray, "channels m m"], V: Complex128[np.ndarray, "channels m m"]
+) -> Float64[np.ndarray, "channels 2*m 2*m"]:
+    """E[z zᵀ] with z = [Re x; Im x], from W = E[x xᴴ] and V = E[x xᵀ]."""
+    return np.block([[(V + W).real, (V - W).imag], [(V + W).imag, (W - V).real]]) / 2

@@ -16,6 +16,10 @@ SCOPES = ("global", "uniform")
 Ratio = float | Mapping[str, float]  # share of states to cut, of the model or by layer pattern
 
 
+class NothingLeft(UserError):
+    """The ratio would keep no state."""
+
+
 def select(
     scores: Mapping[str, Float[Array, "_"]],
     *,
@@ -119,7 +123,7 @@ def _highest(scores: Mapping[str, Array], ratio: float, scope: str) -> dict[str,
 
 def _check_budget(ratio: float, budget: int, total: int) -> None:
     if total and not budget:
-        raise UserError(f"ratio={ratio} would keep none of the {total} states: pass a smaller ratio")
+        raise NothingLeft(f"ratio={ratio} would keep none of the {total} states: pass a smaller ratio")
 
 
 def _above(scores: Mapping[str, Array], threshold: float, may_be_empty: bool) -> dict[str, Array]:

@@ -1,7 +1,6 @@
 """Apply a `Cut` to a model: the smaller model, or an equivalent masked model of the same size."""
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from aire.ssm import Modes, StateSpaceLayer, layers, map_layers
 from aire.ssm.paths import path_name
+from aire.utils import digests
 from aire.utils.errors import UserError
 
 # Roles of the parameters that a cut may replace besides the readout.
@@ -62,17 +62,7 @@ class Cut:
 
     def digest(self) -> str:
         """SHA-256 of the masks and replaced arrays."""
-        return digest(self.arrays())
-
-
-def digest(arrays: Mapping[str, ArrayLike]) -> str:
-    """SHA-256 of named arrays as hexadecimal digits, independent of their order."""
-    sha = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        sha.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        sha.update(array.data)
-    return sha.hexdigest()
+        return digests.of_arrays(self.arrays())
 
 
 def modes(model: nnx.Module) -> dict[str, Modes]:
@@ -107,7 +97,7 @@ def apply_masked(model: nnx.Module, cut: Cut) -> nnx.Module:
 
     def masked(path: str, layer: StateSpaceLayer) -> StateSpaceLayer:
         keep = np.asarray(cut.keep[path])
-        layer = layer.mask(keep).with_parameters(_spread(layer, keep, cut.fitted.get(path, {})))
+        layer = layer.mask(keep).with_parameters(spread(layer, keep, cut.fitted.get(path, {})))
         if path not in cut.readouts:
             return layer
         C, D = cut.readouts[path]
@@ -118,7 +108,7 @@ def apply_masked(model: nnx.Module, cut: Cut) -> nnx.Module:
     return map_layers(model, lambda path, layer: masked(path_name(path), layer))
 
 
-def _spread(layer: StateSpaceLayer, keep: np.ndarray, fitted: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
+def spread(layer: StateSpaceLayer, keep: np.ndarray, fitted: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
     """Parameters of the cut layer, in the shapes of the uncut one. Cut states keep their old values."""
     spread = {}
     for name, array in fitted.items():

@@ -148,7 +148,7 @@ def states_per_layer(before: Sequence[int], after: Mapping[str, Sequence[int]], 
     for (row, layer), n in np.ndenumerate(sizes):
         axes.text(layer, row, n, ha="center", va="center", fontsize=8)
     axes.set_yticks(range(len(sizes)), ["before", *after], fontsize=8)
-    axes.set_xticks(range(len(before)), range(1, len(before) + 1), fontsize=8)
+    axes.set_xticks(range(len(before)), [str(i + 1) for i in range(len(before))], fontsize=8)
     axes.set_xlabel("layer", fontsize=8)
     axes.set_title(f"{title}: states kept", fontsize=9)
     axes.tick_params(length=0)

@@ -83,7 +83,11 @@ class StateSpaceLayer(nnx.Module):
 
     def modes(self) -> Modes:
         """The layer as a bank of discrete modes, the input of scores."""
-        return Modes(*self.discrete(), self.readout(), self.margin(), self.channels())
+        return Modes(*self.discrete(), self.readout(), self.margin(), self.channels(), self.output_scale)
+
+    def system(self, u: Shaped[ArrayLike, "B L H"]) -> Float[Array, "B L H"]:
+        """The output of the state space, y_k = s Re(C x_k) + D u_k. Differs from a call if an output stage follows."""
+        return self(u)
 
     def state_pairs(self, u: Float[Array, "B L H"]) -> Float[Array, "B L R 2 n"]:
         """Real and imaginary part of all states, from zero initial states."""

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
+from aire.utils.checks import boolean, choice, number
 from aire.utils.errors import UserError
 
 Discrete = tuple[Complex[Array, "P"], Complex[Array, "P H"]]
@@ -60,10 +61,17 @@ def bilinear_log(Lambda: Complex[Array, "P"], Delta: Float[Array, "P"]) -> Compl
 DISCRETIZATIONS = {"zoh": (zoh, zoh_margin), "bilinear": (bilinear, bilinear_margin)}
 LOGARITHMS = {"zoh": zoh_log, "bilinear": bilinear_log}
 
+# Rules of the options that S5 and S4D share.
+OPTION_RULES = {
+    "dt_min": number(above=0),
+    "dt_max": number(above=0),
+    "bidirectional": boolean(),
+    "discretization": choice(DISCRETIZATIONS),
+    "step_rescale": number(above=0),
+}
 
-def check_options(discretization: str, dt_min: float, dt_max: float) -> None:
-    """Raise UserError for an unknown discretisation or an empty range of time steps."""
-    if discretization not in DISCRETIZATIONS:
-        raise UserError(f"discretization={discretization!r}: expected one of {sorted(DISCRETIZATIONS)}")
-    if not 0 < dt_min <= dt_max:
-        raise UserError(f"time steps in [{dt_min}, {dt_max}]: expected 0 < dt_min <= dt_max")
+
+def check_steps(dt_min: float, dt_max: float) -> None:
+    """Raise UserError for an empty range of time steps."""
+    if dt_min > dt_max:
+        raise UserError(f"dt_min={dt_min}, dt_max={dt_max}: expected dt_min <= dt_max")

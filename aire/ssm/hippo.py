@@ -6,6 +6,10 @@ import numpy as np
 from jaxtyping import Array, Complex128, Float32, PRNGKeyArray
 from scipy.linalg import block_diag
 
+from aire.utils.errors import UserError
+
+MAX_SIZE = 2**14  # Already this eigendecomposition takes gigabytes and minutes.
+
 
 def hippo_n(n: int) -> tuple[Complex128[np.ndarray, "n"], Complex128[np.ndarray, "n n"]]:
     """Eigendecomposition of HiPPO-N, the normal part of the HiPPO-LegS matrix.
@@ -17,7 +21,13 @@ def hippo_n(n: int) -> tuple[Complex128[np.ndarray, "n"], Complex128[np.ndarray,
         n: size of the matrix.
     Returns:
         Eigenvalues by ascending imaginary part, and eigenvectors V.
+    Raises:
+        UserError: n is above `MAX_SIZE`.
     """
+    if n > MAX_SIZE:
+        raise UserError(
+            f"HiPPO matrix of {n:,} states: expected at most {MAX_SIZE:,}; take more blocks or fewer states"
+        )
     p = np.sqrt(np.arange(n) + 0.5)
     lower = -np.tril(np.outer(p, p), k=-1)
     skew = lower - lower.T
@@ -40,10 +50,15 @@ def hippo_n_blocks(
     Returns:
         Eigenvalues and eigenvectors V of the stored states of complete blocks, which are P or more.
     """
-    stored = max(1, -(-n_states // blocks))
-    size = 2 * stored if conj_sym else stored
+    size, stored = (n // blocks for n in block_sizes(n_states, blocks, conj_sym))
     Lambda, V = hippo_n(size)
     return np.tile(Lambda[:stored], blocks), block_diag(*[V[:, :stored]] * blocks)
+
+
+def block_sizes(n_states: int, blocks: int, conj_sym: bool) -> tuple[int, int]:
+    """The shape of the eigenvectors of `hippo_n_blocks`: the size of the matrix and the stored states."""
+    stored = max(1, -(-n_states // blocks)) * blocks
+    return 2 * stored if conj_sym else stored, stored
 
 
 def s4d_legs(N: int) -> Complex128[np.ndarray, "pairs"]:

@@ -11,6 +11,7 @@ from jax.nn.initializers import normal
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 from aire.ssm.mimo import MIMO
+from aire.utils.checks import boolean, check, number
 from aire.utils.errors import UserError
 
 
@@ -32,10 +33,10 @@ class LRUConfig:
     bidirectional: bool = False
 
     def __post_init__(self):
-        if not 0 <= self.r_min < self.r_max <= 1:
-            raise UserError(f"r_min={self.r_min}, r_max={self.r_max}: expected 0 <= r_min < r_max <= 1")
-        if not 0 < self.max_phase < math.inf:
-            raise UserError(f"max_phase={self.max_phase}: expected a positive angle")
+        radius = number(0, high=1)
+        check(self, r_min=radius, r_max=radius, max_phase=number(above=0), bidirectional=boolean())
+        if self.r_min >= self.r_max:
+            raise UserError(f"r_min={self.r_min}, r_max={self.r_max}: expected r_min < r_max")
 
 
 class LRU(MIMO):

@@ -15,7 +15,7 @@ from aire.utils.errors import UserError
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Modes:
-    """The n modes of one layer: x_k = λ̄ x_{k-1} + B̄ u_k, y_k = C x_k.
+    """The n modes of one layer: x_k = λ̄ x_{k-1} + B̄ u_k, y_k = s Re(C x_k).
 
     This form covers a multi-input, multi-output system (S5: all modes in channel 0) and a bank of independent systems
     with different numbers of modes (S4D: one input and one output per channel).
@@ -26,6 +26,7 @@ class Modes:
         C: output matrix. Two directions share λ̄ and B̄.
         margin: 1 − |λ̄|², accurate for |λ̄| close to 1; zero or negative for an unstable mode.
         channel: the system that each mode belongs to, ascending.
+        scale: the factor s of the output: 2 if one of each conjugate pair is stored. Scores do not depend on it.
     """
 
     Lambda_bar: Complex[Array, "n"]
@@ -33,10 +34,17 @@ class Modes:
     C: Complex[Array, "R O n"]
     margin: Float[Array, "n"]
     channel: Int[Array, "n"]
+    scale: float = dataclasses.field(default=1.0, metadata={"static": True})
 
     @classmethod
     def discrete(
-        cls, Lambda_bar: ArrayLike, B_bar: ArrayLike, C: ArrayLike, *, channel: ArrayLike | None = None
+        cls,
+        Lambda_bar: ArrayLike,
+        B_bar: ArrayLike,
+        C: ArrayLike,
+        *,
+        channel: ArrayLike | None = None,
+        scale: float = 1.0,
     ) -> Self:
         """Make modes from arrays of any framework that `numpy.asarray` accepts.
 
@@ -48,6 +56,7 @@ class Modes:
             B_bar: discrete input matrix B̄, (n, inputs).
             C: output matrix, (outputs, n), or (directions, outputs, n).
             channel: the independent system that each mode belongs to, integers (n,), ascending. None: one system.
+            scale: factor of the output, as in `Modes`.
         Raises:
             UserError: an array has a wrong shape or is not numeric, or channels descend.
         """
@@ -68,7 +77,7 @@ class Modes:
         dtype = jax.dtypes.canonicalize_dtype(np.result_type(*arrays.values(), np.complex64))
         margin = ((1 - radius) * (1 + radius)).astype(np.finfo(dtype).dtype)
         Lambda_bar, B_bar, C = (jnp.asarray(a, dtype) for a in (lam, B, C))
-        return cls(Lambda_bar, B_bar, C, jnp.asarray(margin), jnp.asarray(channel, np.int32))
+        return cls(Lambda_bar, B_bar, C, jnp.asarray(margin), jnp.asarray(channel, np.int32), scale)
 
 
 def _numbers(name: str, array: ArrayLike) -> np.ndarray:

@@ -9,6 +9,7 @@ from aire.ssm.base import StateSpaceLayer
 from aire.ssm.lru import LRU, LRUConfig
 from aire.ssm.s4d import S4D, S4DConfig
 from aire.ssm.s5 import S5, S5Config
+from aire.utils.checks import make
 from aire.utils.errors import UserError
 
 
@@ -76,18 +77,23 @@ def register(kind: LayerKind) -> None:
 
 def kind_of(config: Any) -> LayerKind:
     """The kind of layer that these options belong to. Raise UserError if it is not registered."""
-    return _get(getattr(config, "kind", None))
+    kind = _get(getattr(config, "kind", None))
+    if not isinstance(config, kind.config):
+        raise UserError(f"ssm={config!r}: expected an instance of {kind.config.__name__}")
+    return kind
 
 
-def ssm_config(fields: Mapping[str, Any]) -> Any:
+def ssm_config(fields: object) -> Any:
     """Make the options of a layer from a mapping with the key `kind`, "s5" by default.
 
     Raises:
         UserError: an unknown kind or an invalid option.
     """
+    if not isinstance(fields, Mapping):
+        raise UserError(f"ssm={fields!r}: expected a mapping with the key 'kind'")
     options = dict(fields)
     kind = _get(options.pop("kind", "s5"))  # the first files have no kind
-    return kind.config(**options)
+    return make(kind.config, options)
 
 
 def _is_frozen(config: Any) -> bool:
@@ -95,6 +101,6 @@ def _is_frozen(config: Any) -> bool:
 
 
 def _get(name: Any) -> LayerKind:
-    if name not in KINDS:
+    if not isinstance(name, str) or name not in KINDS:
         raise UserError(f"ssm.kind={name!r}: expected one of {sorted(KINDS)}")
     return KINDS[name]

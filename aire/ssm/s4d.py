@@ -9,13 +9,14 @@ import numpy as np
 from flax import nnx
 from jax.nn.initializers import normal
 from jax.typing import ArrayLike
-from jaxtyping import Array, Complex, Float, Int32, PRNGKeyArray, Shaped
+from jaxtyping import Array, Complex, Float, Float64, Int32, PRNGKeyArray, Shaped
 
 from aire.ssm import hippo
+from aire.ssm.abstract import host_arrays
 from aire.ssm.base import StateSpaceLayer, as_floats
-from aire.ssm.discretize import DISCRETIZATIONS, LOGARITHMS, check_options
+from aire.ssm.discretize import DISCRETIZATIONS, LOGARITHMS, OPTION_RULES, check_steps
 from aire.ssm.kernel import bank_kernel, convolve
-from aire.utils.errors import UserError
+from aire.utils.checks import check, choice
 
 
 class Channel(nnx.Variable):
@@ -51,9 +52,8 @@ class S4DConfig:
     step_rescale: float = 1.0
 
     def __post_init__(self):
-        check_options(self.discretization, self.dt_min, self.dt_max)
-        if self.init not in hippo.S4D_INITS:
-            raise UserError(f"init={self.init!r}: expected one of {sorted(hippo.S4D_INITS)}")
+        check(self, init=choice(hippo.S4D_INITS), **OPTION_RULES)
+        check_steps(self.dt_min, self.dt_max)
 
 
 class S4D(StateSpaceLayer):
@@ -183,7 +183,10 @@ class S4DLayer(S4D):
 
     def __call__(self, u: Shaped[ArrayLike, "B L H"]) -> Float[Array, "B L H"]:
         """Apply the layer to a sequence, from zero initial states."""
-        return self._mix(super().__call__(u))
+        return self._mix(self.system(u))
+
+    def system(self, u: Shaped[ArrayLike, "B L H"]) -> Float[Array, "B L H"]:
+        return super().__call__(u)
 
     def step(
         self, u: Float[Array, "B H"], x: Complex[Array, "B n"]
@@ -204,11 +207,13 @@ def init_params(key: PRNGKeyArray, d_model: int, n_states: int, config: S4DConfi
     """
     C_key, D_key, step_key = jax.random.split(key, 3)
     pairs = -(-n_states // d_model)
-    A = np.tile(hippo.S4D_INITS[config.init](2 * pairs), d_model)
-    C = normal(stddev=0.5**0.5)(C_key, (2, 1 + config.bidirectional, A.size), jnp.float32)
+    real, imag = host_arrays(
+        lambda: _eigenvalues(config.init, pairs), *[jax.ShapeDtypeStruct((pairs,), jnp.float32)] * 2
+    )
+    C = normal(stddev=0.5**0.5)(C_key, (2, 1 + config.bidirectional, d_model * pairs), jnp.float32)
     base = {
-        "log_A_real": jnp.asarray(np.log(-A.real), jnp.float32),
-        "A_imag": jnp.asarray(A.imag, jnp.float32),
+        "log_A_real": jnp.tile(real, d_model),
+        "A_imag": jnp.tile(imag, d_model),
         "C_re": C[0],
         "C_im": C[1],
         "channel": jnp.repeat(jnp.arange(d_model, dtype=jnp.int32), pairs),
@@ -218,3 +223,9 @@ def init_params(key: PRNGKeyArray, d_model: int, n_states: int, config: S4DConfi
         "log_dt": hippo.log_steps(step_key, d_model, config.dt_min, config.dt_max),
         "D": normal(stddev=1.0)(D_key, (d_model,), jnp.float32),
     }
+
+
+def _eigenvalues(init: str, pairs: int) -> tuple[Float64[np.ndarray, "{pairs}"], Float64[np.ndarray, "{pairs}"]]:
+    """log(−Re A) and Im A of one channel."""
+    A = hippo.S4D_INITS[init](2 * pairs)
+    return np.log(-A.real), A.imag

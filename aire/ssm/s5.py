@@ -6,17 +6,18 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.nn.initializers import lecun_normal, normal
-from jaxtyping import Array, Complex, Complex64, Complex128, Float, PRNGKeyArray
+from jaxtyping import Array, Complex, Complex64, Float, PRNGKeyArray
 
 from aire.ssm import hippo
-from aire.ssm.discretize import DISCRETIZATIONS, check_options
+from aire.ssm.abstract import host_arrays
+from aire.ssm.discretize import DISCRETIZATIONS, OPTION_RULES, check_steps
 from aire.ssm.mimo import MIMO
-from aire.utils.errors import UserError
+from aire.utils.checks import boolean, check, choice, integer
 
 C_INITS = ("lecun_normal", "trunc_standard_normal", "complex_normal")
+MAX_BLOCKS = 1024  # The initialisation makes a matrix of at least this size squared.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +48,15 @@ class S5Config:
     step_rescale: float = 1.0
 
     def __post_init__(self):
-        check_options(self.discretization, self.dt_min, self.dt_max)
-        if self.C_init not in C_INITS:
-            raise UserError(f"C_init={self.C_init!r}: expected one of {sorted(C_INITS)}")
-        if self.blocks < 1:
-            raise UserError(f"blocks={self.blocks}: expected at least 1")
+        check(
+            self,
+            blocks=integer(1, MAX_BLOCKS),
+            C_init=choice(C_INITS),
+            conj_sym=boolean(),
+            clip_eigs=boolean(),
+            **OPTION_RULES,
+        )
+        check_steps(self.dt_min, self.dt_max)
 
 
 class S5(MIMO):
@@ -116,13 +121,18 @@ def init_params(key: PRNGKeyArray, d_model: int, n_states: int, config: S5Config
     Drawn for complete HiPPO-N blocks, then sliced to `n_states`, so any state count is possible.
     """
     B_key, C_key, D_key, step_key = jax.random.split(key, 4)
-    Lambda, V = hippo.hippo_n_blocks(n_states, config.blocks, config.conj_sym)
-    B = lecun_normal()(B_key, (V.shape[0], d_model), jnp.float32).astype(jnp.complex64)
-    B = jnp.asarray(V.conj().T, jnp.complex64) @ B
+    size, stored = hippo.block_sizes(n_states, config.blocks, config.conj_sym)
+    Lambda, V = host_arrays(
+        lambda: hippo.hippo_n_blocks(n_states, config.blocks, config.conj_sym),
+        jax.ShapeDtypeStruct((stored,), jnp.complex64),
+        jax.ShapeDtypeStruct((size, stored), jnp.complex64),
+    )
+    B = lecun_normal()(B_key, (size, d_model), jnp.float32).astype(jnp.complex64)
+    B = V.conj().T @ B
     C = jnp.stack([_init_C(k, d_model, V, config.C_init) for k in jax.random.split(C_key, 1 + config.bidirectional)])
     base = {
-        "Lambda_re": jnp.asarray(Lambda.real, jnp.float32),
-        "Lambda_im": jnp.asarray(Lambda.imag, jnp.float32),
+        "Lambda_re": Lambda.real,
+        "Lambda_im": Lambda.imag,
         "log_step": hippo.log_steps(step_key, len(Lambda), config.dt_min, config.dt_max),
         "B_re": B.real,
         "B_im": B.imag,
@@ -134,7 +144,7 @@ def init_params(key: PRNGKeyArray, d_model: int, n_states: int, config: S5Config
 
 
 def _init_C(
-    key: PRNGKeyArray, d_model: int, V: Complex128[np.ndarray, "size stored"], C_init: str
+    key: PRNGKeyArray, d_model: int, V: Complex64[Array, "size stored"], C_init: str
 ) -> Complex64[Array, "{d_model} stored"]:
     """Draw C for the complete state and multiply it by V, or draw C̃ in the eigenbasis."""
     size, stored = V.shape
@@ -146,4 +156,4 @@ def _init_C(
         C = jax.vmap(draw)(jax.random.split(key, d_model))
     else:
         C = lecun_normal()(key, (d_model, size, 2), jnp.float32)
-    return jax.lax.complex(C[..., 0], C[..., 1]) @ jnp.asarray(V, jnp.complex64)
+    return jax.lax.complex(C[..., 0], C[..., 1]) @ V

@@ -4,15 +4,18 @@ Orbax writes in the background, and a checkpoint appears atomically when it is c
 step with two items: `state`, the arrays, and `record`, a JSON text with the settings of the run, the score and the
 SHA-256 of every array. The SHA-256 of the record is stored beside it. Restoring compares the digests, because Orbax
 does not notice every flipped bit.
+
+A damaged checkpoint that is newer than the newest intact one costs only time: the training goes on from the intact one
+and makes it again. The best checkpoint cannot be made again from a later one, so without it the training would return
+another model. That is the user's decision, and therefore an error.
 """
 
-import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +26,7 @@ import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
 from orbax.checkpoint import args
 
+from aire.utils import digests
 from aire.utils.errors import UserError, differences
 from aire.utils.files import writing
 
@@ -36,7 +40,7 @@ class Checkpoints:
     """The checkpoints of one training run. Leaving the context waits for the last save.
 
     The `keep` newest checkpoints and the one with the highest score are kept (the earliest, if scores are equal).
-    Damaged checkpoints are skipped, and the next save deletes them.
+    Damaged checkpoints are skipped, and the next save deletes them. Folders whose name is no step are ignored.
 
     Args:
         folder: created if it does not exist.
@@ -99,12 +103,14 @@ class Checkpoints:
         if step in self._records:
             raise ValueError(f"step {step} is already saved in {self.folder}; every step can be saved once")
         arrays, _ = _flatten(state)
-        record = {"settings": self._settings, "meta": meta, "score": score, "arrays": _describe(arrays)}
-        record["sha256"] = {name: _digest(np.asarray(x).tobytes()) for name, x in arrays.items()}
+        record = {"step": step, "settings": self._settings, "meta": meta, "score": score, "arrays": _describe(arrays)}
+        record["sha256"] = {name: digests.of_array(x) for name, x in arrays.items()}
+        records = self._records | {step: record}
+        record["best"] = max(records, key=lambda s: _quality(s, records[s]))
         text = json.dumps(record)
         items = args.Composite(
             state=args.StandardSave({name: x for name, x in arrays.items() if x.size}),  # Orbax refuses empty ones
-            record=args.JsonSave({"text": text, "sha256": _digest(text.encode())}),
+            record=args.JsonSave({"text": text, "sha256": digests.of_text(text)}),
         )
         with self._writing():
             for damaged in list(self._damaged):
@@ -116,7 +122,7 @@ class Checkpoints:
     def should_preserve(self, checkpoints: Sequence, *, context: object) -> list[bool]:
         """Which of these checkpoints to keep (the interface of Orbax's preservation policies)."""
         steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = {*sorted(steps)[-self.keep :], max(steps, key=self._quality)}
+        kept = {*sorted(steps)[-self.keep :], max(steps, key=lambda step: _quality(step, self._records[step]))}
         return [step in kept for step in steps]
 
     def restore_latest(self, target: PyTree) -> Restored | None:
@@ -127,13 +133,46 @@ class Checkpoints:
                 arrays, others as JAX arrays with the sharding of the target (by default on the default device).
 
         Raises:
-            UserError: the checkpoint has other arrays than `target`, or all checkpoints are damaged.
+            UserError: the checkpoint has other arrays than `target`, all checkpoints are damaged, or the best up to the
+                newest intact one is.
         """
-        return self._restore("newest", int, target)
+        self.wait()
+        wanted, treedef = _flatten(target)
+        for step in sorted(self._records, reverse=True):
+            if (arrays := self._intact(step, wanted)) is None:
+                continue
+            if (best := self._best(step)) != step:
+                self._read_best(best, wanted)
+            for damaged, fault in self._damaged.items():
+                words = "checkpoint %d in %s is damaged (%s); the newest intact one is used: checkpoint %d"
+                log.warning(words, damaged, self.folder, fault, step)
+            return self._restored(step, arrays, wanted, treedef)
+        if self._damaged:
+            faults = "; ".join(f"{step}: {fault}" for step, fault in sorted(self._damaged.items()))
+            raise UserError(
+                f"every checkpoint in {self.folder} is damaged ({faults}); "
+                "rename or remove this folder to start again, or choose another --workdir"
+            )
+        return None
 
     def restore_best(self, target: PyTree) -> Restored | None:
-        """As `restore_latest`, for the intact checkpoint with the highest score, or the newest if none has a score."""
-        return self._restore("best", self._quality, target)
+        """As `restore_latest`, for the checkpoint with the highest score, or the newest if none has a score.
+
+        Raises:
+            UserError: it or the newest checkpoint is damaged, or it has other arrays than `target`.
+        """
+        self.wait()
+        if not self._records and not self._damaged:
+            return None
+        newest = max([*self._records, *self._damaged])
+        if newest in self._damaged:
+            raise UserError(
+                f"checkpoint {newest} in {self.folder} is damaged ({self._damaged[newest]}); "
+                "run the same command again to go on from an earlier one"
+            )
+        wanted, treedef = _flatten(target)
+        best = self._best(newest)
+        return self._restored(best, self._read_best(best, wanted), wanted, treedef)
 
     def latest(self) -> Path | None:
         """Wait for the last `save` and return the folder of the newest checkpoint, or None."""
@@ -161,53 +200,61 @@ class Checkpoints:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def _restore(self, kind: str, order: Callable, target: PyTree) -> Restored | None:
-        self.wait()
-        wanted, treedef = _flatten(target)
-        for step in sorted(self._records, key=order, reverse=True):
-            record = self._records[step]
-            if words := differences(record["arrays"], _describe(wanted)):
-                raise UserError(
-                    f"checkpoint {self.folder / str(step)} does not fit the model: {words}; "
-                    "choose another --workdir or restore the settings it was made with"
-                )
-            try:
-                arrays = self._read_arrays(step, wanted)
-            except Exception as error:  # many types; arrays are NumPy's here, so it is no device error
-                self._damaged[step] = _reason(error)
-                del self._records[step]
-                continue
-            for damaged, fault in self._damaged.items():
-                words = "checkpoint %d in %s is damaged (%s); the %s intact one is used: checkpoint %d"
-                log.warning(words, damaged, self.folder, fault, kind, step)
-            return step, treedef.unflatten(map(_place, arrays.values(), wanted.values())), record["meta"]
-        if self._damaged:
-            faults = "; ".join(f"{step}: {fault}" for step, fault in sorted(self._damaged.items()))
+    def _intact(self, step: int, wanted: dict[str, Any]) -> dict[str, np.ndarray] | None:
+        """Read the arrays of a checkpoint; None if they are damaged. Raise UserError if they do not fit."""
+        if words := differences(self._records[step]["arrays"], _describe(wanted)):
             raise UserError(
-                f"every checkpoint in {self.folder} is damaged ({faults}); "
-                "rename or remove this folder to start again, or choose another --workdir"
+                f"checkpoint {self.folder / str(step)} does not fit the model: {words}; "
+                "choose another --workdir or restore the settings it was made with"
             )
-        return None
+        try:
+            return self._read_arrays(step, wanted)
+        except Exception as error:  # many types; arrays are NumPy's here, so it is no device error
+            self._damaged[step] = _reason(error)
+            del self._records[step]
+            return None
+
+    def _best(self, newest: int) -> int:
+        """The best step up to `newest`, which is intact, as its record says.
+
+        If the user has removed that checkpoint, or an older version wrote the record, it is the best of the others.
+        """
+        best = self._records[newest].get("best")
+        if best in self._records or best in self._damaged:
+            return best
+        return max((s for s in self._records if s <= newest), key=lambda s: _quality(s, self._records[s]))
+
+    def _read_best(self, best: int, wanted: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Read the arrays of the best checkpoint. Raise UserError if it is damaged."""
+        arrays = self._intact(best, wanted) if best in self._records else None
+        if arrays is None:
+            raise UserError(
+                f"checkpoint {best} in {self.folder}, the best so far, is damaged ({self._damaged[best]}); without it "
+                f"the training would return another model: remove the folder {self.folder / str(best)} to go on "
+                "without it, or choose another --workdir to train again"
+            )
+        return arrays
+
+    def _restored(self, step: int, arrays: dict, wanted: dict[str, Any], treedef: Any) -> Restored:
+        return step, treedef.unflatten(map(_place, arrays.values(), wanted.values())), self._records[step]["meta"]
 
     def _read_record(self, step: int) -> dict[str, Any]:
         item = self._manager.restore(step, args=args.Composite(record=args.JsonRestore()))["record"]
-        if _digest(item["text"].encode()) != item["sha256"]:
+        if digests.of_text(item["text"]) != item["sha256"]:
             raise ValueError("its record differs from what was written")
-        return json.loads(item["text"])
+        record = json.loads(item["text"])
+        if record.get("step", step) != step:  # older versions do not write it
+            raise ValueError(f"it is a copy of step {record['step']}")
+        return record
 
     def _read_arrays(self, step: int, wanted: dict[str, Any]) -> dict[str, np.ndarray]:
         """Read arrays with these names, shapes and dtypes, and compare them with their digests."""
         arrays = {name: np.empty(x.shape, x.dtype) for name, x in wanted.items()}
         to_read = args.StandardRestore({name: x for name, x in arrays.items() if x.size})
         arrays |= self._manager.restore(step, args=args.Composite(state=to_read))["state"]
-        digests = self._records[step]["sha256"]
-        if changed := [name for name, x in arrays.items() if _digest(x.tobytes()) != digests[name]]:
+        if changed := digests.changed(arrays, self._records[step]["sha256"]):
             raise ValueError(f"different from what was written: {', '.join(changed)}")
         return arrays
-
-    def _quality(self, step: int) -> tuple:
-        score = self._records[step]["score"]
-        return (0, step) if score is None else (1, score, -step)
 
     def _forget_deleted(self) -> None:
         self._records = {step: self._records[step] for step in self._manager.all_steps() if step in self._records}
@@ -239,8 +286,10 @@ def _describe(arrays: dict[str, Any]) -> dict[str, str]:
     return {name: f"{x.dtype}{list(x.shape)}" for name, x in arrays.items()}
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _quality(step: int, record: dict[str, Any]) -> tuple:
+    """The order of checkpoints from worst to best."""
+    score = record["score"]
+    return (0, step) if score is None else (1, score, -step)
 
 
 def _place(array: np.ndarray, like: Any) -> np.ndarray | jax.Array:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import numpy as np
 from flax import nnx
-from jaxtyping import Bool
 
 from aire.data.pipeline import Split, evaluation_batches
 from aire.training.step import make_answer_step, split_model
@@ -21,9 +20,9 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Answers(Evaluation):
-    """An evaluation, with the examples that were classified right."""
+    """An evaluation, with the examples that were classified right, bool (n,)."""
 
-    right: Bool[np.ndarray, " n"] = dataclasses.field(repr=False, compare=False)
+    right: np.ndarray = dataclasses.field(repr=False, compare=False)
 
 
 def make_evaluator(model: nnx.Module, batch_size: int) -> Callable[[nnx.Module, Split], Answers]:

@@ -117,7 +117,9 @@ def train(
                     arrays = state["params"], state["buffers"]
                     validation = evaluate_arrays(eval_step, *arrays, data["validation"], config.batch_size)
                     _record(step, state, validation, metrics, checkpoints)
-        step, state, meta = checkpoints.restore_best(state)
+        restored = checkpoints.restore_best(state)
+    assert restored is not None  # the last step saved a checkpoint
+    step, state, meta = restored
     best = nnx.merge(functions.graphdef, state["params"], state["buffers"], copy=True)
     best.eval()
     return Trained(best, step, Evaluation(**meta))

@@ -101,8 +101,10 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Adam and AdamW by parameter group (S5 reference, `create_train_state`)."""
     roles = parameter_roles(model)
-    steps = {"warmup_steps": warmup_steps, "total_steps": total_steps, "lr_min": config.lr_min}
-    lr, ssm_lr = schedule(config.lr, **steps), schedule(config.ssm_lr, **steps)
+    lr, ssm_lr = (
+        schedule(base, warmup_steps=warmup_steps, total_steps=total_steps, lr_min=config.lr_min)
+        for base in (config.lr, config.ssm_lr)
+    )
     groups = {
         "ssm": optax.adam(ssm_lr),
         "ssm_decay": optax.adamw(ssm_lr, weight_decay=config.weight_decay),

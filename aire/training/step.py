@@ -35,8 +35,9 @@ class ModelFunctions:
 
 def split_model(model: nnx.Module) -> tuple[ModelFunctions, dict, dict]:
     """A model's functions, parameters and buffers. The arrays are shared with the model, not copied."""
-    graphdef, params, buffers = nnx.split(model, nnx.Param, ...)
-    return ModelFunctions(graphdef), nnx.to_pure_dict(params), nnx.to_pure_dict(buffers)
+    graphdef, *states = nnx.split(model, nnx.Param, ...)
+    params, buffers = map(nnx.to_pure_dict, states)
+    return ModelFunctions(graphdef), params, buffers
 
 
 def init_state(model: nnx.Module, optimizer: optax.GradientTransformation, key: Array) -> TrainState:

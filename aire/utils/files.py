@@ -1,10 +1,12 @@
-"""Atomic writes, locks and checksums. A crash, a kill or a full disk leaves the old content or the new one.
+"""Atomic writes and locks. A crash, a kill or a full disk leaves the old content or the new one.
 
 Files that cannot be read or written raise one clear error.
 """
 
-import hashlib
+import glob
 import os
+import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from aire.utils.errors import UserError
+
+_HOST = re.sub(r"[^A-Za-z0-9-]", "_", platform.node())[:32] or "_"
 
 
 @contextmanager
@@ -31,12 +35,6 @@ def reading(path: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal. Raise UserError if it cannot be read."""
-    with reading(path), open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
@@ -74,13 +72,17 @@ def sync(path: str | Path) -> None:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file atomically, and create its folder if missing. Raise UserError if it cannot be written."""
+    """Write a file atomically, and create its folder if missing. Raise UserError if it cannot be written.
+
+    What a killed process left of an earlier write of this file is deleted.
+    """
     path = Path(path)
-    # In the same folder, because os.replace is atomic only within a file system. With the process ID, because two
-    # processes may write at once.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # In the same folder, because os.replace is atomic only within a file system. With the machine and the process ID,
+    # because two processes may write at once.
+    temporary = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _delete_leftovers(path)
         try:
             temporary.write_bytes(data)
             sync(temporary)
@@ -89,6 +91,27 @@ def write_bytes(path: str | Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
             raise
         sync(path.parent)
+
+
+def _delete_leftovers(path: Path) -> None:
+    """Delete the temporary files of `path` whose process has ended. Those of other machines are left alone."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{_HOST}.*.tmp"):
+        pid = leftover.name.split(".")[-2]
+        if re.fullmatch(r"[0-9]{1,9}", pid) and not _is_running(int(pid)):
+            leftover.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    """Whether a process exists on this machine. True where this cannot be asked without harm."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -1,6 +1,5 @@
 """The report of a comparison: tables, JSON and a figure in a folder, a short table on the terminal."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,12 +8,12 @@ import numpy as np
 from aire.report import figures, tables
 from aire.utils.files import write_text
 from experiments.compare.compare_results import Comparison, Result
+from experiments.records import write_results
 
 
 def write_report(comparison: Comparison, workdir: Path) -> None:
     """Write report.md, accuracy.md, results.csv, results.json and the figure to `workdir`; print the table."""
-    write_text(workdir / "results.csv", tables.csv_text(point_rows(comparison)))
-    write_text(workdir / "results.json", json.dumps(comparison.to_json(), indent=1))
+    write_results(workdir, comparison.to_json(), point_rows(comparison))
     write_text(workdir / "accuracy.md", tables.markdown(_accuracy_rows(comparison)) + "\n")
     _figure(comparison, workdir / "accuracy_against_ratio.png")
     write_text(workdir / "report.md", _markdown(comparison))

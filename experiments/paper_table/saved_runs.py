@@ -10,9 +10,10 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from aire.training.optimizer import OptimizerConfig
+from aire.utils import digests
 from experiments.compare import compare_results
 from experiments.prune import prune_results
-from experiments.records import Point, PrunedModel
+from experiments.records import Point, PrunedModel, read_points
 
 _READERS = {"prune": prune_results.read_models, "compare": compare_results.read_models}
 # Where files are, how many methods run, how fast: settings that the results of one method do not depend on.
@@ -51,8 +52,6 @@ def find(root: Path) -> tuple[list[PrunedModel], dict[str, str]]:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
-        return f"results.json is not JSON: {error}"
     if isinstance(error, KeyError):
         return f"{error} is missing"
     if isinstance(error, OSError):
@@ -61,16 +60,17 @@ def _reason(error: Exception) -> str:
 
 
 def _read(folder: Path) -> list[PrunedModel]:
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results = digests.parse_json((folder / "results.json").read_bytes(), "results.json")
+    if isinstance(results, dict):
+        results = digests.unseal(results, "results.json")
     config = results.get("config") if isinstance(results, dict) else None
     read = _READERS.get(config.get("experiment")) if isinstance(config, dict) else None
     if read is None:
         return []
     points: dict[tuple[str, str, int], list[Point]] = {}
-    with open(folder / "results.csv", newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            point = Point.from_row(row)
-            points.setdefault((row.get("model", ""), point.method, point.seed), []).append(point)
+    for row in read_points(folder, results):
+        point = Point.from_row(row)
+        points.setdefault((row.get("model", ""), point.method, point.seed), []).append(point)
     return list(read(results | {"config": _migrated(config)}, points))
 
 

@@ -1,6 +1,5 @@
 """The report of a pruning run: tables, JSON, figures, the pruned model; and a short table on the terminal."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,13 +10,12 @@ from aire.pruning import count_parameters
 from aire.report import figures, tables
 from aire.utils.files import write_text
 from experiments.prune.prune_results import Outcome
-from experiments.records import Point
+from experiments.records import Point, write_results
 
 
 def write_report(outcome: Outcome, workdir: Path) -> None:
     """Write results.csv, results.json, report.md, pruned.safetensors and figures to `workdir`; print the table."""
-    write_text(workdir / "results.csv", tables.csv_text(point_rows(outcome.points)))
-    write_text(workdir / "results.json", json.dumps(outcome.to_json(), indent=1))
+    write_results(workdir, outcome.to_json(), point_rows(outcome.points))
     first = outcome.choices[0]
     aire.save(first.result.model, workdir / "pruned.safetensors")
     _figures(outcome, workdir)

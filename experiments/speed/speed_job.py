@@ -10,10 +10,12 @@ import jax
 from ml_collections import ConfigDict
 
 from aire.report import figures, tables
+from aire.utils import digests
 from aire.utils.errors import UserError
-from aire.utils.files import write_text
+from aire.utils.files import reading, write_text
 from experiments.provenance import provenance
 from experiments.speed import speed_layers, speed_loop, speed_models, speed_process, speed_reference_s5
+from experiments.speed.speed_moments import calibrated_table, moments_table
 from experiments.speed.speed_pruning import pruning_table
 from experiments.speed.speed_reference_s4d import reference_s4d_table
 
@@ -30,6 +32,8 @@ SECTIONS = {
     "start": ("The start of a process", speed_process.start_table),
     "pages": ("Training in huge pages", speed_process.pages_table),
     "pruning": ("Scoring, selecting, cutting", pruning_table),
+    "moments": ("Moments of the states", moments_table),
+    "calibrated": ("A calibrated cut of a full-size network", calibrated_table),
 }
 _ABOUT = (
     "Medians of interleaved repetitions, in one process unless processes are what is measured. Run `python run.py "
@@ -53,7 +57,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     if unknown:
         raise UserError(f"sections: unknown {unknown}: expected some of {list(SECTIONS)}")
     record = workdir / "results.json"
-    measured = json.loads(record.read_text())["measured"] if record.exists() else {}
+    measured = _measured(record) if record.exists() else {}
     job = {"experiment": config.experiment, "name": config.name}
     source = provenance() | {"config": {k: v for k, v in config.to_dict().items() if k not in _NOT_SETTINGS}}
     print(f"measuring {', '.join(config.sections)} (all sections at full size: about an hour on one core)", flush=True)
@@ -67,8 +71,17 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
             figures.against_sizes(table.curves, title, workdir / f"{name}.png", log=name == "growth")
         measured[name] = source
         write_text(workdir / "report.md", _report(measured, workdir))
-        write_text(record, json.dumps({"config": job, "measured": measured}, indent=1))
+        write_text(record, json.dumps(digests.seal({"config": job, "measured": measured}), indent=1))
     print(f"\nwritten to {workdir}", flush=True)
+
+
+def _measured(record: Path) -> dict:
+    """Read the sections measured before. Raise UserError if the file is damaged or something else."""
+    with reading(record):
+        results = digests.unseal(digests.parse_json(record.read_bytes(), record), record)
+    if not isinstance(results.get("measured"), dict):
+        raise UserError(f"{record} is not of the benchmark: choose another --workdir")
+    return results["measured"]
 
 
 @contextlib.contextmanager

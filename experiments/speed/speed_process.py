@@ -1,12 +1,13 @@
 """Processes: their start, and the size of their memory pages."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -29,7 +30,7 @@ def start_table(config: ConfigDict) -> Table:
         variables = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
         for state in ("empty", "filled"):
             start = time.time()
-            imports, *rest = _child("first_step", config.loop, variables=variables)
+            imports, *rest = child(first_step, config.loop, variables=variables)
             table.add(state, f"{imports - start:.1f}", *(f"{seconds:.1f}" for seconds in rest))
     return table
 
@@ -55,7 +56,7 @@ def pages_table(config: ConfigDict) -> Table:
         for _ in range(_ROUNDS):
             for huge, medians in times.items():
                 variables = {"GLIBC_TUNABLES": f"glibc.malloc.hugetlb={huge}", "JAX_COMPILATION_CACHE_DIR": cache}
-                medians.append(_child("training_seconds", shapes, config.repetitions, variables=variables))
+                medians.append(child(training_seconds, shapes, config.repetitions, variables=variables))
     table = Table("training step", "ordinary pages, ms", "huge pages, ms", "times as fast")
     for shape, a, b in zip(shapes, *(np.median(medians, axis=0) for medians in times.values()), strict=True):
         table.add(str(shape), f"{1e3 * a:.1f}", f"{1e3 * b:.1f}", f"{a / b:.2f}")
@@ -68,14 +69,16 @@ def training_seconds(shapes: list[list], repetitions: int) -> list[float]:
     return list(interleaved(calls, repetitions).values())
 
 
-def _child(function: str, *arguments: object, variables: Mapping[str, str]) -> list[float]:
-    """Call a function of this file in a new process with these environment variables; return its result."""
-    command = [sys.executable, "-m", "experiments.speed.speed_process", function, json.dumps(arguments)]
-    root, environment = Path(__file__).parents[2], os.environ | variables
+def child(
+    function: Callable[..., list[float]], *arguments: object, variables: Mapping[str, str] | None = None
+) -> list[float]:
+    """Call a function of a module in a new process with these environment variables; return its result."""
+    command = [sys.executable, "-m", __name__, function.__module__, function.__name__, json.dumps(arguments)]
+    root, environment = Path(__file__).parents[2], os.environ | (variables or {})
     done = subprocess.run(command, env=environment, cwd=root, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":
-    name, given = sys.argv[1:]
-    print(json.dumps({"first_step": first_step, "training_seconds": training_seconds}[name](*json.loads(given))))
+    module, name, given = sys.argv[1:]
+    print(json.dumps(getattr(importlib.import_module(module), name)(*json.loads(given))))

@@ -6,7 +6,6 @@ With --zoo, also copy the model that the run trained, with its config, seed, ver
 """
 
 import csv
-import json
 import re
 import shutil
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from aire import zoo
 from aire.report import tables
+from aire.utils import digests
 from aire.utils.errors import UserError
 from aire.utils.files import write_text
 
@@ -74,7 +74,7 @@ def _tables(results: Path, name: str) -> str:
 def _read(path: Path) -> dict:
     if not path.is_file():
         raise UserError(f"no {path}: expected the folder of a finished run (for --zoo, one with --config.init=scratch)")
-    return json.loads(path.read_text())
+    return digests.parse_json(path.read_bytes(), path)
 
 
 def main(arguments: list[str]) -> None:

@@ -13,8 +13,8 @@ from aire.data.cifar10 import CifarSource, load, parse_pickle, to_grey
 from aire.data.formats import pickled
 from aire.data.splits import held_out
 from aire.data.synthetic import binary_batch, cifar_batches, write_tree
+from aire.utils import digests
 from aire.utils.errors import UserError
-from aire.utils.files import sha256
 from tests.data.helpers import inputs
 from tests.helpers import pack_tree, refused, write_cifar
 
@@ -192,7 +192,7 @@ def test_invalid_batches(tmp_path):
 
 def test_download(tmp_path, monkeypatch, serve):
     path = write_cifar(tmp_path / "public", BATCHES) / "cifar-10-binary.tar.gz"
-    fields = {"url": f"{serve(path.parent)}/{path.name}", "sha256": sha256(path), "size": path.stat().st_size}
+    fields = {"url": f"{serve(path.parent)}/{path.name}", "sha256": digests.of_file(path), "size": path.stat().st_size}
     monkeypatch.setattr(cifar10, "BINARY", dataclasses.replace(cifar10.BINARY, **fields))
     splits = load(tmp_path / "data", grey=True)
     assert (tmp_path / "data/downloads/cifar-10-binary.tar.gz").is_file()

@@ -1,18 +1,16 @@
 """Synthetic finished runs, written by the experiments' own functions."""
 
-import json
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 from flax import nnx
 
-from aire.report import tables
 from configs import compare_methods
 from experiments.compare import compare_report
 from experiments.compare.compare_results import Comparison, Result
 from experiments.prune import prune_report
 from experiments.prune.prune_results import Choice, Outcome
-from experiments.records import Chosen, Measurement, Point, Uncut
+from experiments.records import Chosen, Measurement, Point, Uncut, write_results
 
 SOURCE = {"commit": "abc", "versions": {}, "machine": "1 × cpu"}
 SELECTION = (0.9, 0.88, 0.5)  # accuracies at ratios 0, 0.2 and 0.4
@@ -37,8 +35,7 @@ def points(method, accuracies=SELECTION, draw=0):
 
 def write(folder, results, rows):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(results, indent=1))
-    (folder / "results.csv").write_text(tables.csv_text(rows))
+    write_results(folder, results, rows)
 
 
 def write_prune(folder, config, test=0.8, cuts=None):

@@ -24,6 +24,7 @@ from experiments.evaluations import CutEvaluator, EvaluationFile
 from experiments.records import Measurement, Point
 from experiments.sweep import Cuts, largest_within, load_scores, sweep
 from tests.experiments.conftest import OWN_SCORE, call, comparison
+from tests.helpers import refused
 
 DATA_FREE = data_free()
 
@@ -263,11 +264,37 @@ def test_evaluations_survive_a_torn_line(tmp_path):
         assert dict(EvaluationFile(path)) == dict(first)
 
 
+def test_a_flipped_bit_never_changes_an_evaluation(tmp_path, caplog):
+    path = tmp_path / "evaluations.jsonl"
+    saved = EvaluationFile(path)
+    saved["a"], saved["b"] = Evaluation(0.125, 2 / 3), Evaluation(1e-9, 1.0)
+    content = path.read_bytes()
+    silent = 0
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+        try:
+            read = EvaluationFile(path)
+        except UserError as error:
+            assert "delete this line" in str(error) and "\n" not in str(error)
+            continue
+        assert all(saved[key] == evaluation for key, evaluation in read.items()), place
+        silent += set(read) == set(saved) and not caplog.records
+        caplog.clear()
+    assert silent < 10  # white space, or the case of a hexadecimal digit
+
+
+def test_lines_of_an_older_version_are_read_with_a_warning(tmp_path, caplog):
+    path = tmp_path / "evaluations.jsonl"
+    path.write_text('{"key": "a", "loss": 1.0, "accuracy": 0.5}\n')
+    assert dict(EvaluationFile(path)) == {"a": Evaluation(1.0, 0.5)}
+    assert ["some lines have no digest" in record.getMessage() for record in caplog.records] == [True]
+
+
 def test_a_file_that_holds_something_else_is_refused(tmp_path):
     path = tmp_path / "evaluations.jsonl"
     complete = '{"key": "a", "loss": 1.0, "accuracy": 0.5, "examples": 4, "lost": 1, "gained": 0}'
     path.write_text(complete + '\n{"key": "b"}\n')
-    with pytest.raises(UserError, match=r"evaluations.jsonl, line 2 is not an evaluation; move the file away"):
+    with refused(r"evaluations.jsonl, line 2 is not an evaluation; delete this line .* or move the file away"):
         EvaluationFile(path)
     with pytest.raises(UserError, match="cannot write"):
         EvaluationFile(path / "evaluations.jsonl")

@@ -140,10 +140,12 @@ def test_damaged_runs_are_named_and_foreign_folders_skipped(tmp_path):
         write_prune(tmp_path / name, papers.task_config("lra_text", "s5", "full"))
     text = (tmp_path / "torn" / "results.json").read_text()
     (tmp_path / "torn" / "results.json").write_text(text[: len(text) // 2])
-    results = json.loads(text)
-    del results["chosen"]["aire"]["test"]
-    (tmp_path / "keyless" / "results.json").write_text(json.dumps(results))
-    (tmp_path / "impossible" / "results.json").write_text(text.replace('"accuracy": 0.79', '"accuracy": 79'))
+    older = {key: value for key, value in json.loads(text).items() if key not in ("sha256", "results.csv")}
+    unsealed = json.dumps(older)
+    (tmp_path / "few_points" / "results.json").write_text(unsealed)
+    (tmp_path / "impossible" / "results.json").write_text(unsealed.replace('"accuracy": 0.79', '"accuracy": 79'))
+    del older["chosen"]["aire"]["test"]
+    (tmp_path / "keyless" / "results.json").write_text(json.dumps(older))
     (tmp_path / "no_points" / "results.csv").unlink()
     (tmp_path / "few_points" / "results.csv").write_text(
         "method,ratio,states,selection_accuracy,selection_loss\naire,0.0,9,0.9,1\nlast,0.2,9,1,1\n"
@@ -159,7 +161,20 @@ def test_damaged_runs_are_named_and_foreign_folders_skipped(tmp_path):
     assert damaged["impossible"] == "79.0 is not between 0 and 1"
     assert damaged["keyless"] == "'test' is missing"
     assert damaged["no_points"] == "results.csv: No such file or directory"
-    assert damaged["torn"].startswith("results.json is not JSON: ")
+    assert damaged["torn"].startswith("results.json is not valid JSON: ")
+
+
+@pytest.mark.parametrize("file", ["results.json", "results.csv"])
+def test_a_changed_digit_is_found(tmp_path, file):
+    """In an accuracy, in the name of the experiment, by which runs are found, and in a name of a field."""
+    write_prune(tmp_path / "run", papers.task_config("lra_text", "s5", "full"))
+    path = tmp_path / "run" / file
+    content = path.read_text()
+    changes = {"results.json": [("0.79", "0.78"), ('"prune"', '"prunf"'), ('"chosen"', '"chosdn"')]}
+    for old, new in changes.get(file, [("0.88", "0.98"), ("aire", "aird")]):
+        path.write_text(content.replace(old, new, 1))
+        models, damaged = saved_runs.find(tmp_path)
+        assert not models and damaged["run"].startswith(f"{file} is damaged"), (old, new)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Model files, and errors of the importers of single layers."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -43,9 +44,10 @@ def test_an_s4d_model_with_ragged_and_empty_channels(make_model, tmp_path):
 
 
 def read(path):
-    """Return the arrays and the metadata of a file."""
+    """Return the arrays of a file, and its config as metadata of the first version, which had no digests."""
     with safetensors.safe_open(path, "numpy") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+        config = json.loads(file.metadata()["aire.model.2"])["config"]
+        return {name: file.get_tensor(name) for name in file.keys()}, {"aire.ModelConfig.1": json.dumps(config)}  # noqa: SIM118
 
 
 @pytest.mark.parametrize(

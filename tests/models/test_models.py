@@ -124,14 +124,44 @@ def test_a_block_of_s4d_is_the_reference_layer_with_a_residual():
         ({"activation": "relu"}, "activation='relu': expected one of"),
         ({"dtype": "float16"}, "dtype='float16': expected one of"),
         ({"pooling": "max"}, "pooling='max': expected one of"),
-        ({"state_sizes": ()}, "at least one layer"),
-        ({"state_sizes": (3, -1)}, "expected one size >= 0"),
-        ({"dropout": 1.0}, r"dropout=1.0: expected a rate in \[0, 1\)"),
+        ({"state_sizes": ()}, r"state_sizes=\(\): expected 1 to 1,024 values, each a whole number from 0 to"),
+        ({"state_sizes": (3, -1)}, r"state_sizes=\(3, -1\): expected"),
+        ({"state_sizes": (3.0,)}, r"state_sizes=\(3.0,\): expected"),
+        ({"state_sizes": 3}, "state_sizes=3: expected"),
+        ({"state_sizes": (4,) * 100_000}, "state_sizes=.*…: expected"),
+        ({"dropout": 1.0}, "dropout=1.0: expected a number >= 0 and < 1"),
+        ({"bn_momentum": None}, "bn_momentum=None: expected a number >= 0 and < 1"),
+        ({"bn_momentum": -1}, "bn_momentum=-1: expected a number >= 0 and < 1"),
+        ({"prenorm": "x"}, "prenorm='x': expected True or False"),
+        ({"batchnorm": "no", "d_model": 10**9}, "d_model=1000000000: expected .* to 65,536\nbatchnorm='no': expected"),
+        ({"d_input": 0}, "d_input=0: expected a whole number from 1 to"),
+        ({"d_output": -3}, "d_output=-3: expected a whole number from 1 to"),
+        ({"ssm": "s5"}, "ssm.kind=None: expected one of"),
+        ({"ssm": S5Config}, "ssm=.*S5Config.*: expected an instance of S5Config"),
     ],
 )
 def test_wrong_configs_are_named(change, message):
     with pytest.raises(UserError, match=message):
         dataclasses.replace(ModelConfig(20, 8, 10, (2,)), **change)
+
+
+@pytest.mark.parametrize(
+    "fields,message",
+    [
+        (None, "model config None: expected a mapping"),
+        ([], r"model config \[\]: expected a mapping"),
+        ({"ssm": "abc"}, "ssm='abc': expected a mapping with the key 'kind'"),
+        ({"ssm": {"kind": ["s5"]}}, r"ssm.kind=\['s5'\]: expected one of"),
+        ({"ssm": {"kind": "s5", "heads": 2}}, "S5Config: 'heads' is unknown: expected some of .*'blocks'"),
+        (
+            {"ssm": {}, "depth": 2},
+            "ModelConfig: 'depth' is unknown.*\nModelConfig: d_input is missing\nModelConfig: d_m",
+        ),
+    ],
+)
+def test_wrong_fields_of_a_file_are_named(fields, message):
+    with pytest.raises(UserError, match=message):
+        ModelConfig.from_dict(fields)
 
 
 @pytest.mark.parametrize(

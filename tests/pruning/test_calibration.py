@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import aire
-from aire.pruning import Calibration, calibration, scores
+from aire.pruning import Calibration, calibration, gram, scores
 from aire.ssm import S5, S5Config, layers
 from aire.utils.errors import UserError
 
@@ -195,10 +195,29 @@ def test_moments_of_two_batches_add_up_to_those_of_both(make_any):
 @pytest.mark.parametrize("numbers", [1, 2 * 20 * 24, 10**9])
 def test_a_batch_is_taken_a_few_rows_at_a_time(make_any, monkeypatch, numbers):
     """One row, two rows, where a third is padded to four, and all: the same sums."""
-    monkeypatch.setattr(calibration, "_STATE_NUMBERS", numbers)
+    monkeypatch.setattr(gram, "_STATE_NUMBERS", numbers)
+    calibration._measure.clear_cache()  # it was compiled for another size
     layer, u, lengths = make_any({"bidirectional": True}), inputs(), np.array([20, 5, 13], np.int32)
     model = Stack(layer, layer.cut(np.zeros(6, bool)))
     assert_moments(aire.calibrate(model, [{"x": u, "lengths": lengths}])["first"], layer, u, lengths)
+
+
+@pytest.mark.parametrize("lengths", [None, np.array([50, 32, 7], np.int32), np.array([16, 0, 49], np.int32)])
+def test_a_bank_is_taken_in_blocks_of_steps(make_bank, lengths):
+    """More than three blocks of 16 steps: complete and incomplete ones, and sequences that end with a block."""
+    layer, u = make_bank(bidirectional=True), inputs(L=50)
+    batch = u if lengths is None else {"x": u, "lengths": lengths}
+    assert_moments(aire.calibrate(Stack(layer, make_bank()), [batch])["first"], layer, u, lengths)
+
+
+def test_models_of_one_structure_share_a_compilation(make_model):
+    calibration._measure.clear_cache()
+    tokens = RNG.integers(0, 20, (2, 12))
+    a, b = (aire.calibrate(make_model((4,), seed=seed), [tokens, tokens]) for seed in (0, 1))
+    assert calibration._measure._cache_size() == 1
+    assert (a["blocks/0/ssm"].energy() != b["blocks/0/ssm"].energy()).all()
+    aire.calibrate(make_model((2,)), [tokens])
+    assert calibration._measure._cache_size() == 2
 
 
 @pytest.mark.parametrize("bank", [False, True])

@@ -299,9 +299,7 @@ def test_mistakes_are_named(make_layer):
     keep = {"0": some(6), "1": np.ones(6, bool)}
     good = drawn(model[0], keep["0"])
     for f in (apply, apply_masked):
-        with pytest.raises(
-            UserError, match=r"replaced arrays for unknown layers \['2'\]: expected some of \['0', '1'\]"
-        ):
+        with pytest.raises(UserError, match=r"unknown layers \['2'\]: expected some of \['0', '1'\]"):
             f(model, Cut(keep, {"2": good}))
         with pytest.raises(UserError, match=r"masks for layers \['0'\]: expected one for each of \['0', '1'\]"):
             f(model, Cut({"0": keep["0"]}))

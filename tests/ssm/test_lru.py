@@ -119,12 +119,12 @@ def test_any_state_count_initialises_and_runs(n_states, bidirectional):
 @pytest.mark.parametrize(
     "options,message",
     [
-        ({"r_min": -0.1}, "r_min=-0.1, r_max=1.0: expected 0 <= r_min < r_max <= 1"),
-        ({"r_min": 0.5, "r_max": 0.5}, "expected 0 <= r_min < r_max <= 1"),
-        ({"r_max": 1.1}, "expected 0 <= r_min < r_max <= 1"),
-        ({"r_max": float("nan")}, "expected 0 <= r_min < r_max <= 1"),
-        ({"max_phase": 0.0}, "max_phase=0.0: expected a positive angle"),
-        ({"max_phase": float("inf")}, "max_phase=inf: expected a positive angle"),
+        ({"r_min": -0.1}, "r_min=-0.1: expected a number >= 0 and <= 1"),
+        ({"r_min": 0.5, "r_max": 0.5}, "r_min=0.5, r_max=0.5: expected r_min < r_max"),
+        ({"r_max": 1.1}, "r_max=1.1: expected a number >= 0 and <= 1"),
+        ({"r_max": float("nan")}, "r_max=nan: expected a number >= 0 and <= 1"),
+        ({"max_phase": 0.0}, "max_phase=0.0: expected a number > 0"),
+        ({"max_phase": float("inf")}, "max_phase=inf: expected a number > 0"),
     ],
 )
 def test_wrong_options_are_named(options, message):

@@ -272,7 +272,8 @@ def test_training_moves_the_parameters_and_leaves_the_channels(make_model):
     [
         ({"discretization": "euler"}, "discretization='euler': expected one of"),
         ({"init": "zeros"}, "init='zeros': expected one of"),
-        ({"dt_min": 0.1, "dt_max": 0.01}, "expected 0 < dt_min <= dt_max"),
+        ({"dt_min": 0.1, "dt_max": 0.01}, "dt_min=0.1, dt_max=0.01: expected dt_min <= dt_max"),
+        ({"step_rescale": 0}, "step_rescale=0: expected a number > 0"),
     ],
 )
 def test_wrong_options_are_named(options, message):

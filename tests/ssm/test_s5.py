@@ -149,8 +149,14 @@ def test_clip_eigs_holds_the_real_part_below_zero(make_layer):
     [
         ({"discretization": "euler"}, "discretization='euler': expected one of"),
         ({"C_init": "zeros"}, "C_init='zeros': expected one of"),
-        ({"dt_min": 0.1, "dt_max": 0.01}, "expected 0 < dt_min <= dt_max"),
-        ({"blocks": 0}, "blocks=0: expected at least 1"),
+        ({"dt_min": 0.1, "dt_max": 0.01}, "dt_min=0.1, dt_max=0.01: expected dt_min <= dt_max"),
+        ({"dt_max": float("inf")}, "dt_max=inf: expected a number > 0"),
+        ({"blocks": 0}, "blocks=0: expected a whole number from 1 to 1,024"),
+        ({"blocks": 2.0}, "blocks=2.0: expected a whole number"),
+        ({"step_rescale": float("nan")}, "step_rescale=nan: expected a number > 0"),
+        ({"step_rescale": None}, "step_rescale=None: expected a number > 0"),
+        ({"conj_sym": None}, "conj_sym=None: expected True or False"),
+        ({"bidirectional": 1}, "bidirectional=1: expected True or False"),
     ],
 )
 def test_wrong_options_are_named(options, message):

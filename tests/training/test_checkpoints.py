@@ -155,21 +155,21 @@ def test_any_damaged_file_is_named_and_the_previous_checkpoint_used(tmp_path, ca
         shutil.copytree(tmp_path / "whole", folder := tmp_path / "copy")
         damage(folder / path.relative_to(tmp_path / "whole"))
         with Checkpoints(folder, fingerprint=SETTINGS) as store:
-            for kind, restore in (("newest", store.restore_latest), ("best", store.restore_best)):
-                step, state, meta = restore(make_state(0))
-                assert_same(state, make_state(step))
-                assert meta == {"next": step + 1}
-                messages = warnings(caplog)
-                if step == 1:
-                    needed.add(path.relative_to(tmp_path / "whole" / "2").parts[:2])
-                    (message,) = messages
-                    assert f"checkpoint 2 in {folder} is damaged (" in message and "\n" not in message
-                    assert message.endswith(f"); the {kind} intact one is used: checkpoint 1")
-                else:
-                    assert step == 2 and not messages
+            step, state, meta = store.restore_latest(make_state(0))
+            assert_same(state, make_state(step))
+            assert meta == {"next": step + 1}
+            messages = warnings(caplog)
             if step == 1:
+                needed.add(path.relative_to(tmp_path / "whole" / "2").parts[:2])
+                (message,) = messages
+                assert f"checkpoint 2 in {folder} is damaged (" in message and "\n" not in message
+                assert message.endswith("); the newest intact one is used: checkpoint 1")
+                with pytest.raises(UserError, match=r"checkpoint 2 in .* is damaged .* run the same command again"):
+                    store.restore_best(make_state(0))
                 store.save(2, make_state(2), {"next": 3}, score=0.9)
-                assert store.restore_latest(make_state(0))[0] == 2
+            assert step in (1, 2) and (step == 1) == bool(messages)
+            assert store.restore_latest(make_state(0))[0] == 2
+            assert store.restore_best(make_state(0))[0] == 2
         assert steps(folder) == {"1", "2"} and not warnings(caplog)
         shutil.rmtree(folder)
     assert needed >= {("record", "metadata"), ("state", "d"), ("state", "manifest.ocdbt")}
@@ -189,15 +189,66 @@ def test_changed_numbers_that_orbax_reads_without_complaint(tmp_path, caplog):
     assert "layer_0" in message and "layer_1" not in message
 
 
-def test_damage_to_the_best_leads_to_the_next_best(tmp_path, caplog):
-    save_all(tmp_path, {1: 0.5, 2: 0.9, 3: 0.1}, keep=3)
+def damage_arrays(checkpoint):
+    flip_bit(array_file(checkpoint))
+
+
+def damage_record(checkpoint):
+    remove(checkpoint / "record" / "metadata")
+
+
+@pytest.mark.parametrize("damage", [damage_arrays, damage_record])
+def test_without_the_best_the_training_does_not_go_on_by_itself(tmp_path, caplog, damage):
+    """The next save would delete the damaged checkpoint, and the training would end with another model."""
+    save_all(tmp_path, {1: 0.5, 2: 0.9, 3: 0.1, 4: 0.2}, keep=3)
+    damage(tmp_path / "2")
+    for _ in range(2):
+        with Checkpoints(tmp_path, fingerprint=SETTINGS, keep=3) as store:
+            for restore in (store.restore_latest, store.restore_best):
+                with pytest.raises(UserError, match=r"checkpoint 2 in .*, the best so far, is damaged \(.*\)") as error:
+                    restore(make_state(0))
+                assert f"remove the folder {tmp_path / '2'} to go on without it" in one_line(error)
+    shutil.rmtree(tmp_path / "2")
     with Checkpoints(tmp_path, fingerprint=SETTINGS, keep=3) as store:
-        flip_bit(array_file(tmp_path / "2"))
+        assert store.restore_latest(make_state(0))[0] == 4
+        assert store.restore_best(make_state(0))[0] == 4  # the best of those that are left
+        store.save(5, make_state(5), {}, score=0.1)
+        assert store.restore_best(make_state(0))[0] == 4
+    assert warnings(caplog) == []
+
+
+def test_damage_to_another_checkpoint_than_the_best_is_no_error(tmp_path, caplog):
+    save_all(tmp_path, {1: 0.5, 2: 0.1, 3: 0.2}, keep=3)
+    damage_record(tmp_path / "2")
+    with Checkpoints(tmp_path, fingerprint=SETTINGS, keep=3) as store:
         assert store.restore_latest(make_state(0))[0] == 3
-        assert warnings(caplog) == []
         assert store.restore_best(make_state(0))[0] == 1
     (message,) = warnings(caplog)
-    assert "checkpoint 2" in message and message.endswith("the best intact one is used: checkpoint 1")
+    assert "checkpoint 2" in message and message.endswith("the newest intact one is used: checkpoint 3")
+
+
+@pytest.mark.parametrize("name", ["²", "٣", "-1", "1.5", "notes"])
+def test_folders_whose_name_is_no_step_are_ignored(tmp_path, name):
+    """Python counts "²" and "٣" among the digits."""
+    save_all(tmp_path, {1: 0.1})
+    shutil.copytree(tmp_path / "1", tmp_path / name)
+    save_all(tmp_path, {2: 0.2})
+    with Checkpoints(tmp_path, fingerprint=SETTINGS) as store:
+        assert store.restore_latest(make_state(0))[0] == 2
+    assert (tmp_path / name).is_dir()
+
+
+@pytest.mark.parametrize("name", ["7", "9" * 200])
+def test_a_copy_under_another_number_is_no_checkpoint_of_that_step(tmp_path, caplog, name):
+    save_all(tmp_path, {1: 0.1, 2: 0.2})
+    shutil.copytree(tmp_path / "1", tmp_path / name)
+    with Checkpoints(tmp_path, fingerprint=SETTINGS) as store:
+        assert store.restore_latest(make_state(0))[0] == 2
+        (message,) = warnings(caplog)
+        assert f"checkpoint {name} in {tmp_path} is damaged (ValueError: it is a copy of step 1)" in message
+        store.save(3, make_state(3), {})
+        assert store.restore_best(make_state(0))[0] == 2
+    assert steps(tmp_path) == {"2", "3"}
 
 
 def test_only_damaged_checkpoints_do_not_start_from_scratch(tmp_path):

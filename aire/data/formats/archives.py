@@ -6,7 +6,6 @@ anyway. Links and devices are ignored, because they hold no data.
 
 import dataclasses
 import gzip
-import hashlib
 import io
 import os
 import re
@@ -17,12 +16,14 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from time import perf_counter
+from typing import Any
 
 import pooch
 import requests
 
+from aire.utils import digests
 from aire.utils.errors import UserError
-from aire.utils.files import locked, reading, sha256, writing
+from aire.utils.files import locked, reading, writing
 from aire.utils.progress import Progress
 
 MEGABYTE = 1_000_000
@@ -93,9 +94,9 @@ class Files:
         if path.is_dir():
             stats = ((name, file.stat()) for name, file in self._tree(path))
             seen = [f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats]
-            digest = hashlib.sha256("".join(seen).encode(errors="surrogateescape")).hexdigest()
+            digest = digests.of_text("".join(seen))
         else:
-            digest = sha256(path)
+            digest = digests.of_file(path)
         return "published" if digest == self.archive.sha256 else f"folder_{digest[:16]}"
 
     def is_in_folder(self) -> bool:
@@ -149,9 +150,11 @@ class Files:
             with _unzipped(path) as file, tarfile.open(fileobj=file, mode="r|") as tar:
                 for member in tar:
                     name = self._below_root(member.name, path)
-                    if name is not None and member.isreg() and self._wants(name):
-                        yield name, tar.extractfile(member).read()
-                    tar.members.clear()  # tarfile keeps every member otherwise
+                    if name is not None and self._wants(name) and member.isreg():
+                        content = tar.extractfile(member)
+                        assert content is not None  # it is a regular file
+                        yield name, content.read()
+                    tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every member otherwise
                 while file.read(MEGABYTE):  # read to the end, where gzip's checksum is
                     pass
         except UserError:
@@ -224,10 +227,9 @@ def _fetch(archive: Archive, url: str, temporary: str, _: object) -> None:
     os.remove(temporary)  # readable by this user only, but other users may share the folder
     total = -(-archive.size // MEGABYTE)
     with (
-        _Received(io.FileIO(temporary, "wb")) as file,
         Progress(f"downloading {archive.name}", total, unit="megabyte") as progress,
+        _Received(io.FileIO(temporary, "wb"), archive.size, progress) as file,
     ):
-        file.most, file.progress, file.start = archive.size, progress, perf_counter()
         options = {"timeout": TIMEOUT, "headers": {"Accept-Encoding": "identity"}}  # the published bytes
         pooch.HTTPDownloader(chunk_size=MEGABYTE, **options)(url, file, None)
 
@@ -235,7 +237,11 @@ def _fetch(archive: Archive, url: str, temporary: str, _: object) -> None:
 class _Received(io.BufferedWriter):
     """A file that reports progress and refuses to grow beyond `most` bytes."""
 
-    def write(self, chunk: bytes) -> int:
+    def __init__(self, raw: io.RawIOBase, most: int, progress: Progress):
+        super().__init__(raw)
+        self.most, self.progress, self.start = most, progress, perf_counter()
+
+    def write(self, chunk: Any) -> int:
         if (received := self.tell() + len(chunk)) > self.most:
             raise ValueError(f"more than its {self.most:,} bytes")
         self.progress.update(1, **{"MB/s": received / MEGABYTE / (perf_counter() - self.start)})

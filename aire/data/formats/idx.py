@@ -2,7 +2,6 @@
 
 import dataclasses
 import gzip
-import hashlib
 import math
 import struct
 import zlib
@@ -15,6 +14,7 @@ import numpy as np
 from aire.data.formats import pixels
 from aire.data.formats.archives import Archive, download, is_gzip
 from aire.data.formats.pixels import MIN_TRAIN_IMAGES, ImageSource, Labelled
+from aire.utils import digests
 from aire.utils.errors import MissingFileError, UserError
 from aire.utils.files import reading
 
@@ -31,7 +31,7 @@ class IdxFile:
     @property
     def digest(self) -> str:
         """SHA-256, hexadecimal."""
-        return hashlib.sha256(self.content).hexdigest()
+        return digests.of_bytes(self.content)
 
     def parse(self, item: tuple[int, ...]) -> np.ndarray:
         """Decode items of a given shape, (n, *item) uint8.
@@ -143,9 +143,9 @@ class IdxSource(ImageSource):
     def config_name(self) -> str:
         if not self.folder:
             return "published"
-        digests = {name: file.digest for name, file in self.contents.items()}
-        digest = hashlib.sha256("".join(digests.values()).encode()).hexdigest()
-        is_published = digests == {name: file.unpacked for name, file in self.published.files.items()}
+        found = {name: file.digest for name, file in self.contents.items()}
+        digest = digests.of_text("".join(found.values()))
+        is_published = found == {name: file.unpacked for name, file in self.published.files.items()}
         return "published" if is_published else f"folder_{digest[:16]}"
 
     def read(self) -> tuple[Labelled, Labelled]:
@@ -170,9 +170,8 @@ class IdxSource(ImageSource):
 
     def _from_folder(self, folder: Path) -> dict[str, IdxFile]:
         names = self.published.files
-        paths = {name: next(filter(Path.is_file, (folder / f"{name}.gz", folder / name)), None) for name in names}
-        missing = [name for name, path in paths.items() if path is None]
-        if missing:
+        paths = {name: path for name in names for path in (folder / name, folder / f"{name}.gz") if path.is_file()}
+        if missing := [name for name in names if name not in paths]:
             raise MissingFileError(
                 f"{folder}: missing {', '.join(missing)} (with or without .gz); {self.published.how_to_get}"
             )

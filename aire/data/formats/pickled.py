@@ -35,7 +35,7 @@ def parse(data: bytes) -> Any:
 def _run(data: bytes) -> Any:
     stack: list[Any] = []
     marks: list[int] = []
-    memo: dict[int, Any] = {}
+    memo: dict[Any, Any] = {}
 
     def pop(n: int) -> list:
         """Pop the last n values of the stack."""

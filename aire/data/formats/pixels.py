@@ -54,7 +54,7 @@ class ImageSource(abc.ABC):
         }
 
 
-class ImageDataset(PreparedOnce, skip_registration=True):
+class ImageDataset(PreparedOnce):
     """Store `image`, SHAPE uint8, and `label`. Datasets define TITLE, VERSION, SHAPE and HOMEPAGE."""
 
     SHAPE: ClassVar[tuple[int, ...]]
@@ -107,7 +107,7 @@ class Sequences:
         side = self.side // self.pool
         squares = images.reshape(len(images), side, self.pool, side, self.pool, -1)
         values = squares.mean(axis=(2, 4), dtype=np.float32).reshape(len(images), side**2, -1) / 255
-        x = (values - np.float32(self.mean)) / np.float32(self.std)
+        x = (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return x if self.order is None else x[:, self.order(side**2)]
 
 
@@ -116,8 +116,8 @@ def load(
     data_dir: str | Path,
     source: Source,
     sequences: Sequences,
-    *,
     convert: Callable[[np.ndarray], np.ndarray] | None = None,
+    /,
     **examples: int,
 ) -> dict[str, Split]:
     """Load the splits "train", "validation" and "test" into memory as bytes. Prepare them on the first call.

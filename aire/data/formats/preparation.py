@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -33,7 +33,7 @@ class Source(Protocol):
     def sizes(self) -> dict[str, int]:
         """Number of examples of each split."""
 
-    def splits(self) -> dict[str, Iterable]:
+    def splits(self) -> Mapping[str, Iterable]:
         """Examples of each split, as arguments of `PreparedOnce.encode`. Splits are read in the order of the dict."""
 
 
@@ -44,10 +44,13 @@ class SourceConfig(tfds.core.BuilderConfig):
     source: Source | None = None
 
 
-class PreparedOnce(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class PreparedOnce(tfds.core.GeneratorBasedBuilder):
     """Write the examples of a source in their order. A subclass adds TITLE, VERSION, `_info` and `encode`."""
 
     TITLE: ClassVar[str]  # the dataset's name in messages
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__(skip_registration=True)  # TFDS has datasets of the same names
 
     @abc.abstractmethod
     def encode(self, example: Any) -> dict:

@@ -1,0 +1,40 @@
+"""Modules with shapes instead of arrays. Building one computes nothing, whatever its sizes are."""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Shaped
+
+T = TypeVar("T")
+
+_BUILDING = ContextVar("building", default=False)  # whether `abstract` is running in this thread
+
+
+def abstract(make: Callable[[], T]) -> T:
+    """Return the module that `make` returns, with shapes instead of arrays.
+
+    JAX's operations compute nothing here. What an initialiser computes with NumPy goes through `host_arrays`.
+    """
+    token = _BUILDING.set(True)
+    try:
+        return nnx.eval_shape(make)
+    finally:
+        _BUILDING.reset(token)
+
+
+def host_arrays(
+    compute: Callable[[], tuple[np.ndarray, ...]], *shapes: jax.ShapeDtypeStruct
+) -> tuple[Shaped[Array, "..."], ...]:
+    """Return the arrays that `compute` returns, converted to the dtypes of `shapes`.
+
+    Inside `abstract`, only the shapes are used. An eigendecomposition of a size read from a file would otherwise take
+    minutes and gigabytes before the file can be refused.
+    """
+    if _BUILDING.get():
+        return tuple(jnp.zeros(s.shape, s.dtype) for s in shapes)
+    return tuple(jnp.asarray(array, s.dtype) for array, s in zip(compute(), shapes, strict=True))

@@ -1,0 +1,142 @@
+"""Check options: the type and range of each, and one error that names every mistake.
+
+check("options", {"lr": 0.0, "groups": "fast"}, lr=number(above=0), groups=choice(("standard", "slow")))
+
+options.lr=0.0: expected a number > 0
+options.groups='fast': expected one of ['slow', 'standard']
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from numbers import Integral, Real
+from typing import Any, TypeVar
+
+from aire.utils.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What is expected of a value: in words, and as a test of the value."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+def integer(low: int, high: int) -> Rule:
+    """Return the rule of whole numbers from `low` to `high`."""
+    return Rule(f"a whole number from {low:,} to {high:,}", lambda x: is_integer(x) and low <= x <= high)
+
+
+def number(
+    low: float = -math.inf, *, above: float = -math.inf, high: float = math.inf, below: float = math.inf
+) -> Rule:
+    """Return the rule of finite numbers with low ≤ x ≤ high and above < x < below."""
+    limits = {">": above, ">=": low, "<": below, "<=": high}
+    words = " and ".join(f"{sign} {limit:g}" for sign, limit in limits.items() if math.isfinite(limit))
+    return Rule(
+        f"a number {words}" if words else "a finite number",
+        lambda x: is_number(x) and low <= x <= high and above < x < below,
+    )
+
+
+def choice(names: Collection[str]) -> Rule:
+    """Return the rule of the names in a collection."""
+    return Rule(f"one of {sorted(names)}", lambda x: isinstance(x, str) and x in names)
+
+
+def boolean() -> Rule:
+    """Return the rule of True and False."""
+    return Rule("True or False", lambda x: isinstance(x, bool))
+
+
+def text() -> Rule:
+    """Return the rule of strings that can be in a path."""
+    return Rule("a text without NUL", lambda x: isinstance(x, str) and "\0" not in x)
+
+
+def several(rule: Rule, low: int, high: int) -> Rule:
+    """Return the rule of lists and tuples of `low` to `high` values that follow a rule."""
+    return Rule(
+        f"{low:,} to {high:,} values, each {rule.expected}",
+        lambda x: isinstance(x, list | tuple) and low <= len(x) <= high and all(map(rule.holds, x)),
+    )
+
+
+def is_integer(x: object) -> bool:
+    """Whether a value is a whole number of Python or NumPy, and not a boolean."""
+    return not isinstance(x, bool) and isinstance(x, Integral)
+
+
+def is_number(x: object) -> bool:
+    """Whether a value is a finite number of Python or NumPy, and not a boolean."""
+    return not isinstance(x, bool) and isinstance(x, Real) and math.isfinite(x)
+
+
+def check(options: object, **rules: Rule) -> None:
+    """Compare the attributes of an object with their rules.
+
+    Raises:
+        UserError: one line for each value that breaks its rule.
+    """
+    values = {name: getattr(options, name) for name in rules}
+    wrong = [
+        f"{name}={_short(values[name])}: expected {rule.expected}"
+        for name, rule in rules.items()
+        if not rule.holds(values[name])
+    ]
+    if wrong:
+        raise UserError("\n".join(wrong))
+
+
+def make(kind: type[T], fields: object) -> T:
+    """Make a dataclass from a mapping of its fields, which may come from a file or from the command line.
+
+    Raises:
+        UserError: `fields` is not a mapping, a name is unknown or missing, or a value is wrong.
+    """
+    name = kind.__name__
+    if not isinstance(fields, Mapping):
+        raise UserError(f"{name}: {_short(fields)} is not a mapping of names to values")
+    known = {field.name: field for field in dataclasses.fields(kind) if field.init}  # type: ignore[arg-type]
+    needed = {n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING}
+    wrong = [f"{_short(n)} is unknown: expected some of {sorted(known)}" for n in fields if n not in known]
+    wrong += [f"{n} is missing" for n in sorted(needed - fields.keys())]
+    if wrong:
+        raise UserError("\n".join(f"{name}: {line}" for line in wrong))
+    return kind(**fields)
+
+
+class Mistakes:
+    """Collect the lines of several UserErrors, to raise them as one.
+
+    with Mistakes() as mistakes:
+        with mistakes.within("model."):
+            ModelConfig(…)
+    """
+
+    def __init__(self):
+        self.lines: list[str] = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        if kind is None and self.lines:
+            raise UserError("\n".join(dict.fromkeys(self.lines)))
+
+    @contextmanager
+    def within(self, prefix: str) -> Iterator[None]:
+        """Collect the lines of a UserError raised in the block, each with a prefix, and go on after the block."""
+        try:
+            yield
+        except UserError as error:
+            self.lines += [f"{prefix}{line}" for line in str(error).splitlines()]
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"

@@ -1,0 +1,163 @@
+"""The refit: C and D against `lstsq` on materialised features, held-out errors, and warnings."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import aire
+from aire.pruning import Calibration, Cut, apply, apply_masked
+from aire.pruning.refit import RefitWarning, refit
+from aire.ssm import S4D, S4DLayer, layers
+from aire.utils.errors import UserError
+
+H = 4
+HALF = np.arange(8) % 2 == 0
+
+
+def inputs(B=8, L=40, seed=0) -> np.ndarray:
+    """Coloured, so that features correlate."""
+    return np.random.default_rng(seed).normal(size=(B, L, H)).cumsum(axis=1).astype(np.float32) / 4
+
+
+def held_out(B: int) -> np.ndarray:
+    return np.arange(B) % 4 == 1
+
+
+def outputs(layer, u) -> np.ndarray:
+    return np.asarray(jax.jit(lambda u: layer.system(u))(u), np.float64)
+
+
+def least_squares(layer, keep: np.ndarray, u: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The fit of y on the kept states' features and each output's own input, on the rows that are not held out.
+
+    Returns its outputs on all rows.
+    """
+    x = np.asarray(jax.jit(lambda u: layer.states(u))(u), np.complex128)[..., keep]  # (B, L, R, kept)
+    channel, result = np.asarray(layer.channels())[keep], np.empty_like(y)
+    for h in range(H):
+        own = x if layer.readout().shape[1] == H else x[..., channel == h]
+        Z = np.concatenate([own.real, own.imag, u[:, :, h, None, None] + np.zeros_like(own[..., :1].real)], axis=-1)
+        Z = Z.reshape(*u.shape[:2], -1)
+        fit = ~held_out(len(u))
+        w = np.linalg.lstsq(Z[fit].reshape(-1, Z.shape[-1]), y[fit][..., h].ravel(), rcond=1e-9)[0]
+        result[..., h] = Z @ w
+    return result
+
+
+@pytest.fixture
+def make_any(make_layer, make_bank):
+    def make(kind: str, **options):
+        options = {"bidirectional": True, "dt_min": 0.05, **options}
+        return make_layer(H, 8, **options) if kind == "s5" else make_bank(counts=(3, 0, 1, 4), **options)
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["s5", "s4d"])
+def test_a_refit_is_the_least_squares_fit(make_any, kind):
+    layer, u = make_any(kind), inputs()
+    target = outputs(layer, u)
+    cut = refit(layer, Cut({"": HALF}), Calibration([u[:5], u[5:]]))
+    found, expected = outputs(apply(layer, cut), u), least_squares(layer, HALF, u, target)
+
+    def error(y):
+        return np.mean((y - target)[~held_out(8)] ** 2)
+
+    assert error(found) < 0.5 * error(outputs(layer.cut(HALF), u))
+    # Within a percent of the best possible, and the same function.
+    np.testing.assert_allclose(error(found), error(expected), rtol=0.01, atol=1e-6 * np.mean(target**2))
+    np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(target).max())
+    np.testing.assert_allclose(outputs(apply_masked(layer, cut), u), found, atol=1e-4)
+
+
+class Stack(nnx.Module):
+    """Two layers with a bend between; `second` may be `first`. Named against the order of their calls."""
+
+    def __init__(self, first, second):
+        self.b, self.a = first, second
+
+    def __call__(self, u, lengths=None):
+        return self.a(jnp.tanh(self.b(u)))
+
+
+def test_layers_are_fitted_in_turn_on_the_cut_models_inputs(make_any):
+    model, u = Stack(make_any("s5"), make_any("s5", discretization="bilinear")), inputs()
+    cut = refit(model, Cut({"a": HALF, "b": HALF}), Calibration([u]))
+    small = apply(model, cut)
+    v = np.tanh(outputs(small.b, u)).astype(np.float32)
+    target = outputs(model.a, np.tanh(outputs(model.b, u)).astype(np.float32))
+    expected = least_squares(model.a, HALF, v, target)
+    found = outputs(small.a, v)
+    errors = [np.mean((y - target)[~held_out(8)] ** 2) for y in (found, expected)]
+    np.testing.assert_allclose(errors[0], errors[1], rtol=0.01)
+
+
+def test_padding_and_a_shared_layer(make_any):
+    """Steps of padding change nothing; the sums of a layer that is called twice add up."""
+    layer, u, lengths = make_any("s5", bidirectional=False), inputs(), np.array([40, 7, 12, 30, 40, 3, 21, 9], np.int32)
+    dirty = np.where(np.arange(40)[None, :, None] < lengths[:, None, None], u, 1e3).astype(np.float32)
+    cuts = [
+        refit(Stack(layer, layer), Cut({"a": HALF}), Calibration([{"x": x, "lengths": lengths}]))
+        for x in (np.where(dirty == 1e3, 0, u), dirty)
+    ]
+    assert list(cuts[0].readouts) == ["a"]
+    for clean, other in zip(cuts[0].readouts["a"], cuts[1].readouts["a"], strict=True):
+        np.testing.assert_allclose(other, clean, rtol=1e-3, atol=1e-4)
+
+
+def test_what_would_be_worse_on_held_out_inputs_stays_as_it_is(make_any):
+    """Held-out sequences unlike the others: the layer keeps its readout, and a warning names it."""
+    layer, u = make_any("s5"), inputs(2, 20)
+    u[1] = np.random.default_rng(5).normal(size=u[1].shape) * 100
+    u[0, 1:] = 0
+    with pytest.warns(RefitWarning, match=r"layers \[''\] keep their readouts"):
+        cut = refit(layer, Cut({"": HALF}), Calibration([u]))
+    assert not cut.readouts
+
+
+def test_no_state_left_and_none_to_begin_with(make_any):
+    """D alone is fitted, to the best gain from each input to its output."""
+    full, u = make_any("s4d"), inputs()
+    for layer in (full, full.cut(np.zeros(8, bool))):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RefitWarning)  # without states to begin with, nothing can get better
+            cut = refit(layer, Cut({"": np.zeros(layer.n_states, bool)}), Calibration([u]))
+        y, v = outputs(layer, u)[~held_out(8)], u[~held_out(8)].astype(np.float64)
+        small = apply(layer, cut)
+        np.testing.assert_allclose(small.D[...], (v * y).sum(axis=(0, 1)) / (v * v).sum(axis=(0, 1)), rtol=1e-3)
+
+
+def test_documents_of_a_pair_are_in_the_same_set(make_model):
+    model = make_model((4,), retrieval=True, ssm={"dt_min": 0.05}, pooling="masked_mean")
+    tokens = np.random.default_rng(0).integers(0, 20, (8, 2, 15))
+    batch = {"x": tokens, "lengths": np.full((8, 2), 15, np.int32)}
+    stacked = {"x": np.concatenate([tokens[:, 0], tokens[:, 1]]), "lengths": np.full(16, 15, np.int32)}
+    cuts = [aire.prune(model, 0.5, "aire_refit", calibration=[b]).cut for b in (batch, stacked)]
+    for path in layers(model):  # 8 is a multiple of 4, so that the stacked rows are held out alike
+        np.testing.assert_allclose(cuts[0].readouts[path].C, cuts[1].readouts[path].C, rtol=1e-4, atol=1e-5)
+
+
+def test_the_target_of_a_layer_with_an_output_stage_is_before_it(make_bank):
+    u = inputs()
+    full = make_bank(layer=S4DLayer, dt_min=0.05)
+    plain = nnx.clone(full)
+    cuts = [refit(layer, Cut({"": HALF}), Calibration([u])) for layer in (full, _without_stage(plain))]
+    np.testing.assert_allclose(cuts[0].readouts[""].C, cuts[1].readouts[""].C, rtol=1e-4, atol=1e-5)
+    moments = [aire.calibrate(layer, [u])[""].output for layer in (full, _without_stage(plain))]
+    np.testing.assert_allclose(moments[0], moments[1], rtol=1e-5)
+
+
+def _without_stage(layer: S4DLayer) -> S4D:
+    bank = S4D(H, layer.n_states, layer.config, rngs=nnx.Rngs(0))
+    for name in (*S4D.ROLES, "channel"):
+        setattr(bank, name, getattr(layer, name))
+    return bank
+
+
+def test_too_few_sequences_are_refused(make_any):
+    with pytest.raises(UserError, match="1 calibration sequences: a refit needs at least two"):
+        refit(make_any("s5"), Cut({"": HALF}), Calibration([inputs(1)]))
