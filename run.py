@@ -9,13 +9,24 @@ datasets to --data_dir (default: $AIRE_DATA_DIR or ./data).
 """
 
 import os
+import signal
 import sys
 
-if (
-    (__name__ == "__main__" or os.path.basename(sys.argv[0]) == "aire")  # the installed command imports this file
-    and sys.platform == "linux"
-    and "GLIBC_TUNABLES" not in os.environ
-):
+_IS_COMMAND = __name__ == "__main__" or os.path.basename(sys.argv[0]) == "aire"  # the installed command imports this
+
+
+def _end(number: int, _) -> None:
+    """End the process at once, without a traceback."""
+    os.write(2, f"stopped by {signal.Signals(number).name} before the run started\n".encode())
+    os._exit(128 + number)
+
+
+if _IS_COMMAND:  # first, because the imports below take seconds; `main` installs the handlers of the run
+    for _name in ("SIGTERM", "SIGHUP", "SIGINT"):
+        if signal.getsignal(_number := getattr(signal, _name, signal.SIGINT)) is not signal.SIG_IGN:
+            signal.signal(_number, _end)
+
+if _IS_COMMAND and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
     # XLA allocates a step's temporary memory anew each time, which costs less in huge pages (section "pages" of
     # --config=speed measures it). Restart, because glibc reads this variable only when a process starts.
     os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
@@ -30,8 +41,9 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from aire.utils import stopping
 from aire.utils.errors import UserError
-from aire.utils.files import locked
+from aire.utils.files import occupied
 
 _CONFIGS = Path(__file__).parent / "configs"
 
@@ -98,7 +110,7 @@ def run(argv: list[str]) -> None:
     data_dir = Path(values.data_dir or os.environ.get("AIRE_DATA_DIR", "data"))
     keep_compiled(workdir)
     experiment = importlib.import_module(f"experiments.{config.experiment}")
-    with locked(workdir, f"runs in {workdir}"):
+    with occupied(workdir):
         experiment.run(config, workdir, data_dir)
 
 
@@ -116,12 +128,15 @@ def main() -> None:
     if "--help" in sys.argv or "-h" in sys.argv:
         print(f"{__doc__}\nConfigs: {', '.join(config_names())}")
         return
-    try:
-        run(sys.argv)
-    except (UserError, flags.Error) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; run the same command again to resume from the last checkpoint")
+    with stopping.on_signals():
+        try:
+            run(sys.argv)
+        except (UserError, flags.Error) as error:
+            sys.exit(f"error: {error}")
+        except stopping.Stopped as stop:
+            notes = getattr(stop, "__notes__", ["run the same command again"])
+            print("; ".join([str(stop), *notes]), file=sys.stderr, flush=True)
+            sys.exit(stop.exit_code)
 
 
 if __name__ == "__main__":

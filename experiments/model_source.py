@@ -58,6 +58,7 @@ def _train(config: ConfigDict, model: ModelConfig, task: Task, workdir: Path) ->
     fingerprint = {key: config[key].to_dict() for key in ("data", "model", "train")} | {"seed": config.seed}
     for size in UNREAD:
         fingerprint["data"].pop(size, None)
+    del fingerprint["train"]["checkpoint_minutes"]  # does not change the result
     trained = train(
         Classifier(model, rngs=nnx.Rngs(config.seed)),
         task.splits,

@@ -18,6 +18,7 @@ from aire.ssm import kind_of
 from aire.training.evaluate import Evaluation
 from aire.utils.errors import UserError
 from aire.utils.progress import Progress
+from aire.utils.stopping import Stopped
 from experiments.calibration_inputs import calibration_batches
 from experiments.evaluations import CutEvaluator, whole
 from experiments.records import Point
@@ -177,16 +178,22 @@ def sweep(evaluate: CutEvaluator, cuts: Cuts, trials: Sequence[Trial], name: str
 
     Raises:
         UserError: every trial fails at every ratio.
+        Stopped: by a signal. What is evaluated is saved.
     """
     points: list[Point] = []
     keys, known = set(), set(evaluate.cache)
     with Progress(name, len(trials) * len(cuts.ratios), unit="cut") as progress:
-        for trial in trials:
-            for ratio, cut in cuts(trial):
-                keys.add(evaluate.key(cut, "selection"))
-                selection = evaluate(cut, "selection")
-                points.append(Point(*trial, ratio, cut.n_states, selection))
-                progress.update(1, accuracy=selection.accuracy)
+        try:
+            for trial in trials:
+                for ratio, cut in cuts(trial):
+                    keys.add(evaluate.key(cut, "selection"))
+                    selection = evaluate(cut, "selection")
+                    points.append(Point(*trial, ratio, cut.n_states, selection))
+                    progress.update(1, accuracy=selection.accuracy)
+        except Stopped as stop:
+            stop.add_note(f"{progress.done} of {progress.total} cuts are evaluated and saved")
+            stop.add_note("run the same command again to go on from there")
+            raise
     if not points:
         raise UserError(f"no method works: {next(iter(cuts.failures.values()))}")
     print(f"{name}: {len(points)} cuts, {len(keys)} of them distinct, {len(keys & known)} evaluated before", flush=True)

@@ -115,7 +115,7 @@ def _check_sizes(config: ModelConfig, header: Header, source: str) -> None:
     building the model is bounded by the size of the file, whatever its config says.
     """
     found = Counter(name.rpartition("/")[2] for name in header.arrays)
-    layers = min(found[name] for name in kind_of(config.ssm).layer.STATE_AXIS)
+    layers = min(found[name] for name in kind_of(config.ssm).state_axis)
     if layers < len(config.state_sizes):
         raise UserError(f"{source}: its config has {len(config.state_sizes):,} layers, its arrays have {layers:,}")
     largest = max(config.d_input, config.d_model, config.d_output, *config.state_sizes)

@@ -97,7 +97,7 @@ class _Fitting:
     def key(self, layer: StateSpaceLayer) -> str:
         """A digest of all that `fitted` depends on except the code."""
         arrays = {**_parameters(layer), "keep": self.keep, **vars(self.fit)}
-        return digests.of_text(f"{digests.of_arrays(arrays)} {self.config}")
+        return hashlib.sha256(f"{digests.of_arrays(arrays)} {self.config}".encode()).hexdigest()
 
     def _widened(self, layer: StateSpaceLayer) -> StateSpaceLayer:
         return self.masked.with_parameters(spread(self.masked, self.keep, _parameters(layer)))

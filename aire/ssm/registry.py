@@ -35,6 +35,11 @@ class LayerKind:
     block: str = "aire.models:Block"
     importer: str | None = None
 
+    @property
+    def state_axis(self) -> Mapping[str, int]:
+        """The arrays of its layer that have a state axis."""
+        return getattr(self.layer, "STATE_AXIS")  # noqa: B009, a class by `register`, typed as what is called
+
     def n_states(self, states: int, d_model: int) -> int:
         """The number of stored states of a layer, from `states` and `d_model` of a config."""
         return states * d_model if self.per_channel else states

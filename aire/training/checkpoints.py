@@ -93,14 +93,16 @@ class Checkpoints:
         Args:
             state: a tree of JAX or NumPy arrays.
             meta: further data, as a JSON-serialisable dict.
-            score: a finite number, higher is better; None if not measured.
+            score: a finite number, higher is better; None if not measured. A later save of the same step, with a score,
+                replaces such a checkpoint.
 
         Raises:
             UserError: this checkpoint or the previous one cannot be written; the earlier ones are intact.
-            ValueError: this step is already saved.
+            ValueError: this step is already saved with a score, or none is given.
         """
         self.wait()
-        if step in self._records:
+        replaced = [step] if step in self._records and self._records[step]["score"] is None is not score else []
+        if step in self._records and not replaced:
             raise ValueError(f"step {step} is already saved in {self.folder}; every step can be saved once")
         arrays, _ = _flatten(state)
         record = {"step": step, "settings": self._settings, "meta": meta, "score": score, "arrays": _describe(arrays)}
@@ -113,9 +115,9 @@ class Checkpoints:
             record=args.JsonSave({"text": text, "sha256": digests.of_text(text)}),
         )
         with self._writing():
-            for damaged in list(self._damaged):
-                self._manager.delete(damaged)
-                del self._damaged[damaged]
+            for old in [*self._damaged, *replaced]:
+                self._manager.delete(old)
+                self._damaged.pop(old, None)
             self._records[step] = record
             self._manager.save(step, args=items, force=True)
 
@@ -173,6 +175,9 @@ class Checkpoints:
         wanted, treedef = _flatten(target)
         best = self._best(newest)
         return self._restored(best, self._read_best(best, wanted), wanted, treedef)
+
+    def __contains__(self, step: int) -> bool:
+        return step in self._records
 
     def latest(self) -> Path | None:
         """Wait for the last `save` and return the folder of the newest checkpoint, or None."""

@@ -3,11 +3,13 @@
 import dataclasses
 from collections.abc import Callable
 
+import jax
 import numpy as np
 from flax import nnx
 
-from aire.data.pipeline import Split, evaluation_batches
+from aire.data.pipeline import Batch, Split, evaluation_batches
 from aire.training.step import make_answer_step, split_model
+from aire.utils import stopping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,7 @@ def make_evaluator(model: nnx.Module, batch_size: int) -> Callable[[nnx.Module, 
 
     def evaluate(model: nnx.Module, split: Split) -> Answers:
         _, params, buffers = split_model(model)
-        answers = [answer_step(params, buffers, batch) for batch in evaluation_batches(split, batch_size)]
+        answers = _each_batch(lambda batch: answer_step(params, buffers, batch), split, batch_size)
         losses, right = (np.concatenate(arrays)[: len(split)] for arrays in zip(*answers, strict=True))
         return Answers(float(losses.mean(dtype=np.float64)), float(right.mean()), right)
 
@@ -45,7 +47,20 @@ def make_evaluator(model: nnx.Module, batch_size: int) -> Callable[[nnx.Module, 
 
 
 def evaluate_arrays(eval_step: Callable, params: dict, buffers: dict, split: Split, batch_size: int) -> Evaluation:
-    """Evaluate plain dicts, as the training loop holds them. `eval_step` is from `make_eval_step`."""
-    sums = [eval_step(params, buffers, batch) for batch in evaluation_batches(split, batch_size)]
+    """Evaluate plain dicts, as the training loop holds them. Raise Stopped between batches.
+
+    `eval_step` is from `make_eval_step`.
+    """
+    sums = _each_batch(lambda batch: eval_step(params, buffers, batch), split, batch_size)
     n = len(split.y)
     return Evaluation(float(sum(loss for loss, _ in sums)) / n, float(sum(right for _, right in sums)) / n)
+
+
+def _each_batch(step: Callable[[Batch], tuple], split: Split, batch_size: int) -> list[tuple]:
+    """Return the results of all batches. Raise Stopped between batches."""
+    results: list[tuple] = []
+    for batch in evaluation_batches(split, batch_size):
+        stopping.check()
+        results.append(step(batch))
+        jax.block_until_ready(results[-2:][0])  # never far behind, so that a signal does not wait for all batches
+    return results

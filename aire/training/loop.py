@@ -1,7 +1,8 @@
 """The training loop: resumable; returns the model with the best validation accuracy."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,10 +17,16 @@ from aire.training.evaluate import Evaluation, evaluate_arrays
 from aire.training.metrics import MetricsWriter, check_finite
 from aire.training.optimizer import OptimizerConfig, make_optimizer
 from aire.training.step import init_state, make_eval_step, make_train_step, split_model
+from aire.utils import stopping
+from aire.utils.checks import Mistakes, check, integer, make, number
 from aire.utils.errors import UserError
 from aire.utils.progress import Progress
 
+MAX_BATCH = 2**20  # examples; a larger number is a mistake that would fill the memory
 FETCH_EVERY = 50  # steps between fetches of the metrics, because a fetch waits for the device
+PENDING = "pending"  # key in the meta data of a checkpoint without evaluation: metrics that are not written yet
+
+Metrics = Mapping[str, Any]  # of one step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +39,7 @@ class TrainConfig:
         optimizer: rates and parameter groups.
         warmup_epochs: of the learning-rate schedule.
         evaluate_every: steps between evaluations on the validation split, each followed by a checkpoint; 0: one epoch.
+        checkpoint_minutes: the longest time between checkpoints. It does not change the result.
     """
 
     batch_size: int
@@ -39,17 +47,30 @@ class TrainConfig:
     optimizer: OptimizerConfig
     warmup_epochs: int = 1
     evaluate_every: int = 0
+    checkpoint_minutes: float = 10.0
 
     def __post_init__(self):
-        if self.epochs < 1 or self.evaluate_every < 0:
-            raise UserError(
-                f"epochs={self.epochs}, evaluate_every={self.evaluate_every}: expected epochs >= 1 and not < 0"
-            )
+        check(
+            self,
+            batch_size=integer(1, MAX_BATCH),
+            epochs=integer(1, 10**6),
+            warmup_epochs=integer(0, 10**6),
+            evaluate_every=integer(0, 10**9),
+            checkpoint_minutes=number(above=0),
+        )
+        if not isinstance(self.optimizer, OptimizerConfig):
+            raise UserError(f"optimizer={self.optimizer!r}: expected an OptimizerConfig")
+        if self.warmup_epochs >= self.epochs:
+            raise UserError(f"warmup_epochs={self.warmup_epochs}: expected fewer than epochs={self.epochs}")
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`."""
-        return cls(**{**fields, "optimizer": OptimizerConfig(**fields["optimizer"])})
+        """Invert `dataclasses.asdict`. Raise UserError that names every mistake."""
+        with Mistakes() as mistakes:
+            with mistakes.within("optimizer."):
+                fields = {**fields, "optimizer": make(OptimizerConfig, fields["optimizer"])}
+            with mistakes.within(""):
+                return make(cls, fields)
 
     def make_optimizer(self, model: nnx.Module, epoch_steps: int) -> optax.GradientTransformation:
         """Return the optimiser, scheduled for epochs of so many steps."""
@@ -78,7 +99,8 @@ def train(
     """Train a model, or resume the training in `folder`.
 
     Interruptions do not change the result, bit for bit: batches and dropout are pure functions of the seed and the
-    step, and everything else is in the checkpoint.
+    step, and everything else is in the checkpoint. Besides the checkpoints that follow an evaluation there are others,
+    without a score: after `checkpoint_minutes`, and when a signal stops the process.
 
     Args:
         model: the initial parameters; not modified.
@@ -90,6 +112,7 @@ def train(
     Raises:
         NonFiniteError: a loss is NaN or infinite; the last good checkpoint is kept.
         UserError: the folder cannot be written, or belongs to a run with other settings.
+        Stopped: a signal arrived within `stopping.on_signals`. The last step that was finished is saved.
     """
     epoch_steps = steps_per_epoch(data["train"], config.batch_size)
     total, every = config.epochs * epoch_steps, config.evaluate_every or epoch_steps
@@ -100,23 +123,40 @@ def train(
     train_step, eval_step = make_train_step(functions, optimizer), make_eval_step(functions)
     stream = Batches(data["train"], batch_size=config.batch_size, seed=seed)
 
-    with Checkpoints(folder / "checkpoints", fingerprint=dict(fingerprint)) as checkpoints:
+    with Checkpoints(folder / "checkpoints", fingerprint=dict(fingerprint)) as checkpoints, stopping.deferred():
         state = init_state(model, optimizer, jax.random.key(seed))
-        start, state, _ = checkpoints.restore_latest(state) or (0, state, {})
-        with MetricsWriter(folder, start or None) as metrics, Progress("training", total, done=start) as progress:
-            pending: list[dict] = []  # metrics not fetched yet
-            for step in range(start + 1, total + 1):
-                state, step_metrics = train_step(state, stream[step - 1])
-                pending.append(step_metrics)
-                progress.update(1, **step_metrics)
+        start, state, meta = checkpoints.restore_latest(state) or (0, state, {})
+        pending = _pending(meta)  # metrics that are not written yet
+        unfinished = PENDING in meta  # what follows the step `start` was not done
+        first = start if unfinished else start + 1
+        saved = time.monotonic()
+        with MetricsWriter(folder, first - 1 or None) as metrics, Progress("training", total, done=start) as progress:
+            for step in range(first, total + 1):
+                if step > start:
+                    state, step_metrics = train_step(state, stream[step - 1])
+                    pending.append(step_metrics)
+                    progress.update(1, **step_metrics)
                 evaluating = step % every == 0 or step == total
-                if evaluating or len(pending) == FETCH_EVERY:
-                    flush_metrics(step, pending, metrics, checkpoints.latest)
-                    pending = []
+                if not evaluating and time.monotonic() - saved >= 60 * config.checkpoint_minutes:
+                    _save_unfinished(step, state, pending, checkpoints)
+                    saved = time.monotonic()
+                try:
+                    stopping.check()
+                    if evaluating or len(pending) == FETCH_EVERY:
+                        flush_metrics(step, pending, metrics, checkpoints.latest)
+                    if evaluating:
+                        arrays = state["params"], state["buffers"]
+                        validation = evaluate_arrays(eval_step, *arrays, data["validation"], config.batch_size)
+                except stopping.Stopped as stop:
+                    _save_unfinished(step, state, pending, checkpoints)
+                    stop.add_note(f"saved step {step} of {total} in {checkpoints.latest()}")
+                    stop.add_note("run the same command again to go on from there")
+                    raise
                 if evaluating:
-                    arrays = state["params"], state["buffers"]
-                    validation = evaluate_arrays(eval_step, *arrays, data["validation"], config.batch_size)
                     _record(step, state, validation, metrics, checkpoints)
+                    saved = time.monotonic()
+                if evaluating or len(pending) == FETCH_EVERY:
+                    pending = []
         restored = checkpoints.restore_best(state)
     assert restored is not None  # the last step saved a checkpoint
     step, state, meta = restored
@@ -134,7 +174,24 @@ def _record(step: int, state: dict, validation: Evaluation, metrics: MetricsWrit
     checkpoints.save(step, state, values, score=validation.accuracy)
 
 
-def flush_metrics(last: int, pending: list[dict], metrics: MetricsWriter, latest: Callable[[], Path | None]) -> None:
+def _save_unfinished(step: int, state: dict, pending: Sequence[Metrics], checkpoints: Checkpoints) -> None:
+    """Save a step before what follows it, such as an evaluation, unless it is saved already."""
+    if step in checkpoints:
+        return
+    values = jax.device_get(pending)
+    for i, step_metrics in enumerate(values, start=step - len(values) + 1):
+        check_finite(i, step_metrics, checkpoints.latest)
+    checkpoints.save(step, state, {PENDING: [{name: float(v) for name, v in each.items()} for each in values]})
+
+
+def _pending(meta: Mapping[str, Any]) -> list[Metrics]:
+    """Return the metrics in the meta data of a checkpoint, as `train_step` returned them."""
+    return [{name: np.float32(v) for name, v in each.items()} for each in meta.get(PENDING, [])]
+
+
+def flush_metrics(
+    last: int, pending: Sequence[Metrics], metrics: MetricsWriter, latest: Callable[[], Path | None]
+) -> None:
     """Fetch the metrics of the steps up to `last` and write their means; stop at the first that is not finite.
 
     `latest` then gives the last good checkpoint for the error message.

@@ -12,6 +12,7 @@ import optax
 from flax import nnx
 
 from aire.ssm import StateSpaceLayer, map_layers
+from aire.utils.checks import boolean, check, choice, number
 from aire.utils.errors import UserError
 
 # Group of each role of a state space layer's parameters (`StateSpaceLayer.ROLES`); all else is "regular". "ssm" is Adam
@@ -50,8 +51,15 @@ class OptimizerConfig:
     lr_min: float = 1e-6
 
     def __post_init__(self):
-        if self.groups not in GROUPS:
-            raise UserError(f"groups={self.groups!r}: expected one of {sorted(GROUPS)}")
+        check(
+            self,
+            lr=number(above=0),
+            ssm_lr=number(above=0),
+            weight_decay=number(0),
+            groups=choice(GROUPS),
+            dt_global=boolean(),
+            lr_min=number(0),
+        )
 
 
 def schedule(base: float, *, warmup_steps: int, total_steps: int, lr_min: float = 1e-6) -> optax.Schedule:

@@ -4,11 +4,16 @@ Files that cannot be read or written raise one clear error.
 """
 
 import glob
+import json
 import os
 import platform
 import re
+import shlex
+import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -60,6 +65,44 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def occupied(folder: Path) -> Iterator[None]:
+    """Run the block as the only process in a folder, which is created if missing.
+
+    The lock is the file `lock` in the folder, as of `locked`. The file `running.json` says who holds it.
+
+    Raises:
+        UserError: another process is there, which the message describes, or the folder cannot be written.
+    """
+    lock, holder = FileLock(folder / "lock"), folder / "running.json"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"{folder} is in use by {_describe(holder)}; wait for it, or choose another --workdir"
+            ) from None
+    try:
+        command = shlex.join([Path(sys.executable).name, *sys.argv])
+        since = datetime.now().astimezone().isoformat(" ", "seconds")
+        who = {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "command": command}
+        write_text(holder, json.dumps(who))
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _describe(holder: Path) -> str:
+    """Describe the process that a file of `occupied` names."""
+    try:
+        who = json.loads(holder.read_bytes())
+        return f"process {who['pid']} on {who['host']} since {who['since']}: {who['command']}"
+    except (OSError, ValueError, KeyError, TypeError):  # it has just started or is about to end
+        return "another process"
 
 
 def sync(path: str | Path) -> None:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from aire import zoo
 from aire.utils.errors import UserError
 from aire.utils.files import locked
+from aire.utils.stopping import Stopped
 from experiments.paper_table import papers, saved_runs
 from experiments.records import PrunedModel, identity
 
@@ -137,9 +138,13 @@ def execute(command: Sequence[str]) -> str:
     except OSError as error:
         return f"cannot run {command[0]}: {error.strerror}"
     with process:
-        for line in process.stderr:
-            print(line, end="", file=sys.stderr, flush=True)
-            last = line.strip() or last
+        try:
+            for line in process.stderr:
+                print(line, end="", file=sys.stderr, flush=True)
+                last = line.strip() or last
+        except Stopped as stop:
+            process.send_signal(stop.number)  # leaving the context waits for it
+            raise
     return f"{last} (exit code {process.returncode})" if process.returncode else ""
 
 

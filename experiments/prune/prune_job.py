@@ -18,7 +18,7 @@ from aire.ssm import kind_of
 from aire.training.evaluate import make_evaluator
 from experiments import baselines
 from experiments.calibration_inputs import calibration_split
-from experiments.evaluations import CutEvaluator
+from experiments.evaluations import CutEvaluator, EvaluationFile
 from experiments.model_source import obtain_model
 from experiments.provenance import provenance
 from experiments.prune.prune_report import write_report
@@ -33,6 +33,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     methods = prepare(config)
     announce(config, methods, workdir, data_dir)
     source, clock = provenance(), Clock()
+    cache = EvaluationFile(workdir / "evaluations.jsonl")
     task = load_task(config.data.to_dict(), data_dir)
     print(f"data: {task.description()}", flush=True)
     clock.lap("data")
@@ -41,8 +42,9 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     clock.lap("model")
     base = baselines.measure(task)
     clock.lap("baselines")
-    evaluate = CutEvaluator(model, task.splits, make_evaluator(model, config.prune.batch_size), cache={})
-    cuts = Cuts(model, calibration_split(config.prune.calibration.source, task, data_dir), config.prune)
+    evaluate = CutEvaluator(model, task.splits, make_evaluator(model, config.prune.batch_size), cache)
+    inputs = calibration_split(config.prune.calibration.source, task, data_dir)
+    cuts = Cuts(model, inputs, config.prune, workdir / "cuts")
     points = sweep(evaluate, cuts, [(method, config.seed) for method in methods])
     clock.lap("sweep")
     swept = [method for method in methods if any(p.method == method for p in points)]

@@ -4,20 +4,22 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from filelock import FileLock
 
 import aire
 import run
 from aire.data.synthetic import idx_arrays
 from aire.data.tasks import load_task
 from aire.pruning.methods import METHODS
+from aire.utils.files import occupied
 from experiments.speed.speed_job import SECTIONS
 from tests.experiments.conftest import ROOT, call, command, start
 from tests.helpers import write_idx
@@ -194,13 +196,22 @@ def test_an_unwritable_work_folder_is_named(data, tmp_path, monkeypatch):
     assert f"cannot write {tmp_path / 'file'}" in line
 
 
-def test_a_second_process_waits_for_its_turn_in_a_work_folder(data, tmp_path):
-    mistaken = command(SMOKE, "--config.prune.scope=local", data=data, workdir=tmp_path)
-    with subprocess.Popen(mistaken, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        with FileLock(tmp_path / "lock"):
-            assert process.stdout.readline() == f"waiting for another process that runs in {tmp_path}\n"
-            assert process.poll() is None
-        assert process.wait() == 1
+def test_a_second_run_in_a_work_folder_is_told_who_is_there(data, tmp_path, monkeypatch):
+    """In this process, because a lock belongs to its open file. What a killed process left does not block."""
+    with occupied(tmp_path):
+        line = error_of(SMOKE, data=data, workdir=tmp_path, monkeypatch=monkeypatch)
+    assert line.startswith(f"error: {tmp_path} is in use by process {os.getpid()} on {socket.gethostname()} since 20")
+    assert line.endswith("wait for it, or choose another --workdir") and Path(sys.argv[0]).name in line
+    assert not (tmp_path / "running.json").exists()
+    held = "with files.occupied(pathlib.Path('.')): os.kill(os.getpid(), 9)"
+    killed = subprocess.run(
+        [sys.executable, "-c", f"import os, pathlib; from aire.utils import files\n{held}"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert killed.returncode == -9 and (tmp_path / "running.json").exists()
+    with occupied(tmp_path):
+        pass
 
 
 def test_compiled_programs_are_kept_in_the_work_folder(tmp_path):

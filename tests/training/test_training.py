@@ -1,8 +1,11 @@
 """Training: parameter groups, the loop, bit-identical results of resumed runs, stopping on NaN."""
 
+import contextlib
 import csv
 import dataclasses
+import itertools
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +21,7 @@ from aire.training import loop
 from aire.training.metrics import NonFiniteError
 from aire.training.optimizer import OptimizerConfig, label, parameter_roles, schedule
 from aire.training.step import split_model
+from aire.utils import stopping
 from aire.utils.errors import UserError
 
 CONFIG = loop.TrainConfig(
@@ -128,6 +132,66 @@ def test_a_resumed_run_is_bit_identical(model, finished, tmp_path, monkeypatch, 
     assert (folder / "metrics.csv").read_text() == (tmp_path / "metrics.csv").read_text()
 
 
+@pytest.fixture
+def stop_at(monkeypatch):
+    """A function that lets a signal arrive at these checks of `stopping.check`, counted from 1."""
+    monkeypatch.setattr(stopping, "_requested", None)
+
+    def at(*numbers):
+        count = itertools.count(1)
+
+        def check():
+            if next(count) in numbers:
+                raise stopping.Stopped(signal.SIGTERM)
+
+        monkeypatch.setattr(stopping, "check", check)
+
+    return at
+
+
+# Evaluations are at every third step, and check before each of their two batches: checks 1, 2, 3 are of the steps,
+# 4 and 5 of the first evaluation.
+@pytest.mark.parametrize(("check", "step"), [(1, 1), (2, 2), (3, 3), (5, 3), (7, 5)])
+def test_a_stopped_run_saves_its_last_step_and_resumes_bit_identically(
+    model, finished, tmp_path, stop_at, monkeypatch, check, step
+):
+    full, _ = finished
+    monkeypatch.setattr(loop, "FETCH_EVERY", 2)
+    uninterrupted = train(model, tmp_path / "uninterrupted")
+    stop_at(check)
+    with pytest.raises(stopping.Stopped) as stopped:
+        train(model, tmp_path)
+    assert f"saved step {step} of 15 in {tmp_path / 'checkpoints' / str(step)}" in stopped.value.__notes__
+    stop_at()
+    resumed = train(model, tmp_path)
+    assert_identical(full.model, resumed.model)
+    assert resumed.step == uninterrupted.step == full.step and resumed.validation == full.validation
+    metrics = [(f / "metrics.csv").read_text() for f in (tmp_path / "uninterrupted", tmp_path)]
+    assert metrics[0] == metrics[1]
+
+
+def test_a_run_stopped_again_and_again_is_bit_identical(model, finished, tmp_path, stop_at):
+    full, folder = finished
+    for _ in range(40):
+        stop_at(4)
+        with contextlib.suppress(stopping.Stopped):
+            resumed = train(model, tmp_path)
+            break
+    assert_identical(full.model, resumed.model)
+    assert resumed.step == full.step
+    assert (folder / "metrics.csv").read_text() == (tmp_path / "metrics.csv").read_text()
+
+
+def test_checkpoints_by_time_change_no_result(model, finished, tmp_path):
+    """Every step is saved; only the evaluated ones can be the best."""
+    full, folder = finished
+    config = dataclasses.replace(CONFIG, checkpoint_minutes=1e-9)
+    assert_identical(full.model, train(model, tmp_path, config=config).model)
+    assert (folder / "metrics.csv").read_text() == (tmp_path / "metrics.csv").read_text()
+    kept = {int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()}
+    assert kept == {14, 15, full.step}
+
+
 def test_finished_training_is_not_repeated(model, finished, tmp_path, monkeypatch):
     shutil.copytree(finished[1], tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(loop, "Batches", lambda *args, **kwargs: {})  # any step would fail
@@ -170,7 +234,7 @@ def test_a_diverging_loss_stops_training(make_model, tmp_path):
     [
         ({"epochs": 0}, "epochs=0"),
         ({"batch_size": 41}, "batch_size=41: expected 1 to 40"),
-        ({"warmup_epochs": 3}, "warmup_steps=15: expected at least 0 and below total_steps=15"),
+        ({"warmup_epochs": 3}, "warmup_epochs=3: expected fewer than epochs=3"),
     ],
 )
 def test_invalid_settings(model, tmp_path, change, message):

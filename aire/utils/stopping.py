@@ -1,0 +1,105 @@
+"""Stop on SIGTERM, SIGHUP or SIGINT: where nothing is lost, or at once on a second signal.
+
+    with stopping.on_signals():
+        prepare()                   # a signal raises Stopped here
+        with stopping.deferred():
+            for step in steps:
+                run(step)           # not here,
+                stopping.check()    # but here
+
+Nothing happens outside `on_signals`, as in a user's program: there, `check` never raises.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name))
+
+
+class Stopped(BaseException):
+    """A signal asked this process to stop. The notes (`add_note`) say what was saved and how to go on.
+
+    Not an Exception, because code that goes on after errors must not go on after it.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.number
+
+
+SAME_SIGNAL = 0.1  # seconds; `timeout` and `srun` send a signal to the process and again to its group
+
+_requested: int | None = None  # the first signal, until it is raised
+_deferred = False
+
+
+def check() -> None:
+    """Raise Stopped if a signal has arrived."""
+    if _requested is not None:
+        raise Stopped(_requested)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Let signals wait for the next `check` in the block."""
+    global _deferred
+    _deferred = True
+    try:
+        yield
+    finally:
+        _deferred = False
+
+
+@contextmanager
+def on_signals() -> Iterator[None]:
+    """Handle the signals in the block, in the main thread. A signal that is ignored, as by nohup, stays ignored."""
+    global _requested
+    own = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    # A thread reads the signals from a pipe, because Python calls a handler only between two instructions of the main
+    # thread, which may be in a long compilation.
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    handlers = {number: signal.signal(number, _raise) for number in own}
+    watcher = threading.Thread(target=_watch, args=(reading, own), name="signals", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(before)
+        os.close(writing)  # ends the thread
+        watcher.join()
+        os.close(reading)
+        _requested = None
+
+
+def _raise(number: int, _) -> None:
+    """Handle a signal in the main thread."""
+    global _requested
+    _requested = _requested or number
+    if not _deferred:
+        check()
+
+
+def _watch(pipe: int, numbers: list[int]) -> None:
+    """Announce the first signal, and end the process on the second."""
+    first: float | None = None
+    while received := os.read(pipe, 1):
+        number, now = received[0], time.monotonic()
+        if number not in numbers:  # of another handler of this process
+            continue
+        if first is None:
+            first, name = now, signal.Signals(number).name
+            os.write(2, f"{name}: stopping where nothing is lost; a second signal stops at once\n".encode())
+        elif now - first > SAME_SIGNAL:
+            os._exit(128 + number)
