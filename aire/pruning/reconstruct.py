@@ -6,6 +6,7 @@ the cut layer, the refitted one and the fitted one, the layer with the lowest er
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
