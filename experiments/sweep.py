@@ -14,7 +14,7 @@ from aire.models import Classifier
 from aire.pruning import Calibration, Cut, PruneResult, find_cut, methods
 from aire.pruning.result import result_of
 from aire.pruning.selection import check_ratio, check_scope
-from aire.ssm import kind_of
+from aire.ssm import kind_of, ssm_config
 from aire.training.evaluate import Evaluation
 from aire.utils.errors import UserError
 from aire.utils.progress import Progress
@@ -49,7 +49,7 @@ def prepare(run: ConfigDict) -> list[str]:
         raise UserError(f"prune.calibration.examples={config.calibration.examples}: expected at least 1")
     if 0.0 not in config.ratios:
         raise UserError("prune.ratios must contain 0.0, the uncut model, which is always within the tolerance")
-    states = kind_of(run.model.ssm).n_states(run.model.states, run.model.d_model)
+    states = kind_of(ssm_config(run.model.ssm.to_dict())).n_states(run.model.states, run.model.d_model)
     for name in names:
         _check_some_are_kept(name, max(config.ratios), scope(name, config), states, run.model.depth)
     return names

@@ -14,7 +14,7 @@ import aire
 from aire.data.pipeline import Split
 from aire.data.tasks import load_task
 from aire.models import Classifier
-from aire.ssm import kind_of
+from aire.ssm import kind_of, ssm_config
 from aire.training.evaluate import make_evaluator
 from experiments import baselines
 from experiments.calibration_inputs import calibration_split
@@ -70,7 +70,7 @@ def announce(config: ConfigDict, methods: Sequence[str], workdir: Path, data_dir
     m, p = config.model, config.prune
     origins = {"zoo": "trained, from the zoo", "scratch": f"trained here, {config.train.epochs} epochs"}
     origin = origins.get(config.init, config.init.replace("{runs}", str(workdir.parent)))
-    states = kind_of(m.ssm).describe_states(m.states)
+    states = kind_of(ssm_config(m.ssm.to_dict())).describe_states(m.states)
     print(
         f"{config.name}: prune a trained model, choose the ratio on the selection split, test once\n"
         f"  data    {config.data.task}, prepared once in {data_dir}\n"
