@@ -13,11 +13,11 @@ inputs with `calibrations` draws of inputs.
 The small runs choose and test on more examples than the pruning job (SMALL), so that the standard error of a change of
 accuracy is below half a point, and at ratios in steps of 5 %. The models are the same.
 
-How much data a method needs, and which:
+How much data a method needs, and which (INPUTS):
 
-    python run.py --config=compare_methods:lra_listops,small --config.prune.calibration.examples=16
-    python run.py --config=compare_methods:fashion_mnist,small --config.prune.calibration.source=noise
-    python run.py --config=compare_methods:fashion_mnist,small --config.prune.calibration.source=lra_pathfinder:small
+    python run.py --config=compare_methods:lra_listops,small,inputs_16           16 sequences; also 64, 1024
+    python run.py --config=compare_methods:fashion_mnist,small,inputs_noise      uniform noise
+    python run.py --config=compare_methods:fashion_mnist,small,inputs_other      the inputs of another task
 
 Evaluations are saved in evaluations.jsonl in the run's folder, by a digest of model, cut and split, and refitted cuts
 in the folder cuts. So a stopped run resumes, and a run with more models, methods or ratios computes only what is new.
@@ -39,9 +39,16 @@ SMALL = {
 }
 
 
+# Calibration inputs that differ from the default, 256 training examples. Each is a variant `inputs_NAME`.
+INPUTS = {str(n): {"examples": n} for n in (16, 64, 1024)} | {"noise": {"source": "noise"}, "other": {}}
+OTHER_TASK = {"fashion_mnist": "lra_pathfinder:small", "lra_pathfinder": "fashion_mnist:small"}
+
+
 def get_config(variants: str = "") -> ConfigDict:
     names = [name for name in (variants or "").split(",") if name]
     task = names.pop(0) if names and names[0] in tasks() else "lra_listops"
+    inputs = [name for name in names if name.removeprefix("inputs_") in INPUTS]
+    names = [name for name in names if name not in inputs]
     try:
         config = importlib.import_module(f"configs.{task}_prune").get_config(",".join(names))
     except UserError as error:
@@ -55,8 +62,20 @@ def get_config(variants: str = "") -> ConfigDict:
     if "small" in names:
         config.data.update(SMALL.get(task, {}))
         config.prune.ratios = common.pruning().ratios
+    for name in inputs:
+        _set_inputs(config, task, name.removeprefix("inputs_"))
     del config.init, config.seed  # `models` replaces both
     return config
+
+
+def _set_inputs(config: ConfigDict, task: str, name: str) -> None:
+    config.name += f"_inputs_{name}"
+    config.prune.methods = ("measured", "surgeon_order", "surgeon")
+    config.prune.calibration.update(INPUTS[name])
+    if name == "other":
+        if task not in OTHER_TASK:
+            raise UserError(f"inputs_other: no other task has the inputs of {task}; expected one of {[*OTHER_TASK]}")
+        config.prune.calibration.source = OTHER_TASK[task]
 
 
 def tasks() -> list[str]:

@@ -267,7 +267,8 @@ def test_evaluations_survive_a_torn_line(tmp_path):
 def test_a_flipped_bit_never_changes_an_evaluation(tmp_path, caplog):
     path = tmp_path / "evaluations.jsonl"
     saved = EvaluationFile(path)
-    saved["a"], saved["b"] = Evaluation(0.125, 2 / 3), Evaluation(1e-9, 1.0)
+    saved["a"] = Measurement(0.125, 2 / 3, examples=3, lost=1, gained=0)
+    saved["b"] = Measurement(1e-9, 1.0, examples=3, lost=0, gained=2)
     content = path.read_bytes()
     silent = 0
     for place in range(len(content)):
@@ -285,8 +286,8 @@ def test_a_flipped_bit_never_changes_an_evaluation(tmp_path, caplog):
 
 def test_lines_of_an_older_version_are_read_with_a_warning(tmp_path, caplog):
     path = tmp_path / "evaluations.jsonl"
-    path.write_text('{"key": "a", "loss": 1.0, "accuracy": 0.5}\n')
-    assert dict(EvaluationFile(path)) == {"a": Evaluation(1.0, 0.5)}
+    path.write_text('{"key": "a", "loss": 1.0, "accuracy": 0.5, "examples": 4, "lost": 1, "gained": 0}\n')
+    assert dict(EvaluationFile(path)) == {"a": Measurement(1.0, 0.5, examples=4, lost=1, gained=0)}
     assert ["some lines have no digest" in record.getMessage() for record in caplog.records] == [True]
 
 
