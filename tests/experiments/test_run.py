@@ -47,7 +47,7 @@ def test_a_run_writes_all_files(finished):
     assert list(dict.fromkeys(row["method"] for row in rows)) == list(METHODS)
     assert [float(row["ratio"]) for row in rows[:4]] == [0.0, 0.25, 0.5, 0.75]
     assert [int(row["states"]) for row in rows[:4]] == [16, 12, 8, 4]
-    assert "256 training examples, without labels, for measured" in printed
+    assert "256 examples of train, without labels, for measured" in printed
     assert "bag of tokens" in printed and "uncut model" in printed and "states" in printed
 
 
@@ -60,8 +60,8 @@ def test_results_agree_with_each_other_and_the_saved_model(finished):
     pruned = aire.load(workdir / "pruned.safetensors")
     assert list(pruned.config.state_sizes) == chosen["states"]
     rows = [r for r in csv.DictReader((workdir / "results.csv").read_text().splitlines()) if r["method"] == "aire"]
-    full = results["full"]["validation"]["accuracy"]
-    within = [float(r["ratio"]) for r in rows if float(r["validation_accuracy"]) >= full - 0.01 - 1e-9]
+    full = results["full"]["selection"]["accuracy"]
+    within = [float(r["ratio"]) for r in rows if float(r["selection_accuracy"]) >= full - 0.01 - 1e-9]
     assert chosen["ratio"] == max(within)
 
 
@@ -121,7 +121,7 @@ def test_image_data(data, tmp_path):
     folder = write_idx(tmp_path / "files", idx_arrays(train=192, test=80))
     args = "--config=fashion_mnist_prune:smoke", f"--config.data.folder={folder}", "--config.prune.methods=('aire',)"
     printed = call(*args, data=data, workdir=tmp_path / "run")
-    sizes = "64 / 16 / 32 examples of up to 49 steps, 10 classes"
+    sizes = "64 / 8 / 8 / 32 examples of up to 49 steps, 10 classes"
     assert f"data: Fashion-MNIST, the files in {folder}: {sizes}" in printed
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert set(results["baselines"]) == {"majority class", "linear classifier"}
