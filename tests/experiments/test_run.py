@@ -326,10 +326,11 @@ def test_an_unwritable_work_folder_is_named(data, tmp_path, monkeypatch):
 
 def test_a_second_run_in_a_work_folder_is_told_who_is_there(data, tmp_path, monkeypatch):
     """In this process, because a lock belongs to its open file. What a killed process left does not block."""
+    command = Path(sys.argv[0]).name  # `error_of` replaces the arguments of this process
     with occupied(tmp_path):
         line = error_of(SMOKE, data=data, workdir=tmp_path, monkeypatch=monkeypatch)
     assert line.startswith(f"error: {tmp_path} is in use by process {os.getpid()} on {socket.gethostname()} since 20")
-    assert line.endswith("wait for it, or choose another --workdir") and Path(sys.argv[0]).name in line
+    assert line.endswith("wait for it, or choose another --workdir") and command in line
     assert not (tmp_path / "running.json").exists()
     held = "with files.occupied(pathlib.Path('.')): os.kill(os.getpid(), 9)"
     killed = subprocess.run(
