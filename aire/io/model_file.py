@@ -95,6 +95,8 @@ def _describe(file: BinaryIO, source: str) -> _Description:
         record = digests.parse_json(header.metadata[_RECORD], f"the record in the header of {source}")
         record = digests.unseal(record, f"the record in the header of {source}", required=True)
         fields, sha256 = record.get("config"), record.get("arrays")
+        if not isinstance(sha256, dict):
+            raise DamagedError(f"{source} is damaged: the record in its header has no digests of the arrays")
     elif _FIRST_VERSION in header.metadata:
         fields, sha256 = digests.parse_json(header.metadata[_FIRST_VERSION], f"the config in {source}"), None
     else:
