@@ -152,10 +152,10 @@ def test_wrong_configs_are_named(change, message):
         ([], r"model config \[\]: expected a mapping"),
         ({"ssm": "abc"}, "ssm='abc': expected a mapping with the key 'kind'"),
         ({"ssm": {"kind": ["s5"]}}, r"ssm.kind=\['s5'\]: expected one of"),
-        ({"ssm": {"kind": "s5", "heads": 2}}, "S5Config: 'heads' is unknown: expected some of .*'blocks'"),
+        ({"ssm": {"kind": "s5", "heads": 2}}, "S5Config: unknown 'heads': expected some of .*'blocks'"),
         (
             {"ssm": {}, "depth": 2},
-            "ModelConfig: 'depth' is unknown.*\nModelConfig: d_input is missing\nModelConfig: d_m",
+            "ModelConfig: unknown 'depth': .*\nModelConfig: missing d_input, d_model",
         ),
     ],
 )
