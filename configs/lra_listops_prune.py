@@ -41,6 +41,8 @@ def get_config(variants: str = "") -> ConfigDict:
             "train_examples": 96_000,
             "validation_examples": 2_000,
             "test_examples": 2_000,
+            "selection_examples": 2_000,  # other examples, which choose the ratio
+            "more_test_examples": 0,  # added to the test examples, without being a setting of the training
             "seed": 0,
             "lra_release": "",
         },

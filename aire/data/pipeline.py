@@ -47,6 +47,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.y)
 
+    def __getitem__(self, part: slice) -> "Split":
+        """Return consecutive examples. The arrays are views."""
+        return dataclasses.replace(self, x=self.x[part], lengths=self.lengths[part], y=self.y[part])
+
     def take(self, indices: np.ndarray) -> Batch:
         """Return the examples with these indices as a batch."""
         x = self.x[indices]

@@ -87,9 +87,10 @@ class _Fitting:
         return layer.with_readout(*as_readout(regression.solve(self._sums(layer, self.fit), old), layer))
 
     def fitted(self, layer: StateSpaceLayer, progress: Callable[[int], None]) -> StateSpaceLayer:
-        """With parameters fitted by gradient, and a least-squares readout."""
+        """With parameters fitted by gradient, and a least-squares readout. The layer itself if the fit diverged."""
         wide = fit_layer(self._widened(layer), self.keep, self.fit, self.config, progress)
-        return self.refitted(wide.cut(self.keep))
+        fitted = wide.cut(self.keep)
+        return layer if _diverged(layer, fitted) else self.refitted(fitted)
 
     def error(self, layer: StateSpaceLayer, data: LayerData) -> float:
         """The relative squared error of the layer's outputs."""
@@ -133,6 +134,13 @@ def _best_layer(
     candidates = [layer, refitted, fitted]
     errors = [fitting.error(candidate, held_out) for candidate in candidates]
     return candidates[int(np.nanargmin(errors))]
+
+
+def _diverged(before: StateSpaceLayer, after: StateSpaceLayer) -> bool:
+    """Whether a parameter is NaN or infinite, or a stable state became unstable."""
+    if not all(np.isfinite(a).all() for a in _parameters(after).values()):
+        return True
+    return bool(np.any((np.asarray(before.margin()) > 0) & (np.asarray(after.margin()) <= 0)))
 
 
 def _parameters(layer: StateSpaceLayer) -> dict[str, np.ndarray]:

@@ -99,7 +99,7 @@ def _cells(name: str, ours: Sequence[Numbers], theirs: Numbers, beside: bool, co
 
 
 def method_rows(layer: str, runs: Runs, beside: bool) -> list[Row]:
-    """Points of validation accuracy that each method loses at AIRE's ratio on the same model."""
+    """Points of accuracy on the selection split that each method loses at AIRE's ratio on the same model."""
     swept = {task: [m for m in included(entries) if "aire" in m.cuts] for task, entries in runs.items()}
     averaged = [task for task in runs if task in papers.AVERAGED or not beside]
     swept = {task: models for task, models in swept.items() if models}
@@ -124,7 +124,7 @@ def _lost_at_aire_ratio(models: Sequence[PrunedModel], method: str) -> list[floa
         ratio = m.cuts["aire"][0].chosen.ratio
         accuracies = [s.accuracies[ratio] for s in m.cuts.get(method, []) if ratio in s.accuracies]
         if accuracies:
-            losses.append(_points(100 * (m.uncut.validation.accuracy - float(np.mean(accuracies)))))
+            losses.append(_points(100 * (m.uncut.selection.accuracy - float(np.mean(accuracies)))))
     return losses
 
 

@@ -148,7 +148,7 @@ def test_damaged_runs_are_named_and_foreign_folders_skipped(tmp_path):
     (tmp_path / "keyless" / "results.json").write_text(json.dumps(older))
     (tmp_path / "no_points" / "results.csv").unlink()
     (tmp_path / "few_points" / "results.csv").write_text(
-        "method,ratio,states,validation_accuracy,validation_loss\naire,0.0,9,0.9,1\nlast,0.2,9,1,1\n"
+        "method,ratio,states,selection_accuracy,selection_loss\naire,0.0,9,0.9,1\nlast,0.2,9,1,1\n"
     )
     foreign = ("[1]", '{"config": "text"}', '{"config": {"experiment": "speed", "name": "lra_text"}}', "{}")
     for i, content in enumerate(foreign):

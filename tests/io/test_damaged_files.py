@@ -162,7 +162,7 @@ CONFIGS = {
     "a huge number": ("9" * 5000, "is not valid JSON"),
     "a list": ("[]", "expected a mapping"),
     "no fields": ("{}", "does not support"),
-    "an unknown field": (CONFIG | {"width": 3}, "'width' is unknown"),
+    "an unknown field": (CONFIG | {"width": 3}, "unknown 'width': expected some of"),
     "a layer that is a text": (CONFIG | {"ssm": "abc"}, "ssm='abc': expected a mapping"),
     "an unknown kind": (CONFIG | {"ssm": {"kind": "rnn"}}, "ssm.kind='rnn'"),
     "a kind that is a list": (CONFIG | {"ssm": {"kind": []}}, r"ssm.kind=\[\]"),

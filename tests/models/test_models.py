@@ -174,6 +174,8 @@ def test_wrong_fields_of_a_file_are_named(fields, message):
         (TOKENS, None, "masked_mean: pass the true lengths"),
         (TOKENS.astype(np.float32), LENGTHS, r"expected floats \(B, L, 20\) or int"),
         (np.zeros((2, 5, 3), np.float32), LENGTHS, r"expected floats \(B, L, 20\)"),
+        (TOKENS[:0], LENGTHS[:0], r"input .*\[0, 12\]: expected at least one sequence of at least one step"),
+        (TOKENS[:, :0], LENGTHS, r"expected at least one sequence of at least one step"),
     ],
 )
 def test_wrong_inputs_are_named(make_model, x, lengths, message):

@@ -12,6 +12,8 @@ from aire.pruning.reconstruct import reconstruct
 from aire.pruning.refit import refit
 from aire.ssm import LRU, LRUConfig, layers
 
+pytestmark = pytest.mark.usefixtures("jax_defaults")  # optax relies on the promotion of dtypes
+
 FEW = FitConfig(steps=40, batch_size=8, lr=0.02)
 
 
