@@ -211,7 +211,7 @@ def test_image_data(data, tmp_path):
         ([SMOKE, "--config.seed=4294967296"], "seed=4294967296: expected a whole number from 0 to 4,294,967,295"),
         ([SMOKE, "--config.seed=9223372036854775808"], "seed=9223372036854775808: expected a whole number"),
         ([SMOKE, "--config.experiment=foo"], "experiment='foo': this config's is 'prune', which cannot be changed"),
-        ([SMOKE, "--config.name=a\0b"], "name='a\\x00b': expected a name without / and NUL"),
+        ([SMOKE, "--config.name=a\0b"], "name='a\\x00b': expected a name without / and NUL, at most"),
         (
             ["--config=compare_methods:smoke", "--config.models=(0.5,)"],
             "models=(0.5,): expected 1 to 1,000 values, each",
@@ -334,11 +334,11 @@ def test_an_unwritable_work_folder_is_named(data, tmp_path, monkeypatch):
 
 def test_a_second_run_in_a_work_folder_is_told_who_is_there(data, tmp_path, monkeypatch):
     """In this process, because a lock belongs to its open file. What a killed process left does not block."""
-    command = Path(sys.argv[0]).name  # `error_of` replaces the arguments of this process
+    program = Path(sys.argv[0]).name
     with occupied(tmp_path):
         line = error_of(SMOKE, data=data, workdir=tmp_path, monkeypatch=monkeypatch)
     assert line.startswith(f"error: {tmp_path} is in use by process {os.getpid()} on {socket.gethostname()} since 20")
-    assert line.endswith("wait for it, or choose another --workdir") and command in line
+    assert line.endswith("wait for it, or choose another --workdir") and program in line
     assert not (tmp_path / "running.json").exists()
     held = "with files.occupied(pathlib.Path('.')): os.kill(os.getpid(), 9)"
     killed = subprocess.run(
