@@ -42,6 +42,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from aire.utils import stopping
+from aire.utils.checks import check, file_name
 from aire.utils.errors import UserError
 from aire.utils.files import occupied
 
@@ -103,9 +104,13 @@ def run(argv: list[str]) -> None:
     flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints and results.", flag_values=values)
     flags.DEFINE_string("data_dir", None, "Folder of prepared datasets.", flag_values=values)
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
+    fixed = config.experiment
     positional = values(rest)[1:]
     if positional:
         raise UserError(f"unexpected arguments {positional}: overrides look like --config.train.epochs=10")
+    if config.experiment != fixed:
+        raise UserError(f"experiment={config.experiment!r}: this config's is {fixed!r}, which cannot be changed")
+    check(config, name=file_name())
     workdir = Path(values.workdir or Path(os.environ.get("AIRE_WORKDIR", "runs")) / config.name)
     data_dir = Path(values.data_dir or os.environ.get("AIRE_DATA_DIR", "data"))
     keep_compiled(workdir)

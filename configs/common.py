@@ -11,6 +11,7 @@ from aire.models import ModelConfig
 from aire.ssm import LRUConfig, S4DConfig, S5Config
 from aire.training.loop import TrainConfig
 from aire.utils.errors import UserError
+from experiments.settings import PruneConfig
 
 Change = Callable[[ConfigDict], None]
 
@@ -76,24 +77,8 @@ def set_layer(config: ConfigDict, **by_kind: Mapping[str, Any]) -> None:
 
 
 def pruning(**options: Any) -> ConfigDict:
-    """Settings of the sweep (`experiments/sweep.py`)."""
-    config = ConfigDict(
-        {
-            # Names of aire.pruning.methods; empty: all that need no data. The model cut by the first is saved.
-            "methods": (),
-            "scores_file": "",  # your own Python file that registers more scores
-            "ratios": tuple(round(0.05 * i, 2) for i in range(20)),
-            "scope": "",  # "global" or "uniform" for all methods; empty: each method's own
-            "unstable": "first",  # keep states with |λ̄| >= 1, whose energy is infinite, first; or "error"
-            "tolerance": 1.0,  # points of accuracy on the selection split that a cut may cost
-            "batch_size": 200,
-            # Unlabelled inputs for the methods that need data. source: "train", "noise", or another task's config such
-            # as "scifar" or "lra_pathfinder:small".
-            "calibration": {"examples": 256, "source": "train"},
-        }
-    )
-    config.update(options)
-    return config
+    """Settings of the sweep (`PruneConfig`)."""
+    return ConfigDict(dataclasses.asdict(PruneConfig(**options)))
 
 
 def images(task: str, **options: Any) -> ConfigDict:

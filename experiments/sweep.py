@@ -13,12 +13,11 @@ from aire.data.pipeline import Split
 from aire.models import Classifier
 from aire.pruning import Calibration, Cut, PruneResult, find_cut, methods
 from aire.pruning.result import result_of
-from aire.pruning.selection import check_ratio, check_scope
-from aire.ssm import kind_of, ssm_config
 from aire.training.evaluate import Evaluation
 from aire.utils.errors import UserError
 from aire.utils.progress import Progress
 from aire.utils.stopping import Stopped
+from experiments import settings
 from experiments.calibration_inputs import calibration_batches
 from experiments.evaluations import CutEvaluator, whole
 from experiments.records import Point
@@ -27,39 +26,17 @@ from experiments.saved_cuts import SavedCuts
 Trial = tuple[str, int]  # a method and a seed, which matters to methods that use random numbers
 
 
-def prepare(run: ConfigDict) -> list[str]:
-    """Load the user's scores, check the settings of the sweep, and return the methods to sweep.
+def prepare(config: ConfigDict, workdir: Path) -> list[str]:
+    """Check the settings, load the user's scores, and return the methods to sweep.
 
     Raises:
-        UserError: a setting is wrong. It is better to know before the training.
+        UserError: a setting is wrong, or the work folder cannot be written. It is better to know before the training.
     """
-    config = run.prune
-    if config.scores_file:
-        load_scores(config.scores_file)
-    names = list(config.methods) or methods.data_free()
-    for name in names:
-        methods.get(name)
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"prune.methods names {', '.join(twice)} more than once; name each method once")
-    for ratio in config.ratios:
-        check_ratio(ratio)
-    if config.scope:
-        check_scope(config.scope)
-    if config.calibration.examples < 1:
-        raise UserError(f"prune.calibration.examples={config.calibration.examples}: expected at least 1")
-    if 0.0 not in config.ratios:
-        raise UserError("prune.ratios must contain 0.0, the uncut model, which is always within the tolerance")
-    states = kind_of(ssm_config(run.model.ssm.to_dict())).n_states(run.model.states, run.model.d_model)
-    for name in names:
-        _check_some_are_kept(name, max(config.ratios), scope(name, config), states, run.model.depth)
-    return names
-
-
-def _check_some_are_kept(method: str, ratio: float, scope: str, states: int, depth: int) -> None:
-    n = states if scope == "uniform" else states * depth
-    if not round((1 - ratio) * n):
-        of = f"{n} states of a layer" if scope == "uniform" else f"{n} states"
-        raise UserError(f"prune.ratios: {ratio} would keep none of the {of}, with method {method!r}; leave it out")
+    settings.check_sections(config)
+    settings.check_writable(workdir)
+    if config.prune.scores_file:
+        load_scores(config.prune.scores_file)
+    return settings.check_methods(config)
 
 
 def load_scores(path: str) -> None:

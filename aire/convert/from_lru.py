@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 
 from aire.convert.arrays import Arrays, Shapes, check_options, check_shapes, count_layers, flatten, shape_of, subtree
-from aire.convert.readers import check_format
+from aire.convert.readers import check_format, check_zip
 from aire.io.weights import fill_model, set_arrays
 from aire.models import Classifier, ModelConfig
 from aire.ssm import LRU, LRUConfig
@@ -64,7 +64,7 @@ def lru_model(variables: Mapping, *, pooling: str = "mean", dropout: float = 0.0
     _check_head(arrays, source)
     d_output, d_model = shape_of(arrays, "linear_layer/weight", "d_output, H")
     encoder = shape_of(arrays, "linear_encoder/weight", "d_input, H" if _is_embedding(arrays) else "H, d_input")
-    layers = range(count_layers(arrays, r"blocks/(\d+)/"))
+    layers = range(count_layers(arrays, r"blocks/([0-9]{1,6})/"))
     config = ModelConfig(
         d_input=encoder[0 if _is_embedding(arrays) else 1],
         d_model=d_model,
@@ -114,8 +114,11 @@ def fill_lru(config: ModelConfig, variables: Mapping, source: str) -> Classifier
 def _read_npz(path: Path) -> Arrays:
     check_format(path, path.suffix == ".npz", "a NumPy .npz file")
     try:
+        check_zip(path)
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
+    except UserError:
+        raise
     except Exception as error:  # corrupt input raises many exception types
         reason = f"{type(error).__name__} {error}".partition("\n")[0]
         raise UserError(f"{path} is damaged or not an .npz file of numeric arrays: {reason}") from error

@@ -53,7 +53,7 @@ def s4d_model(state_dict: Mapping, *, prenorm: bool, pooling: str = "mean", drop
     """
     arrays = _dotted(state_dict)
     d_model, d_input = shape_of(arrays, "encoder.weight", "H, d_input")
-    layers = range(count_layers(arrays, r"s4_layers\.(\d+)\."))
+    layers = range(count_layers(arrays, r"s4_layers\.([0-9]{1,6})\."))
     state_sizes = [np.prod(shape_of(arrays, f"s4_layers.{i}.kernel.log_A_real", "H, N/2")) for i in layers]
     config = ModelConfig(
         d_input=d_input,

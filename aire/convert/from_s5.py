@@ -88,7 +88,7 @@ def s5_model(
     arrays = _with_collections(flatten(variables))
     d_input, d_model = shape_of(arrays, "params/encoder/encoder/kernel", "d_input, H")
     (d_output,) = shape_of(arrays, "params/decoder/layer2/bias" if retrieval else "params/decoder/bias", "d_output")
-    layers = range(count_layers(arrays, _LAYER.format(r"(\d+)")))
+    layers = range(count_layers(arrays, _LAYER.format("([0-9]{1,6})")))
     state_sizes = [shape_of(arrays, _LAYER.format(i) + "Lambda_re", "P")[0] for i in layers]
     if bidirectional is None:
         bidirectional = _is_bidirectional(subtree(arrays, _LAYER.format(0)))

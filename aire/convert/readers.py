@@ -6,9 +6,12 @@ not save checkpoints, so users save the same state with Flax or Orbax. The examp
 """
 
 import contextlib
+import math
 import pickle
 import re
 import warnings
+import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ import numpy as np
 from flax import serialization
 
 from aire.convert.arrays import Arrays
+from aire.utils import limits
 from aire.utils.errors import MissingFileError, UserError
 
 Tree = dict[str, Any]
@@ -66,6 +70,21 @@ def check_format(path: Path, fits: bool, expected: str) -> None:
         raise UserError(f"cannot import {path}: expected {expected}. Pickles are not read, because they can run code")
 
 
+def check_zip(path: Path) -> None:
+    """Raise UserError if a zip archive has a member twice or unpacks to much more than its size.
+
+    Raises:
+        zipfile.BadZipFile: it is not a zip archive.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    limits.check_members(len(members), path)
+    limits.check_unpacked(sum(member.file_size for member in members), path.stat().st_size, path)
+    twice = [name for name, count in Counter(member.filename for member in members).items() if count > 1]
+    if twice:
+        raise UserError(f"{path}: refused, because its member {twice[0][:200]!r} occurs twice")
+
+
 def _variables(tree: Any, path: Path) -> Tree:
     """Return the variables of the model; raise UserError if the checkpoint has unknown entries."""
     if isinstance(tree, Mapping) and "encoder" in tree:
@@ -91,7 +110,7 @@ def _read_orbax(folder: Path) -> Any:
     if _is_item(folder):
         return _restore(folder)
     folders = [path for path in folder.iterdir() if path.is_dir()]
-    steps = sorted(int(path.name) for path in folders if path.name.isdigit())
+    steps = sorted(int(path.name) for path in folders if re.fullmatch("[0-9]+", path.name))
     if len(steps) > 1:
         raise UserError(f"{folder} has several steps: name one, such as {folder / str(steps[-1])}; found {steps}")
     if steps:
@@ -118,17 +137,32 @@ def _restore(folder: Path) -> Any:
             if not (folder / "_METADATA").is_file():
                 return handler.restore(folder)
             tree = handler.metadata(folder).tree
+            _check_size(tree, folder)
             to_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
             return handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=to_numpy))
+    except UserError:
+        raise
     except Exception as error:  # corrupt input raises many exception types
         raise UserError(f"{folder} is damaged or not an Orbax checkpoint: {_one_line(error)}") from error
+
+
+def _check_size(tree: Any, folder: Path) -> None:
+    """Raise UserError if the arrays that a checkpoint describes are much larger than its files."""
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if getattr(leaf, "shape", None) is not None]
+    unpacked = sum(math.prod(array.shape) * np.dtype(array.dtype).itemsize for array in arrays)
+    packed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    limits.check_unpacked(unpacked, packed, folder)
 
 
 def _load_torch(path: Path) -> Any:
     torch = _import_torch(path)
     try:
+        if zipfile.is_zipfile(path):
+            check_zip(path)
         with warnings.catch_warnings(action="ignore"):  # an error follows each warning
             return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} contains more than tensors, or is damaged. It is not loaded, because that could run code. "

@@ -113,12 +113,18 @@ def parse_pickle(content: bytes, where: str) -> Labelled:
     """
     try:
         batch = pickled.parse(content)
-        values, labels = pickled.array(batch["data"]), np.array(batch["labels"], np.uint8)
+        values, labels = pickled.array(batch["data"]), _labels(batch["labels"])
         if values.shape != (len(labels), VALUES):
             raise ValueError(f"data of shape {values.shape} for {len(labels)} labels")
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"{where}: not a batch of CIFAR-10 ({error}); {BINARY.how_to_get}") from error
     return _to_images(values), labels
+
+
+def _labels(values: object) -> np.ndarray:
+    if not isinstance(values, list) or not all(type(value) is int for value in values):
+        raise ValueError("its labels are not a list of integers")
+    return np.array(values, np.uint8)
 
 
 def _to_images(values: np.ndarray) -> np.ndarray:

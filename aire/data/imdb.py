@@ -40,7 +40,7 @@ ARCHIVE = Archive(
     sha256="c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe",  # as in TensorFlow Datasets
     size=84_125_825,
     root="aclImdb",
-    pattern=r"(train|test)/(neg|pos)/\d+_\d+\.txt",
+    pattern=r"(train|test)/(neg|pos)/[0-9]{1,9}_[0-9]{1,9}\.txt",
 )
 
 Example = tuple[np.ndarray, int]  # tokens (L,) uint8 without the end token, and the class

@@ -94,6 +94,8 @@ class Classifier(nnx.Module):
             raise UserError(
                 f"input {x.dtype}{list(x.shape)}: expected floats (B, L, {d_input}) or integer tokens (B, L)"
             )
+        if not (x.shape[0] and x.shape[1]):
+            raise UserError(f"input {x.dtype}{list(x.shape)}: expected at least one sequence of at least one step")
         if self._options.pooling == "masked_mean" and lengths is None:
             raise UserError("this model pools by masked_mean: pass the true lengths of the sequences")
         if tokens and (values := _concrete(x)) is not None and not (values.min() >= 0 and values.max() < d_input):

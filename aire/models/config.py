@@ -72,7 +72,9 @@ class ModelConfig:
             retrieval=boolean(),
             dtype=choice(DTYPES),
         )
-        kind_of(self.ssm)
+        kind = kind_of(self.ssm)
+        if not isinstance(self.ssm, kind.config):
+            raise UserError(f"ssm={self.ssm!r}: expected an instance of {kind.config.__name__}")
 
     @classmethod
     def from_dict(cls, fields: object) -> Self:

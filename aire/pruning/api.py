@@ -12,6 +12,7 @@ from aire.pruning import methods, scores, search, surgery
 from aire.pruning.calibration import Batch, Calibration
 from aire.pruning.methods import Method
 from aire.pruning.moments import Moments
+from aire.pruning.output_error import output_errors
 from aire.pruning.result import PruneResult, result_of
 from aire.pruning.search import Validate
 from aire.pruning.selection import Ratio, select
@@ -183,4 +184,5 @@ def prune(
         cut = search.largest(model, lambda ratio: find(ratio=ratio), tolerance, validate)
     else:
         cut = find(ratio=ratio, threshold=threshold)
-    return result_of(model, all_modes, state_scores, cut)
+    errors = output_errors(model, cut, calibration) if calibration is not None and chosen.needs_calibration else None
+    return result_of(model, all_modes, state_scores, cut, errors)

@@ -47,11 +47,11 @@ class SplitBatch(NamedTuple):
     sets: Float[np.ndarray, "2 B"]
 
 
-def split_batches(batches: Iterable[Batch]) -> list[SplitBatch]:
+def split_batches(batches: Iterable[Batch], *, least: int = 2) -> list[SplitBatch]:
     """Hold out every fourth sequence, the second first.
 
     Raises:
-        UserError: fewer than two sequences.
+        UserError: fewer than `least` sequences.
     """
     result: list[SplitBatch] = []
     count = 0
@@ -61,8 +61,8 @@ def split_batches(batches: Iterable[Batch]) -> list[SplitBatch]:
         count += len(x)
         held_out = np.tile(held_out, len(stack_documents(x, lengths)[0]) // len(x))
         result.append(SplitBatch(x, lengths, np.stack([~held_out, held_out]).astype(np.float32)))
-    if count < 2:
-        raise UserError(f"{count} calibration sequences: a refit needs at least two, because it holds some out")
+    if count < least:
+        raise UserError(f"{count} calibration sequences: expected at least {least}; a refit holds one in four out")
     return result
 
 
@@ -74,6 +74,8 @@ def refit(model: nnx.Module, cut: Cut, calibration: Calibration) -> Cut:
     Raises:
         UserError: fewer than two sequences.
     """
+    if all(np.all(kept) for kept in cut.keep.values()) and not cut.fitted:
+        return cut
     uncut = nnx.clone(model)
     uncut.eval()
     batches = split_batches(calibration.batches)

@@ -11,6 +11,7 @@ from jaxtyping import Array
 from numpy.typing import ArrayLike
 
 from aire.pruning import scores
+from aire.pruning.output_error import OutputError
 from aire.pruning.surgery import Cut, apply
 from aire.report import tables
 from aire.ssm import Modes, layers
@@ -56,6 +57,7 @@ class PruneResult:
         scores: by layer path, the normalised scores that the selection compared.
         layers: one report per layer.
         parameters: number of trainable parameters of the model.
+        errors: by layer path, the output error on the calibration inputs. Empty for methods that need none.
     """
 
     model: nnx.Module
@@ -63,6 +65,7 @@ class PruneResult:
     scores: Mapping[str, Array]
     layers: list[LayerReport]
     parameters: Change
+    errors: Mapping[str, OutputError] = dataclasses.field(default_factory=dict)
 
     @property
     def keep(self) -> Mapping[str, ArrayLike]:
@@ -75,14 +78,26 @@ class PruneResult:
         return Change.total(layer.states for layer in self.layers)
 
     def summary(self) -> str:
-        """A table of states before and after, energy kept and parameters, by layer and in total."""
+        """A table of states before and after, energy kept and parameters, by layer and in total.
+
+        With calibration inputs, a second table of each layer's relative output error.
+        """
         rows = [("layer", "states", "cut", "energy kept", "parameters")]
         for r in self.layers:
             rows.append((r.path or "(model)", *_states(r.states), f"{r.energy_kept:.2%}", _arrow(r.parameters)))
         in_layers = Change.total(layer.parameters for layer in self.layers)
         rows.append(("all layers", *_states(self.states), "", _arrow(in_layers)))
         rows.append(("whole model", "", "", "", _arrow(self.parameters)))
-        return tables.text(rows)
+        return "\n\n".join([tables.text(rows), *self._error_table()])
+
+    def _error_table(self) -> list[str]:
+        if not self.errors:
+            return []
+        rows = [("layer", "output error: predicted", "measured", "held-out inputs", "readout")]
+        for path, e in self.errors.items():
+            predicted, fit, held_out = (f"{x:.2%}" for x in e[:3])
+            rows.append((path or "(model)", predicted, fit, held_out, "refitted" if e.replaced else "as before"))
+        return [tables.text(rows)]
 
 
 def _arrow(change: Change) -> str:
@@ -95,7 +110,11 @@ def _states(change: Change) -> tuple[str, str]:
 
 
 def result_of(
-    model: nnx.Module, modes: Mapping[str, Modes], state_scores: Mapping[str, Array], cut: Cut
+    model: nnx.Module,
+    modes: Mapping[str, Modes],
+    state_scores: Mapping[str, Array],
+    cut: Cut,
+    errors: Mapping[str, OutputError] | None = None,
 ) -> PruneResult:
     """Apply a cut and make its report."""
     smaller = apply(model, cut)
@@ -109,7 +128,8 @@ def result_of(
         )
         for path, layer in before.items()
     ]
-    return PruneResult(smaller, cut, state_scores, reports, Change(count_parameters(model), count_parameters(smaller)))
+    parameters = Change(count_parameters(model), count_parameters(smaller))
+    return PruneResult(smaller, cut, state_scores, reports, parameters, errors or {})
 
 
 def _energy_kept(modes: Modes, keep: ArrayLike) -> float:

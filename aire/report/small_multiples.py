@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.patheffects
 import numpy as np
@@ -70,7 +71,13 @@ def _panel(axes: Axes, x: np.ndarray, curves: Curves, tolerance: float, colours:
         within = np.flatnonzero(mean >= -tolerance - 1e-9)[-1]
         axes.plot(at[within], mean[within], "o", ms=5, color=colour, mec=ground, mew=1)
         place = _crossing(at, mean, height)
-        style = {"color": colour, "fontsize": 8, "fontweight": "bold", "path_effects": outline, "va": "center"}
+        style: dict[str, Any] = {
+            "color": colour,
+            "fontsize": 8,
+            "fontweight": "bold",
+            "path_effects": outline,
+            "va": "center",
+        }
         if place > 78:
             axes.text(place - 1.5, height, label, ha="right", **style)
         else:

@@ -67,10 +67,11 @@ class TrainConfig:
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """Invert `dataclasses.asdict`. Raise UserError that names every mistake."""
         with Mistakes() as mistakes:
+            optimizer = OptimizerConfig(lr=1, ssm_lr=1, weight_decay=0)  # so that the others are checked anyway
             with mistakes.within("optimizer."):
-                fields = {**fields, "optimizer": make(OptimizerConfig, fields["optimizer"])}
+                optimizer = make(OptimizerConfig, fields["optimizer"])
             with mistakes.within(""):
-                return make(cls, fields)
+                return make(cls, {**fields, "optimizer": optimizer})
 
     def make_optimizer(self, model: nnx.Module, epoch_steps: int) -> optax.GradientTransformation:
         """Return the optimiser, scheduled for epochs of so many steps."""

@@ -58,6 +58,14 @@ def text() -> Rule:
     return Rule("a text without NUL", lambda x: isinstance(x, str) and "\0" not in x)
 
 
+def file_name() -> Rule:
+    """Return the rule of names that a file or a folder can have."""
+    special = {"", ".", ".."}
+    return Rule(
+        "a name without / and NUL", lambda x: isinstance(x, str) and x not in special and not {"/", "\0"} & set(x)
+    )
+
+
 def several(rule: Rule, low: int, high: int) -> Rule:
     """Return the rule of lists and tuples of `low` to `high` values that follow a rule."""
     return Rule(
@@ -76,19 +84,22 @@ def is_number(x: object) -> bool:
     return not isinstance(x, bool) and isinstance(x, Real) and math.isfinite(x)
 
 
+def compare(values: Mapping[str, Any], rules: Mapping[str, Rule]) -> list[str]:
+    """Return one line for each value that breaks its rule. Values that are missing break none."""
+    return [
+        f"{name}={_short(values[name])}: expected {rule.expected}"
+        for name, rule in rules.items()
+        if name in values and not rule.holds(values[name])
+    ]
+
+
 def check(options: object, **rules: Rule) -> None:
     """Compare the attributes of an object with their rules.
 
     Raises:
         UserError: one line for each value that breaks its rule.
     """
-    values = {name: getattr(options, name) for name in rules}
-    wrong = [
-        f"{name}={_short(values[name])}: expected {rule.expected}"
-        for name, rule in rules.items()
-        if not rule.holds(values[name])
-    ]
-    if wrong:
+    if wrong := compare({name: getattr(options, name) for name in rules}, rules):
         raise UserError("\n".join(wrong))
 
 
@@ -103,10 +114,13 @@ def make(kind: type[T], fields: object) -> T:
         raise UserError(f"{name}: {_short(fields)} is not a mapping of names to values")
     known = {field.name: field for field in dataclasses.fields(kind) if field.init}  # type: ignore[arg-type]
     needed = {n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING}
-    wrong = [f"{_short(n)} is unknown: expected some of {sorted(known)}" for n in fields if n not in known]
-    wrong += [f"{n} is missing" for n in sorted(needed - fields.keys())]
+    wrong = []
+    if unknown := [_short(n) for n in fields if n not in known]:
+        wrong += [f"{name}: unknown {', '.join(unknown)}: expected some of {sorted(known)}"]
+    if missing := sorted(needed - fields.keys()):
+        wrong += [f"{name}: missing {', '.join(missing)}"]
     if wrong:
-        raise UserError("\n".join(f"{name}: {line}" for line in wrong))
+        raise UserError("\n".join(wrong))
     return kind(**fields)
 
 

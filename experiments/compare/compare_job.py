@@ -9,7 +9,9 @@ from aire import zoo
 from aire.data.tasks import Task, load_task
 from aire.pruning import methods
 from aire.training.evaluate import make_evaluator
+from aire.utils.checks import Rule, check, file_name, integer, number, several, text
 from aire.utils.errors import UserError
+from experiments import settings
 from experiments.calibration_inputs import calibration_split
 from experiments.compare.compare_report import write_report
 from experiments.compare.compare_results import Comparison, Result
@@ -22,8 +24,10 @@ from experiments.sweep import Cuts, Trial, announce_calibration, largest_within,
 
 def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     """Run the comparison that a config describes; see configs/compare_methods.py."""
-    names = prepare(config)
     check_models(config)
+    names = prepare(config, workdir)
+    for entry in config.models:
+        settings.check_init(one_model(config, entry), workdir / "models" / "one")
     trials = [(name, seed) for name in names for seed in range(repetitions(name, config))]
     announce(config, names, workdir, data_dir)
     source = provenance()
@@ -55,11 +59,20 @@ def _words(method: str, draw: int, ratio: float) -> str:
 
 def check_models(config: ConfigDict) -> None:
     """Raise UserError for mistakes that should not wait until a model is trained."""
-    if not config.models or len(set(config.models)) < len(config.models):
-        raise UserError(f"models={config.models}: expected at least one, each once")
-    for name in ("repetitions", "calibrations"):
-        if config[name] < 1:
-            raise UserError(f"{name}={config[name]}: expected at least 1")
+    seed_or_file = Rule(
+        f"a seed ({settings.SEED.expected}) or {text().expected}",
+        lambda x: settings.SEED.holds(x) or (text().holds(x) and x != ""),
+    )
+    check(
+        config,
+        models=several(seed_or_file, 1, 1000),
+        repetitions=integer(1, 1000),
+        calibrations=integer(1, 1000),
+        also_within=several(number(0, high=100), 0, 100),
+        task_name=file_name(),
+    )
+    if len(set(config.models)) < len(config.models):
+        raise UserError(f"models={config.models}: expected each once")
     if "zoo" in config.models and config.task_name not in zoo.names():
         raise UserError(
             f"no model {config.task_name!r} in the zoo, which has {zoo.names()}; "

@@ -16,7 +16,8 @@ from aire.data.tasks import load_task
 from aire.models import Classifier
 from aire.ssm import kind_of, ssm_config
 from aire.training.evaluate import make_evaluator
-from experiments import baselines
+from aire.utils.checks import check, text
+from experiments import baselines, settings
 from experiments.calibration_inputs import calibration_split
 from experiments.evaluations import CutEvaluator, EvaluationFile
 from experiments.model_source import obtain_model
@@ -30,7 +31,9 @@ from experiments.timing import forward, interleaved
 
 def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     """Run the job that a config describes; see configs/lra_listops_prune.py."""
-    methods = prepare(config)
+    check(config, seed=settings.SEED, init=text())
+    methods = prepare(config, workdir)
+    settings.check_init(config, workdir)
     announce(config, methods, workdir, data_dir)
     source, clock = provenance(), Clock()
     cache = EvaluationFile(workdir / "evaluations.jsonl")

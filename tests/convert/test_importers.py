@@ -1,8 +1,10 @@
 """Checkpoint files of the references: the same logits, or one clear error."""
 
 import dataclasses
+import json
 import pickle
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -255,9 +257,28 @@ def damaged_orbax(folder):
     return path
 
 
+def huge_orbax(folder):
+    """Arrays without data, which are filled with zeros when they are read."""
+    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False)
+    with ocp.Checkpointer(handler) as checkpointer:
+        checkpointer.save(folder / "orbax", {"params": {"encoder": np.ones((2, 3), np.float32)}})
+    for path in (folder / "orbax").rglob(".zarray"):
+        path.write_text(
+            json.dumps(json.loads(path.read_text()) | {"shape": [100_000, 100_000], "chunks": [1000, 1000]})
+        )
+    return folder / "orbax"
+
+
+def folder_of_a_superscript(folder):
+    (folder / "²").mkdir()
+    return folder
+
+
 @pytest.mark.parametrize(
     "write,message",
     [
+        (huge_orbax, "refused, because it unpacks to more than .* bytes, 10 times its own size"),
+        (folder_of_a_superscript, r"is not an Orbax checkpoint: expected one item, or params; found \['²'\]"),
         (write_file("a.msgpack", STATE.read_bytes()[:5000]), "is damaged or not a Flax msgpack file: "),
         (write_file("a.msgpack", b""), "is damaged or not a Flax msgpack file: "),
         (write_file("a.msgpack", pickle.dumps(Bomb())), "is damaged or not a Flax msgpack file: "),
@@ -481,9 +502,23 @@ def one_array(folder):
     return folder / "model.npz"
 
 
+def bomb_npz(folder):
+    np.savez_compressed(folder / "model.npz", a=np.zeros(100_000_000, np.uint8))
+    return folder / "model.npz"
+
+
+def doubled_npz(folder):
+    path = write_npz(folder, LINEAR)
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr(archive.namelist()[0], b"")
+    return path
+
+
 @pytest.mark.parametrize(
     "write,message",
     [
+        (bomb_npz, "refused, because it unpacks to more than .* bytes, 10 times its own size"),
+        (doubled_npz, r"refused, because its member '.*\.npy' occurs twice"),
         (truncated_npz, "is damaged or not an .npz file of numeric arrays: BadZipFile"),
         (one_array, "is damaged or not an .npz file of numeric arrays: "),
         (lambda folder: write_npz(folder, {"a": np.array(Bomb(), object)}), "Object arrays cannot be loaded"),

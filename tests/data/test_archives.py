@@ -5,13 +5,16 @@ import gzip
 import hashlib
 import io
 import tarfile
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from aire.data.formats.archives import Archive, Files, download, megabytes
+from aire.utils import limits
 from aire.utils.errors import UserError
+from tests.helpers import refused
 
 TREE = {
     "things/b/1.txt": b"first",
@@ -209,3 +212,50 @@ def test_links_and_devices_are_ignored(tmp_path):
         others.append(member)
     archive = publish(tmp_path / "public", tar_bytes(TREE, *others))
     assert dict(Files(archive, tmp_path / "data", tmp_path / "public").members()) == WANTED
+
+
+def test_a_member_that_occurs_twice_is_refused(tmp_path):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for _ in range(2):
+            tar.addfile(tarfile.TarInfo("things/a/1.txt"))
+    archive = publish(tmp_path / "public", file.getvalue())
+    with refused("things.tar.gz: refused, because its member 'a/1.txt' occurs twice"):
+        list(Files(archive, tmp_path / "data", tmp_path / "public").members())
+
+
+def zeros(n: int) -> bytes:
+    """A gzip file of n megabytes of zeros, which takes a thousandth of that, as many streams."""
+    return gzip.compress(bytes(1_000_000)) * n
+
+
+def tar_header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size, member.type = size, kind
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+HEADERS = {
+    "a member that is not wanted": tar_header("elsewhere/1.txt", 8 * 10**9),
+    "a wanted member": tar_header("things/a/1.txt", 8 * 10**9),
+    "a long name": tar_header("././@LongLink", 8 * 10**9, tarfile.GNUTYPE_LONGNAME),
+    "metadata": tar_header("././@PaxHeader", 8 * 10**9, tarfile.XHDTYPE),
+}
+
+
+@pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
+def test_archives_that_would_fill_the_memory(tmp_path, header):
+    """An announced size is refused at once; a size that is not announced as soon as too much was unpacked."""
+    archive = publish(tmp_path / "public", gzip.compress(header) + zeros(150))
+    tracemalloc.start()
+    with refused(r"things.tar.gz: refused, because it unpacks to more than .* bytes, 10 times its own size"):
+        list(Files(archive, tmp_path / "data", tmp_path / "public").members())
+    assert tracemalloc.get_traced_memory()[1] < 400e6
+    tracemalloc.stop()
+
+
+def test_the_number_of_members_is_limited(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "MOST_MEMBERS", 3)
+    archive = publish(tmp_path / "public", tar_bytes(TREE))
+    with refused("things.tar.gz: refused, because it has more than 3 members"):
+        list(Files(archive, tmp_path / "data", tmp_path / "public").members())

@@ -67,6 +67,14 @@ def test_calls_are_recorded_and_not_executed(call, tmp_path, monkeypatch):
         parse_pickle(b"\x80\x02" + call.encode(), "some file")
 
 
+def test_a_list_among_the_labels_is_refused():
+    """Nested lists that share their parts would become an array of any size."""
+    batch = pickled_batch(*BATCHES["test_batch"])
+    start = batch.index(b"]q\x05(") + 4
+    with refused("its labels are not a list of integers"):
+        parse_pickle(batch[:start] + b"]" + batch[start + 2 :], "some file")
+
+
 def test_damaged_pickles():
     """A truncated pickle gives one clear error. Flipped bits give an error or arrays of the same shape."""
     full = pickled_batch(*BATCHES["data_batch_1"])

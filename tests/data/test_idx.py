@@ -53,3 +53,10 @@ def test_damaged_gzip(damage):
             packed += b"more"
     with refused(r"^some file: cannot be unpacked \(.*get it again$"):
         unpack(bytes(packed), "some file")
+
+
+def test_files_that_unpack_to_much_more_are_refused():
+    """150 MB of zeros as many gzip streams, of which only what is allowed is unpacked."""
+    packed = gzip.compress(bytes(1_000_000)) * 150
+    with refused(r"^some file: refused, because it unpacks to more than .* bytes, 10 times its own size"):
+        unpack(packed, "some file")

@@ -17,7 +17,9 @@ import tensorflow_datasets as tfds
 from filelock import FileLock
 from tensorflow_datasets.core.utils import tqdm_utils
 
+from aire.data.formats.preparation import _check_index
 from aire.data.listops import load
+from aire.utils.errors import UserError
 from tests.data.helpers import TINY, sequences, vary
 from tests.helpers import refused
 
@@ -104,6 +106,42 @@ def test_full_disk(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert len(load(tmp_path, TINY, length=32)["train"]) == 30
+
+
+def test_a_flipped_bit_in_the_index_is_found(tmp_path):
+    """Every byte of the index and of its digests: a changed digit of a shard's length would drop examples."""
+    expected = sequences(load(tmp_path, TINY, length=32)["train"])
+    (folder,) = tmp_path.glob("list_ops/*/1.0.0")
+    for name in ("dataset_info.json", "features.json", "digests.json"):
+        content, harmless = (folder / name).read_bytes(), 0
+        for place in range(0, len(content), 1 if name == "digests.json" else 7):
+            flipped = bytes([content[place] ^ 1 << place % 8])
+            (folder / name).write_bytes(content[:place] + flipped + content[place + 1 :])
+            try:
+                _check_index(folder)
+            except UserError as error:
+                assert "\n" not in str(error)
+                continue
+            harmless += 1
+            assert sequences(load(tmp_path, TINY, length=32)["train"]) == expected
+        (folder / name).write_bytes(content)
+        assert harmless <= (5 if name == "digests.json" else 0)  # other white space
+    (folder / "dataset_info.json").write_bytes((folder / "dataset_info.json").read_bytes().replace(b"30", b"10"))
+    with refused(r"the prepared data in .* is damaged \(different from what was written: dataset_info.json\)"):
+        load(tmp_path, TINY, length=32)
+
+
+def test_an_index_of_an_older_version_is_read_with_a_warning(tmp_path, caplog):
+    load(tmp_path, TINY, length=32)
+    (path,) = tmp_path.glob("list_ops/*/1.0.0/digests.json")
+    path.unlink()
+    assert len(load(tmp_path, TINY, length=32)["train"]) == 30
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert f"{path.parent} has no digests.json" in message
+    info = path.with_name("dataset_info.json")
+    info.write_bytes(info.read_bytes().replace(b"ListOps", b"\xffistOps"))
+    with refused("the prepared data in .* is damaged"):
+        load(tmp_path, TINY, length=32)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "remove", "info"])

@@ -1,8 +1,10 @@
 """The command line, as people use it: complete jobs, their files, kills, and mistakes."""
 
 import csv
+import importlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,11 +20,15 @@ import aire
 import run
 from aire.data.synthetic import idx_arrays
 from aire.data.tasks import load_task
+from aire.pruning import scores
 from aire.pruning.methods import METHODS
+from aire.utils.errors import UserError
 from aire.utils.files import occupied
+from configs import lra_listops_prune
+from experiments import settings, sweep
 from experiments.speed.speed_job import SECTIONS
 from tests.experiments.conftest import ROOT, call, command, start
-from tests.helpers import write_idx
+from tests.helpers import logits, write_idx
 
 pytestmark = pytest.mark.usefixtures("jax_defaults")  # the job runs as a user's program
 SMOKE = "--config=lra_listops_prune:smoke"
@@ -70,7 +76,7 @@ def check_pruned_model(workdir, results, data):
     split = load_task(results["config"]["data"], data).splits["test"]
     model = aire.load(workdir / "pruned.safetensors")
     batch = split.take(np.arange(len(split)))
-    answers = np.argmax(model(batch["x"], batch["lengths"]), axis=-1)
+    answers = np.argmax(logits(model, batch["x"], batch["lengths"]), axis=-1)
     assert np.mean(answers == split.y) == pytest.approx(results["chosen"]["aire"]["test"]["accuracy"])
 
 
@@ -136,12 +142,15 @@ def test_image_data(data, tmp_path):
         ([SMOKE, "--config.train.epochs=many"], "flag --config.train.epochs=many"),
         ([SMOKE, "--workdirs=x"], "Unknown command line flag 'workdirs'"),
         ([SMOKE, "more"], "unexpected arguments ['more']"),
-        ([SMOKE, "--config.prune.ratios=(0.0, 1.0)"], "ratio=1.0: expected a share of states to cut in [0, 1)"),
-        ([SMOKE, "--config.prune.ratios=(0.5,)"], "prune.ratios must contain 0.0"),
-        ([SMOKE, "--config.prune.methods=('airy',)"], "unknown score 'airy': expected one of"),
+        (
+            [SMOKE, "--config.prune.ratios=(0.0, 1.0)"],
+            "prune.ratios=(0.0, 1.0): expected 1 to 1,000 values, each a",
+        ),
+        ([SMOKE, "--config.prune.ratios=(0.5,)"], "prune.ratios=(0.5,): expected 0.0 among them"),
+        ([SMOKE, "--config.prune.methods=('airy',)"], "prune.methods: unknown score 'airy': expected one of"),
         ([SMOKE, "--config.prune.methods=('aire','aire')"], "prune.methods names aire more than once"),
-        ([SMOKE, "--config.prune.scope=local"], "scope='local': expected one of"),
-        ([SMOKE, "--config.data.task=lists"], "unknown task 'lists': expected one of ["),
+        ([SMOKE, "--config.prune.scope=local"], "prune.scope='local': expected one of ['', 'global', 'uniform']"),
+        ([SMOKE, "--config.data.task=lists"], "data.task='lists': expected one of ["),
         (
             ["--config=fashion_mnist_prune:smoke", "--config.data.folder=nowhere"],
             "nowhere: missing train-images-idx3-ubyte",
@@ -150,16 +159,135 @@ def test_image_data(data, tmp_path):
         ([SMOKE, "--config.init=nowhere.safetensors"], "no model file at nowhere.safetensors"),
         (
             [SMOKE, "--config.init=nowhere"],
-            "no file or folder at nowhere: expected a Flax .msgpack or checkpoint_N file",
+            "no file or folder at nowhere: expected a .safetensors file of aire.save or a reference",
         ),
         ([SMOKE, "--config.init=zoo"], "no model 'lra_listops_smoke' in the zoo"),
         ([SMOKE, "--config.data.lra_release=nowhere"], "nowhere: missing basic_train.tsv"),
         ([SMOKE, "--config.data.length=20"], "max_length=30 does not fit length 20"),
-        ([SMOKE, "--config.model.activation=relu"], "activation='relu': expected one of"),
+        ([SMOKE, "--config.model.activation=relu"], "model.activation='relu': expected one of"),
+        ([SMOKE, "--config.model.ssm.step_rescale=-1.0"], "model.ssm.step_rescale=-1.0: expected a number > 0"),
+        ([SMOKE, "--config.model.ssm.dt_max=inf"], "model.ssm.dt_max=inf: expected a number > 0"),
+        (
+            [SMOKE, "--config.model.ssm.kind=s4d"],
+            "model.ssm.S4DConfig: unknown 'C_init', 'blocks', 'clip_eigs', 'conj_sym': expected",
+        ),
+        ([SMOKE, "--config.model.bn_momentum=-1.0"], "model.bn_momentum=-1.0: expected a number >= 0 and < 1"),
+        ([SMOKE, "--config.model.retrieval=True"], "model.retrieval=True: expected False with this task"),
+        ([SMOKE, "--config.model.d_model=0"], "model.d_model=0: expected a whole number from 1 to"),
+        ([SMOKE, "--config.model.d_model=1000000000"], "model.d_model=1000000000: expected a whole number from 1 to"),
+        ([SMOKE, "--config.model.d_model=65536"], "GB of memory, this machine has"),
+        (
+            [SMOKE, "--config.model.states=100000"],
+            "model.states=100000: expected at most 16,384 in the matrix of HiPPO",
+        ),
+        ([SMOKE, "--config.model.depth=-1"], "model.depth=-1: expected a whole number from 1 to 1,024"),
+        ([SMOKE, "--config.train.optimizer.lr=nan"], "train.optimizer.lr=nan: expected a number > 0"),
+        ([SMOKE, "--config.train.optimizer.ssm_lr=-1.0"], "train.optimizer.ssm_lr=-1.0: expected a number > 0"),
+        ([SMOKE, "--config.train.optimizer.weight_decay=-1.0"], "weight_decay=-1.0: expected a number >= 0"),
+        ([SMOKE, "--config.train.epochs=-1"], "train.epochs=-1: expected a whole number from 1 to"),
+        ([SMOKE, "--config.train.batch_size=65"], "train.batch_size=65: expected at most data.train_examples=64"),
+        ([SMOKE, "--config.train.checkpoint_minutes=0.0"], "train.checkpoint_minutes=0.0: expected a number > 0"),
+        ([SMOKE, "--config.prune.tolerance=-1.0"], "prune.tolerance=-1.0: expected a number >= 0 and <= 100"),
+        ([SMOKE, "--config.prune.tolerance=nan"], "prune.tolerance=nan: expected a number >= 0 and <= 100"),
+        ([SMOKE, "--config.prune.unstable=foo"], "prune.unstable='foo': expected one of ['error', 'first']"),
+        ([SMOKE, "--config.prune.batch_size=0"], "prune.batch_size=0: expected a whole number from 1 to 1,048,576"),
+        ([SMOKE, "--config.prune.batch_size=1000000000"], "prune.batch_size=1000000000: expected a whole number"),
+        ([SMOKE, "--config.prune.ratios=abc"], "prune.ratios="),
+        ([SMOKE, "--config.prune.ratios=(0.0, None)"], "prune.ratios=(0.0, None): expected 1 to 1,000 values"),
+        ([SMOKE, "--config.prune.ratios=(0.0, 'a')"], "prune.ratios=(0.0, 'a'): expected 1 to 1,000 values"),
+        (
+            [SMOKE, "--config.prune.methods=('aire',)", "--config.prune.ratios=(0.0, 0.97)"],
+            "prune.ratios: 0.97 would keep none of the 16 states, with",
+        ),
+        ([SMOKE, "--config.data.length=1000000000"], "data.length=1000000000: expected a whole number from 2 to"),
+        ([SMOKE, "--config.seed=4294967296"], "seed=4294967296: expected a whole number from 0 to 4,294,967,295"),
+        ([SMOKE, "--config.seed=9223372036854775808"], "seed=9223372036854775808: expected a whole number"),
+        ([SMOKE, "--config.experiment=foo"], "experiment='foo': this config's is 'prune', which cannot be changed"),
+        ([SMOKE, "--config.name=a\0b"], "name='a\\x00b': expected a name without / and NUL"),
+        (
+            ["--config=compare_methods:smoke", "--config.models=(0.5,)"],
+            "models=(0.5,): expected 1 to 1,000 values, each",
+        ),
+        (["--config=compare_methods:smoke", "--config.models=(None,)"], "models=(None,): expected 1 to 1,000 values"),
     ],
 )
 def test_a_mistake_is_one_clear_line(args, message, data, tmp_path, monkeypatch):
     assert message in error_of(*args, data=data, workdir=tmp_path, monkeypatch=monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    ["train.epochs=-1", "model.dropout=2.0", "prune.tolerance=nan", "data.max_depth=0", "model.ssm.dt_min=-1.0"],
+)
+def test_mistakes_are_found_before_the_data_is_prepared(mistake, tmp_path, monkeypatch):
+    folders = {"data": tmp_path / "data", "workdir": tmp_path / "run", "monkeypatch": monkeypatch}
+    assert mistake.partition("=")[0] in error_of(SMOKE, f"--config.{mistake}", **folders)
+    assert not (tmp_path / "data").exists()
+
+
+def test_all_mistakes_are_named_at_once(tmp_path):
+    mistakes = "train.epochs=0", "train.optimizer.lr=-1.0", "model.dropout=2.0", "model.depth=0", "data.max_args=1"
+    mistakes += "prune.scope=x", "prune.calibration.examples=0"
+    with pytest.raises(UserError) as error:
+        call(SMOKE, *(f"--config.{mistake}" for mistake in mistakes), data=tmp_path / "data", workdir=tmp_path)
+    named = [line.partition(": expected")[0].replace("'", "") for line in str(error.value).splitlines()]
+    assert sorted(named) == sorted(mistakes)
+
+
+def test_data_of_another_task_is_named(tmp_path):
+    with pytest.raises(UserError) as error:
+        call(SMOKE, "--config.data.task=cifar10", data=tmp_path / "data", workdir=tmp_path)
+    lines = str(error.value).splitlines()
+    assert "data.max_depth: the task 'cifar10' has no such option" in lines
+    assert "data.grey is missing, an option of the task 'cifar10'" in lines
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return None", "score 'mine' returned"),
+        ("return [1.0] * 3", "score 'mine' returned shape [3]"),
+        ("return -abs(modes.Lambda_bar)", "score 'mine' returned negative"),
+        ("return (1, [2])", "score 'mine' returned a tuple"),
+        ("return modes.eigenvalues", "'mine' fails on a tiny model with AttributeError"),
+        ("raise KeyError('rank')", "'mine' fails on a tiny model with KeyError: 'rank'"),
+    ],
+)
+def test_a_users_score_is_tried_first(body, message, tmp_path, monkeypatch):
+    (tmp_path / "own.py").write_text(f"import aire\n@aire.pruning.scores.register('mine')\ndef f(modes):\n    {body}\n")
+    monkeypatch.setattr(scores, "SCORES", dict(scores.SCORES))
+    config = lra_listops_prune.get_config("smoke")
+    config.prune.update(scores_file=str(tmp_path / "own.py"), methods=("aire", "mine"))
+    with pytest.raises(UserError) as error:
+        sweep.prepare(config, tmp_path)
+    assert str(error.value).startswith(f"prune.scores_file: {message}") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("body", ["return abs(modes.Lambda_bar)", "return list(range(len(modes.Lambda_bar)))"])
+def test_a_good_score_is_accepted(body, tmp_path, monkeypatch):
+    (tmp_path / "own.py").write_text(f"import aire\n@aire.pruning.scores.register('mine')\ndef f(modes):\n    {body}\n")
+    monkeypatch.setattr(scores, "SCORES", dict(scores.SCORES))
+    config = lra_listops_prune.get_config("smoke")
+    config.prune.scores_file = str(tmp_path / "own.py")
+    assert "mine" in sweep.prepare(config, tmp_path)
+
+
+def test_too_little_space_is_named_first(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))
+    line = error_of(SMOKE, data=data, workdir=tmp_path, monkeypatch=monkeypatch)
+    assert f"{tmp_path}: about 0.1 GB will be written, 0.0 GB are free" in line
+
+
+def test_every_config_passes_its_own_checks(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**15, 0, 10**15))
+    monkeypatch.setattr(os, "sysconf", lambda _: 10**6)
+    for name in run.config_names():
+        if name.endswith("_prune"):
+            for variants in ("", "s4d", "small", "smoke"):
+                config = importlib.import_module(f"configs.{name}").get_config(variants)
+                sweep.prepare(config, tmp_path)
+                if config.init == "scratch" and variants == "":
+                    settings.check_init(config, tmp_path)
 
 
 def error_of(*args, monkeypatch, **folders):
@@ -215,7 +343,7 @@ def test_a_second_run_in_a_work_folder_is_told_who_is_there(data, tmp_path, monk
 
 
 def test_compiled_programs_are_kept_in_the_work_folder(tmp_path):
-    slow = "jax.jit(lambda x: [x := jax.numpy.sin(x) @ x for _ in range(2000)][-1])(jax.numpy.eye(9))"  # to compile
+    slow = "jax.jit(lambda x: [x := jax.numpy.sin(x) @ x for _ in range(300)][-1])(jax.numpy.eye(9))"  # to compile
     code = f"import jax, pathlib, run; run.keep_compiled(pathlib.Path('work')); {slow}"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
     environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
@@ -231,14 +359,17 @@ def test_a_cache_of_the_users_own_is_left_alone(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="huge pages are requested on Linux only")
-@pytest.mark.parametrize(("name", "pages"), [("aire", "glibc.malloc.hugetlb=1"), ("theirs", "None")])
-def test_the_installed_command_asks_for_huge_pages_and_an_import_does_not(name, pages, tmp_path):
-    script = tmp_path / name
-    script.write_text("import os, run; print(os.environ.get('GLIBC_TUNABLES'))")
-    environment = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
-    environment["PYTHONPATH"] = str(ROOT)
-    result = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=100)
-    assert result.stdout == f"{pages}\n", result.stderr
+@pytest.mark.parametrize(("name", "restarts"), [("aire", True), ("theirs", False)])
+def test_the_installed_command_asks_for_huge_pages_and_an_import_does_not(name, restarts, tmp_path, monkeypatch):
+    """The command restarts itself with another setting of glibc. The start of `run.py` is in `finished`."""
+    calls = []
+    monkeypatch.setattr(os, "execv", lambda *args: calls.append(args))
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / name)])
+    monkeypatch.setenv("GLIBC_TUNABLES", "theirs")
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    importlib.reload(run)
+    assert calls == [(sys.executable, sys.orig_argv)] * restarts
+    assert os.environ.get("GLIBC_TUNABLES") == ("glibc.malloc.hugetlb=1" if restarts else None)
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])

@@ -152,10 +152,10 @@ def test_wrong_configs_are_named(change, message):
         ([], r"model config \[\]: expected a mapping"),
         ({"ssm": "abc"}, "ssm='abc': expected a mapping with the key 'kind'"),
         ({"ssm": {"kind": ["s5"]}}, r"ssm.kind=\['s5'\]: expected one of"),
-        ({"ssm": {"kind": "s5", "heads": 2}}, "S5Config: 'heads' is unknown: expected some of .*'blocks'"),
+        ({"ssm": {"kind": "s5", "heads": 2}}, "S5Config: unknown 'heads': expected some of .*'blocks'"),
         (
             {"ssm": {}, "depth": 2},
-            "ModelConfig: 'depth' is unknown.*\nModelConfig: d_input is missing\nModelConfig: d_m",
+            "ModelConfig: unknown 'depth': .*\nModelConfig: missing d_input, d_model",
         ),
     ],
 )
@@ -174,6 +174,8 @@ def test_wrong_fields_of_a_file_are_named(fields, message):
         (TOKENS, None, "masked_mean: pass the true lengths"),
         (TOKENS.astype(np.float32), LENGTHS, r"expected floats \(B, L, 20\) or int"),
         (np.zeros((2, 5, 3), np.float32), LENGTHS, r"expected floats \(B, L, 20\)"),
+        (TOKENS[:0], LENGTHS[:0], r"input .*\[0, 12\]: expected at least one sequence of at least one step"),
+        (TOKENS[:, :0], LENGTHS, r"expected at least one sequence of at least one step"),
     ],
 )
 def test_wrong_inputs_are_named(make_model, x, lengths, message):

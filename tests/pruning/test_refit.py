@@ -40,8 +40,11 @@ def least_squares(layer, keep: np.ndarray, u: np.ndarray, y: np.ndarray) -> np.n
     channel, result = np.asarray(layer.channels())[keep], np.empty_like(y)
     for h in range(H):
         own = x if layer.readout().shape[1] == H else x[..., channel == h]
-        Z = np.concatenate([own.real, own.imag, u[:, :, h, None, None] + np.zeros_like(own[..., :1].real)], axis=-1)
-        Z = Z.reshape(*u.shape[:2], -1)
+        F = 2 * own.shape[2] * own.shape[3]
+        Z = np.concatenate(
+            [np.stack([own.real, own.imag]).transpose(1, 2, 0, 3, 4).reshape(*u.shape[:2], F), u[..., h : h + 1]],
+            axis=-1,
+        )
         fit = ~held_out(len(u))
         w = np.linalg.lstsq(Z[fit].reshape(-1, Z.shape[-1]), y[fit][..., h].ravel(), rcond=1e-9)[0]
         result[..., h] = Z @ w
@@ -158,6 +161,24 @@ def _without_stage(layer: S4DLayer) -> S4D:
     return bank
 
 
+def test_output_errors_are_those_of_the_two_models(make_any):
+    """Measured by hand on both sets in both layers; predicted exactly for one layer without a refit."""
+    model, u = Stack(make_any("s5"), make_any("s4d")), inputs()
+    result = aire.prune(model, 0.5, "measured_refit", calibration=[u])
+    small, v, w = result.model, u, u
+    for path in ("b", "a"):
+        y, found = outputs(getattr(model, path), v), outputs(getattr(small, path), w)
+        for rows, error in ((~held_out(8), result.errors[path].fit), (held_out(8), result.errors[path].held_out)):
+            np.testing.assert_allclose(error, ((found - y)[rows] ** 2).sum() / (y[rows] ** 2).sum(), rtol=1e-2)
+        v, w = (np.tanh(a).astype(np.float32) for a in (y, found))
+    plain = aire.prune(model.b, 0.5, "measured", calibration=[u])
+    y, found = outputs(model.b, u), outputs(plain.model, u)
+    np.testing.assert_allclose(plain.errors[""].predicted, ((found - y) ** 2).sum() / (y**2).sum(), rtol=1e-3)
+    assert result.errors["b"].replaced and not plain.errors[""].replaced
+    assert "held-out inputs" in result.summary() and "refitted" in result.summary()
+    assert not aire.prune(model, 0.5).errors
+
+
 def test_too_few_sequences_are_refused(make_any):
-    with pytest.raises(UserError, match="1 calibration sequences: a refit needs at least two"):
+    with pytest.raises(UserError, match="1 calibration sequences: expected at least 2; a refit holds"):
         refit(make_any("s5"), Cut({"": HALF}), Calibration([inputs(1)]))

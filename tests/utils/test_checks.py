@@ -49,7 +49,7 @@ class Options:
         ),
         (
             {"size": 1, "sizes": 2},
-            "Options: 'sizes' is unknown: expected some of ['name', 'rate', 'size']\nOptions: rate is missing",
+            "Options: unknown 'sizes': expected some of ['name', 'rate', 'size']\nOptions: missing rate",
         ),
         ("abc", "Options: 'abc' is not a mapping of names to values"),
         ({"rate": "x" * 1000}, f"rate='{'x' * 199}…: expected a number >= 0 and < 1"),

@@ -1,7 +1,8 @@
 """Read public archives without unpacking them: downloaded once and verified, or from a user's folder.
 
 No member is written to disk, so no member's name can escape a folder. Absolute names and names with `..` are refused
-anyway. Links and devices are ignored, because they hold no data.
+anyway. Links and devices are ignored, because they hold no data. A wanted member that occurs twice is refused. So is an
+archive that unpacks to much more than its own size (`aire.utils.limits`).
 """
 
 import dataclasses
@@ -21,9 +22,10 @@ from typing import Any
 import pooch
 import requests
 
-from aire.utils import digests
+from aire.utils import digests, limits
 from aire.utils.errors import UserError
 from aire.utils.files import locked, reading, writing
+from aire.utils.limits import Bounded
 from aire.utils.progress import Progress
 
 MEGABYTE = 1_000_000
@@ -148,13 +150,7 @@ class Files:
     def _packed(self, path: Path) -> Iterator[tuple[str, bytes]]:
         try:
             with _unzipped(path) as file, tarfile.open(fileobj=file, mode="r|") as tar:
-                for member in tar:
-                    name = self._below_root(member.name, path)
-                    if name is not None and self._wants(name) and member.isreg():
-                        content = tar.extractfile(member)
-                        assert content is not None  # it is a regular file
-                        yield name, content.read()
-                    tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every member otherwise
+                yield from self._wanted(tar, path)
                 while file.read(MEGABYTE):  # read to the end, where gzip's checksum is
                     pass
         except UserError:
@@ -162,11 +158,28 @@ class Files:
         except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, OverflowError) as error:
             raise UserError(f"{path}: damaged or not a tar archive ({error}); {self.archive.how_to_get}") from error
 
+    def _wanted(self, tar: tarfile.TarFile, path: Path) -> Iterator[tuple[str, bytes]]:
+        """Names and contents of the wanted members. Raise UserError if the archive could fill the memory."""
+        seen: set[str] = set()
+        for count, member in enumerate(tar, 1):
+            limits.check_members(count, path)
+            limits.check_unpacked(member.size, path.stat().st_size, path)
+            name = self._below_root(member.name, path)
+            if name is not None and self._wants(name) and member.isreg():
+                if name in seen:
+                    raise UserError(f"{path}: refused, because its member {name[:200]!r} occurs twice; get it again")
+                seen.add(name)
+                content = tar.extractfile(member)
+                assert content is not None  # it is a regular file
+                yield name, content.read()
+            tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every member otherwise
+
     def _below_root(self, member: str, path: Path) -> str | None:
         """A member's name relative to `root`; None if it is elsewhere."""
         name = PurePosixPath(member)
         if name.is_absolute() or ".." in name.parts:
-            raise UserError(f"{path}: refused, because its member {member!r} leads outside; {self.archive.how_to_get}")
+            reason = f"its member {member[:200]!r} leads outside"
+            raise UserError(f"{path}: refused, because {reason}; {self.archive.how_to_get}")
         root = PurePosixPath(self.archive.root)
         return name.relative_to(root).as_posix() if name.is_relative_to(root) else None
 
@@ -181,11 +194,11 @@ def is_gzip(content: bytes) -> bool:
 
 @contextmanager
 def _unzipped(path: Path) -> Iterator:
-    """Open a file for reading, through gzip if it is compressed."""
+    """Open a file for reading, through gzip if it is compressed. Unpacked content is bounded."""
     with open(path, "rb") as file:
         if is_gzip(file.peek(2)):
             with gzip.open(file) as unzipped:
-                yield unzipped
+                yield Bounded(unzipped, path.stat().st_size, path)
             return
         # A tar file ends with zeros. Without them it is truncated, which tarfile does not notice; gzip has a checksum.
         file.seek(-min(512, path.stat().st_size), os.SEEK_END)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import io
 import math
 import struct
 import zlib
@@ -17,6 +18,7 @@ from aire.data.formats.pixels import MIN_TRAIN_IMAGES, ImageSource, Labelled
 from aire.utils import digests
 from aire.utils.errors import MissingFileError, UserError
 from aire.utils.files import reading
+from aire.utils.limits import Bounded
 
 SIDE = 28
 
@@ -66,12 +68,13 @@ def unpack(data: bytes, where: str) -> IdxFile:
     """Decompress `data` if it is a gzip file.
 
     Raises:
-        UserError: the gzip data is damaged.
+        UserError: the gzip data is damaged, or unpacks to much more than its size.
     """
     if not is_gzip(data):
         return IdxFile(where, data)
     try:
-        return IdxFile(where, gzip.decompress(data))
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            return IdxFile(where, Bounded(file, len(data), where).read())
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{where}: cannot be unpacked ({error}); it is damaged, get it again") from error
 

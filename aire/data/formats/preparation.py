@@ -1,11 +1,16 @@
 """Datasets that are prepared once: a TFDS builder writes the examples of a source, and later runs read them.
 
 A source defines the examples. A builder, one per dataset, defines how an example is stored. TensorFlow is not needed.
+
+The files of examples have checksums of their own. TFDS's index has none, although a changed digit in it drops examples,
+so `digests.json` beside it has the digests of its files.
 """
 
 import abc
 import contextlib
 import dataclasses
+import json
+import logging
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,15 +18,18 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import tensorflow_datasets as tfds
-from absl import logging
+from absl import logging as absl_logging
 from google.protobuf.json_format import ParseError
 from tensorflow_datasets.core.utils import tqdm_utils
 
+from aire.utils import digests
 from aire.utils.errors import UserError
-from aire.utils.files import locked, reading, writing
+from aire.utils.files import locked, reading, write_text, writing
 from aire.utils.progress import Progress
 
 SPLITS = ("train", "validation", "test")  # of the datasets
+_INDEX, _DIGESTS = ("dataset_info.json", "features.json"), "digests.json"
+log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -126,13 +134,35 @@ def _prepared(dataset: type[PreparedOnce], data_dir: str | Path, source: Source)
 
 
 def _builder(dataset: type[PreparedOnce], data_dir: str | Path, source: Source) -> PreparedOnce:
-    """Make the builder, which checks what is prepared in `data_dir`. Raise UserError if that cannot be read."""
+    """Make the builder, which checks what is prepared in `data_dir`. Raise UserError if that is damaged."""
     config = SourceConfig(name=source.config_name(), source=source)
+    folder = Path(data_dir, dataset.name, config.name)
     try:
         with reading(data_dir):
+            _check_index(folder / str(dataset.VERSION))
             return dataset(data_dir=str(data_dir), config=config, file_format="array_record")
-    except ParseError as error:
-        raise _damaged(Path(data_dir, dataset.name, config.name), error) from error
+    except (ParseError, UnicodeDecodeError, UserError) as error:
+        raise _damaged(folder, error) from error
+
+
+def _check_index(folder: Path) -> None:
+    """Compare the index of prepared data with its digests. Raise UserError if it has changed.
+
+    There are none if an older version prepared the data, or if the preparation was killed at its very end.
+    """
+    if not folder.is_dir():
+        return
+    if not (record := folder / _DIGESTS).exists():
+        log.warning("%s has no %s: damage to its index cannot be found; prepare it again", folder, _DIGESTS)
+        return
+    sealed = digests.unseal(digests.parse_json(record.read_bytes(), _DIGESTS), _DIGESTS, required=True)
+    if changed := [name for name in _INDEX if digests.of_file(folder / name) != sealed.get(name)]:
+        raise digests.DamagedError(f"different from what was written: {', '.join(changed)}")
+
+
+def _write_digests(folder: Path) -> None:
+    record = digests.seal({name: digests.of_file(folder / name) for name in _INDEX})
+    write_text(folder / _DIGESTS, json.dumps(record, indent=1))
 
 
 def _prepare(builder: PreparedOnce) -> None:
@@ -144,6 +174,8 @@ def _prepare(builder: PreparedOnce) -> None:
         try:
             # TFDS does nothing if another process has prepared the data in the meantime.
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+            if not (builder.data_path / _DIGESTS).exists():
+                _write_digests(builder.data_path)
         except RuntimeError as error:  # array_record raises this for an OSError
             if failed := re.search(r"(?:open|write|close)\(\) failed: ([^;]+)", str(error)):
                 raise OSError(failed[1]) from error
@@ -167,11 +199,11 @@ def _damaged(folder: Path, error: Exception) -> UserError:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence TFDS's progress bars, which show paths, and its warning about custom builder configurations."""
-    verbosity, bars = logging.get_verbosity(), tqdm_utils._active
+    verbosity, bars = absl_logging.get_verbosity(), tqdm_utils._active
     tfds.disable_progress_bar()
-    logging.set_verbosity(logging.ERROR)
+    absl_logging.set_verbosity(absl_logging.ERROR)
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        absl_logging.set_verbosity(verbosity)
         tfds.display_progress_bar(bars)
