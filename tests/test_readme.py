@@ -115,7 +115,7 @@ def test_the_own_layer_is_pruned_and_saved(ran):
 
 def test_the_own_task_is_found_by_name(ran):
     task = load_task({"task": "parity", "length": 12, "examples": 20}, ran["folder"])
-    assert task.description() == "parity of random bits: 20 / 20 / 20 examples of up to 12 steps, 2 classes"
+    assert task.description() == "parity of random bits: 20 / 20 / 20 / 20 examples of up to 12 steps, 2 classes"
     for split in task.splits.values():
         np.testing.assert_array_equal(split.y, [sum(map(int, x)) % 2 for x in split.x])
 
