@@ -160,6 +160,7 @@ def evaluation_batches(split: Split, batch_size: int) -> Iterator[Batch]:
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size}: expected at least 1")
+    batch_size = min(batch_size, max(len(split), 1))  # a larger one would only take memory
     rows = (np.arange(start, start + batch_size) for start in range(0, len(split), batch_size))
     last = len(split) - 1
     return (split.take(np.minimum(i, last)) | {"weight": (i <= last).astype(np.float32)} for i in rows)

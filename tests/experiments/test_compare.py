@@ -79,7 +79,7 @@ def test_a_stopped_comparison_evaluates_only_what_is_missing(finished, compared,
     [
         ({"models": ("zoo",)}, r"no model 'lra_listops_smoke' in the zoo.*seeds to train here: --config.models="),
         ({"models": ("nowhere",)}, "no model file at nowhere"),
-        ({"models": ()}, "expected at least one"),
+        ({"models": ()}, r"models=\(\): expected 1 to 1,000 values, each a seed"),
         ({"models": (1, 1)}, "each once"),
         ({"repetitions": 0}, "repetitions=0"),
         ({"calibrations": 0}, "calibrations=0"),
