@@ -31,5 +31,5 @@ def test_the_page_from_comparisons(tmp_path):
 
 
 def test_without_comparisons_there_is_no_page(tmp_path):
-    with pytest.raises(SystemExit, match="no comparison in .*: run compare_methods"):
+    with pytest.raises(SystemExit, match=r"no comparison in .*: run compare_methods"):
         calibrated_page.main([str(tmp_path)])
