@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from aire.data.synthetic import FOLDER as SYNTHETIC
 from aire.models import ModelConfig
+from aire.pruning import methods
 from aire.ssm import LRUConfig, S4DConfig, S5Config
 from aire.training.loop import TrainConfig
 from aire.utils.errors import UserError
@@ -77,8 +78,8 @@ def set_layer(config: ConfigDict, **by_kind: Mapping[str, Any]) -> None:
 
 
 def pruning(**options: Any) -> ConfigDict:
-    """Settings of the sweep (`PruneConfig`)."""
-    return ConfigDict(dataclasses.asdict(PruneConfig(**options)))
+    """Settings of the sweep (`PruneConfig`): all methods, also those that need data."""
+    return ConfigDict(dataclasses.asdict(PruneConfig(**{"methods": tuple(methods.METHODS), **options})))
 
 
 def images(task: str, **options: Any) -> ConfigDict:
@@ -100,7 +101,7 @@ def small(config: ConfigDict, **data: int) -> None:
     config.model.update(depth=4, d_model=64, states=32)
     set_layer(config, s5={"blocks": 8, "clip_eigs": True})  # clipped, so every state's energy is finite
     config.train.update(epochs=10, warmup_epochs=1)
-    config.prune.ratios = tuple(i / 10 for i in range(10))
+    config.prune.update(methods=(), ratios=tuple(i / 10 for i in range(10)))
 
 
 def small_images(config: ConfigDict) -> None:
@@ -112,7 +113,7 @@ def small_images(config: ConfigDict) -> None:
     config.model.update(depth=4, d_model=64, states=32)
     set_layer(config, s5={"blocks": 1, "clip_eigs": True})  # clipped, so every state's energy is finite
     config.train.update(batch_size=32, epochs=6, evaluate_every=1000)
-    config.prune.update(ratios=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7), batch_size=50)
+    config.prune.update(methods=(), ratios=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7), batch_size=50)
 
 
 def smoke(config: ConfigDict, **data: Any) -> None:
@@ -126,7 +127,7 @@ def smoke(config: ConfigDict, **data: Any) -> None:
     config.model.update(depth=2, d_model=16, states=8)
     set_layer(config, s5={"blocks": 1})
     config.train.update(batch_size=16, epochs=2, warmup_epochs=1)
-    config.prune.update(ratios=(0.0, 0.25, 0.5, 0.75), batch_size=32)
+    config.prune.update(methods=(), ratios=(0.0, 0.25, 0.5, 0.75), batch_size=32)
 
 
 def smoke_images(config: ConfigDict) -> None:

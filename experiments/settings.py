@@ -38,8 +38,9 @@ class CalibrationConfig:
     """Inputs for the methods that need data.
 
     Attributes:
-        examples: number of unlabelled examples.
-        source: "train", "noise", or another task's config such as "scifar" or "lra_pathfinder:small".
+        examples: number of examples. Their labels are not read.
+        source: "train", the training examples; "noise", uniform noise of their form; or another task of the same form,
+            a config with its variants, such as "scifar" or "lra_pathfinder:small".
     """
 
     examples: int = 256

@@ -62,9 +62,6 @@ def _with_further(
     splits: Mapping[str, Split], further: Callable[[str, int], Split], selection_examples: int, more_test_examples: int
 ) -> dict[str, Split]:
     """Add the selection split and, where asked for, more test examples. `further` loads so many examples of a split."""
-    if selection_examples < 1 or more_test_examples < 0:
-        given = f"selection_examples={selection_examples}, more_test_examples={more_test_examples}"
-        raise UserError(f"{given}: expected at least 1 and at least 0")
     test = splits["test"]
     if more_test_examples:
         test = join(test, further("more_test", more_test_examples))

@@ -39,11 +39,11 @@ def calibrate(model: nnx.Module, batches: Iterable[Batch]) -> dict[str, Moments]
     graphdef, state = nnx.split(model)
     found_layers = layers(model)
     place = {path: features.places(layer.channels()) for path, layer in found_layers.items()}
-    extents = tuple((path, features.extent(p)) for path, p in place.items())
+    slots = {path: jnp.asarray(features.slots(p)) for path, p in place.items()}
 
     total: dict[str, dict[str, np.ndarray]] = {}
     for batch in batches:
-        for path, found in jax.device_get(_measure(graphdef, extents, state, *inputs(batch))).items():
+        for path, found in jax.device_get(_measure(graphdef, state, slots, *inputs(batch))).items():
             if found:
                 old = total.get(path, {})
                 total[path] = {name: old.get(name, 0) + np.asarray(a, np.float64) for name, a in found.items()}
@@ -52,21 +52,21 @@ def calibrate(model: nnx.Module, batches: Iterable[Batch]) -> dict[str, Moments]
     return {path: _moments(layer, place[path], total[path]) for path, layer in found_layers.items()}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=0)
 def _measure(
     graphdef: nnx.GraphDef,
-    extents: tuple[tuple[str, gram.Extent], ...],
     state: nnx.State,
+    slots: dict[str, Int[Array, "channels m"]],
     x: Array,
     lengths: Array | None,
 ) -> dict[str, dict[str, Array]]:
     """The sums of one batch by layer path. Models of the same structure share a compilation."""
-    found: dict[str, dict[str, Array]] = {path: {} for path, _ in extents}
-    size, stacked = dict(extents), stack_documents(x, lengths)[1]
+    found: dict[str, dict[str, Array]] = {path: {} for path in slots}
+    stacked = stack_documents(x, lengths)[1]
 
     def recording(path: tuple, layer: StateSpaceLayer) -> Recording:
         name = path_name(path)
-        return Recording(layer, functools.partial(_record, layer, size[name], stacked, found[name]))
+        return Recording(layer, functools.partial(_record, layer, slots[name], stacked, found[name]))
 
     call = map_layers(nnx.merge(graphdef, state), recording)
     call(x) if lengths is None else call(x, lengths)
@@ -75,7 +75,7 @@ def _measure(
 
 def _record(
     layer: StateSpaceLayer,
-    size: gram.Extent,
+    index: Int[Array, "channels m"],
     lengths: Array | np.ndarray | None,
     found: dict[str, Array],
     u: Array,
@@ -84,7 +84,7 @@ def _record(
     """Add the sums of one call to those found so far."""
     B, L, _ = u.shape
     mask = true_steps(lengths, (B, L))
-    new = gram.sums(layer, size, u, None if lengths is None else jnp.clip(lengths, 0, L)) | {
+    new = gram.moments(layer, index, u, None if lengths is None else jnp.clip(lengths, 0, L)) | {
         "steps": mask.sum(),
         "output": jnp.sum(mask * jnp.sum(y.astype(jnp.float32) ** 2, axis=-1)),
     }
@@ -94,7 +94,7 @@ def _record(
 def _moments(layer: StateSpaceLayer, place: features.Place, found: dict[str, np.ndarray]) -> Moments:
     return Moments(
         steps=float(found["steps"]),
-        outer=gram.expand(layer.modes(), layer.reverse, place, found),
+        outer=gram.expand_moments(layer, features.slots(place), found),
         output=float(found["output"]),
         place=place,
         directions=len(layer.reverse),

@@ -30,11 +30,17 @@ def extent(place: Place) -> tuple[int, int]:
     return int(channel.max(initial=0)) + 1, int(slot.max(initial=-1)) + 1
 
 
-def in_channels(values: np.ndarray, place: Place) -> np.ndarray:
-    """Arrange (n, …) as (channels, m, …), with zeros in empty slots."""
-    padded = np.zeros((*extent(place), *values.shape[1:]), values.dtype)
+def in_channels(values: np.ndarray, place: Place, empty: int = 0) -> np.ndarray:
+    """Arrange (n, …) as (channels, m, …), with `empty` in empty slots."""
+    padded = np.full((*extent(place), *values.shape[1:]), empty, values.dtype)
     padded[tuple(place)] = values
     return padded
+
+
+def slots(place: Place) -> Int[np.ndarray, "channels m"]:
+    """The state in each slot of a channel, n in an empty one."""
+    n = place.shape[1]
+    return in_channels(np.arange(n), place, empty=n)
 
 
 def readout(modes: Modes, channels: int | None = None, m: int | None = None) -> Float64[np.ndarray, "channels O F"]:

@@ -1,20 +1,21 @@
-"""Sums Σ z zᵀ of a layer's states z over the true time steps of a batch, inside a compiled function.
+"""Sums Σ r rᵀ over the true time steps of a batch, inside a compiled function. r holds a layer's states z.
 
 A layer whose states see all features, such as S5, needs all its states and one matmul.
 
-A channel with one input, as in S4D, does not. The states in a block of T steps are a linear map of the states before
-it and its T inputs, z_k = M_k w, so Σ_k z_k z_kᵀ = Σ_k M_k (Σ w wᵀ) M_kᵀ, with one product w wᵀ for T steps. `expand`
-applies M once, after the last batch.
+A channel with one input, as in S4D, does not. Its rows are r = [z; signals], with its inputs the first signal. In a
+block of T steps they are a linear map of the states before it and its signals, r_k = M_k w, so
+Σ_k r_k r_kᵀ = Σ_k M_k (Σ w wᵀ) M_kᵀ, with one product w wᵀ for T steps. `expand` applies M once, after the last batch.
 """
+
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Complex128, Float, Float64, Int
+from jaxtyping import Array, Bool, Complex, Complex128, Float, Float64, Int
 
-from aire.pruning import features
 from aire.pruning.moments import accurate_eigenvalues
-from aire.ssm import Modes, StateSpaceLayer
+from aire.ssm import StateSpaceLayer
 from aire.ssm.scan import complex_multiply, diagonal_scan
 from aire.utils.errors import UserError
 
@@ -23,40 +24,60 @@ _STATE_NUMBERS = 2**22
 _BLOCK = 16  # T
 
 Sums = dict[str, Array]
-Extent = tuple[int, int]  # the number of channels, and the largest number m of states in one
 
 
-def sums(layer: StateSpaceLayer, size: Extent, u: Float[Array, "B L H"], lengths: Int[Array, "B"] | None) -> Sums:
-    """Sums from which `expand` computes Σ z zᵀ over the true steps, a few rows of the batch at a time.
+def moments(
+    layer: StateSpaceLayer, index: Int[Array, "c m"], u: Float[Array, "B L H"], lengths: Int[Array, "B"] | None
+) -> Sums:
+    """Sums of all states, from which `expand_moments` computes Σ z zᵀ over the true steps.
 
+    Args:
+        layer: the layer.
+        index: the state in each slot of a channel, n in an empty one.
+        u: its inputs.
+        lengths: the number of true steps of each sequence, or None if all are.
     Raises:
         UserError: a bank whose channels have several inputs.
     """
-    channels, m = size
+    (channels, m), (B, L, _) = index.shape, u.shape
     if layer.n_states == 0:
         return {"outer": jnp.zeros((channels, 0, 0))}
-    B, L, _ = u.shape
-    single = layer.discrete()[1].shape[1] == 1
-    if channels > 1 and not single:
+    if has_single_inputs(layer):
+        lengths = jnp.full(B, L) if lengths is None else lengths
+        return blocks(layer, index, [u[..., :channels]], lengths, jnp.ones((1, B)))
+    if channels > 1:
         raise UserError(f"moments of {channels} channels with several inputs each: expected one channel, or one input")
-    add = _of_channels if single else _of_states
-    numbers = 2 * len(layer.reverse) * channels * m * (-(-L // _BLOCK) if single else L)
-    rows = int(np.clip(_STATE_NUMBERS // numbers, 1, B))
-    # Added rows hold zeros, and so do their states.
-    chunks = [_split(a, rows) for a in (u, lengths) if a is not None]
-    shapes = jax.eval_shape(lambda chunk: add(layer, size, *chunk), [a[0] for a in chunks])
+    rows = _STATE_NUMBERS // (2 * len(layer.reverse) * m * L)
+    return sum_chunks(lambda *chunk: _of_states(layer, *chunk), rows, (u,) if lengths is None else (u, lengths))
+
+
+def expand_moments(
+    layer: StateSpaceLayer, index: Int[np.ndarray, "c m"], found: Mapping[str, np.ndarray]
+) -> Float64[np.ndarray, "c F F"]:
+    """Σ z zᵀ from the `moments` of all batches."""
+    if "blocks" not in found:
+        return np.asarray(found["outer"], np.float64)
+    F = 2 * len(layer.reverse) * index.shape[1]
+    return expand(layer, index, found)[0, :, :F, :F]
+
+
+def has_single_inputs(layer: StateSpaceLayer) -> bool:
+    """Whether each state has one input, that of its channel, so that `blocks` applies."""
+    return layer.discrete()[1].shape[1] == 1
+
+
+def sum_chunks(add: Callable[..., Sums], rows: int, arrays: Sequence[Array]) -> Sums:
+    """Add the sums of all sequences, a few rows of the batch at a time. Added rows hold zeros."""
+    rows = int(np.clip(rows, 1, len(arrays[0])))
+    chunks = [
+        jnp.pad(a, [(0, -len(a) % rows)] + [(0, 0)] * (a.ndim - 1)).reshape(-1, rows, *a.shape[1:]) for a in arrays
+    ]
+    shapes = jax.eval_shape(lambda chunk: add(*chunk), [a[0] for a in chunks])
     zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-    return jax.lax.scan(lambda total, c: (jax.tree.map(jnp.add, total, add(layer, size, *c)), None), zero, chunks)[0]
+    return jax.lax.scan(lambda total, c: (jax.tree.map(jnp.add, total, add(*c)), None), zero, chunks)[0]
 
 
-def _split(a: Array, rows: int) -> Array:
-    """Split the first axis into chunks of rows, the last filled with zeros."""
-    return jnp.pad(a, [(0, -len(a) % rows)] + [(0, 0)] * (a.ndim - 1)).reshape(-1, rows, *a.shape[1:])
-
-
-def _of_states(
-    layer: StateSpaceLayer, size: Extent, u: Float[Array, "B L H"], lengths: Int[Array, "B"] | None = None
-) -> Sums:
+def _of_states(layer: StateSpaceLayer, u: Float[Array, "B L H"], lengths: Int[Array, "B"] | None = None) -> Sums:
     """Σ z zᵀ from the states of one channel."""
     z = layer.state_pairs(u).reshape(*u.shape[:2], -1)
     if lengths is not None:
@@ -65,36 +86,55 @@ def _of_states(
     return {"outer": jnp.matmul(z.T, z, precision="highest")[None]}
 
 
-def _of_channels(
-    layer: StateSpaceLayer, size: Extent, u: Float[Array, "B L H"], lengths: Int[Array, "B"] | None = None
+def blocks(
+    layer: StateSpaceLayer,
+    index: Int[Array, "c m"],
+    signals: Sequence[Float[Array, "B L c"]],
+    lengths: Int[Array, "B"],
+    sets: Float[Array, "S B"],
 ) -> Sums:
-    """Σ w wᵀ over the blocks of true steps of each channel, and Σ z zᵀ over the true steps of an incomplete block."""
-    B, L, _ = u.shape
-    lam, B_bar = _flat(layer, size)
-    u = u[..., : size[0]].astype(lam.real.dtype)
-    u = jnp.pad(u, [(0, 0), (0, -L % _BLOCK), (0, 0)]).reshape(B, -1, _BLOCK, size[0])  # (B, blocks, T, channels)
-    before = jnp.stack([_before(lam, B_bar, u, backward) for backward in layer.reverse], axis=2)
-    w = jnp.concatenate([_by_channel(before, size), jnp.moveaxis(u, 3, 0)], axis=3)  # (channels, B, blocks, W)
-    if lengths is None and L % _BLOCK:
-        lengths = jnp.full(B, L)
-    if lengths is None:
-        return {"blocks": _gram(w)}
-    complete = lengths[:, None] // _BLOCK > jnp.arange(u.shape[1])[None]
-    last = jnp.minimum(lengths // _BLOCK, u.shape[1] - 1)
-    z = _states(lam, B_bar, u[jnp.arange(B), last], before[jnp.arange(B), last], layer.reverse)
-    true = jnp.arange(_BLOCK)[None] < lengths[:, None] % _BLOCK
-    return {
-        "blocks": _gram(w * complete.astype(w.dtype)[None, ..., None]),
-        "outer": _gram(_by_channel(z, size) * true.astype(w.dtype)[None, ..., None]),
-    }
+    """Sums of each set of sequences, from which `expand` computes Σ r rᵀ of rows r = [z; signals].
 
-
-def _flat(layer: StateSpaceLayer, size: Extent) -> tuple[Complex[Array, "cm"], Complex[Array, "cm"]]:
-    """λ̄ and B̄ of channels of equal size m, with zeros in empty slots."""
-    channel = layer.channels()
-    place = channel * size[1] + jnp.arange(channel.size) - jnp.searchsorted(channel, channel)
+    Args:
+        layer: a layer whose states have one input each.
+        index: the states that z holds, by channel and slot. n in an empty slot.
+        signals: the inputs, then any others.
+        lengths: the number of true steps of each sequence.
+        sets: 1 where a sequence belongs to a set.
+    """
+    (channels, m), (B, L, _) = index.shape, signals[0].shape
     lam, B_bar = layer.discrete()
-    return tuple(jnp.zeros(size[0] * size[1], a.dtype).at[place].set(a) for a in (lam, B_bar[:, 0]))  # type: ignore
+    lam, B_bar = (jnp.take(a, index.ravel(), mode="fill", fill_value=0) for a in (lam, B_bar[:, 0]))
+    s = jnp.stack([a.astype(lam.real.dtype) for a in signals], axis=2)  # (B, L, signals, c)
+    s = jnp.pad(s, [(0, 0), (0, -L % _BLOCK), (0, 0), (0, 0)])
+    s = s.reshape(B, -1, _BLOCK, *s.shape[2:])  # (B, blocks, T, signals, c)
+    numbers = channels * (2 * len(layer.reverse) * m + _BLOCK * len(signals)) * s.shape[1]
+
+    def add(s: Array, lengths: Array, sets: Array) -> Sums:
+        return _of_blocks(lam, B_bar, layer.reverse, s, lengths, sets)
+
+    return sum_chunks(add, _STATE_NUMBERS // numbers, (s, lengths, sets.T))
+
+
+def _of_blocks(
+    lam: Complex[Array, "cm"],
+    B_bar: Complex[Array, "cm"],
+    reverse: tuple[bool, ...],
+    s: Float[Array, "B N T S c"],
+    lengths: Int[Array, "B"],
+    sets: Float[Array, "B sets"],
+) -> Sums:
+    """Σ w wᵀ over the blocks of true steps of each channel, and Σ r rᵀ over the true steps of an incomplete block."""
+    B, N, T, _, channels = s.shape
+    u, size = s[:, :, :, 0], (channels, lam.size // channels)
+    before = jnp.stack([_before(lam, B_bar, u, backward) for backward in reverse], axis=2)
+    w = jnp.concatenate([_by_channel(before, size), jnp.moveaxis(s, (4, 3), (0, 3)).reshape(channels, B, N, -1)], -1)
+    complete = lengths[:, None] // T > jnp.arange(N)[None]
+    row, last = jnp.arange(B), jnp.minimum(lengths // T, N - 1)
+    z = _states(lam, B_bar, u[row, last], before[row, last], reverse)
+    r = jnp.concatenate([_by_channel(z, size), jnp.moveaxis(s[row, last], 3, 0)], axis=-1)
+    true = jnp.arange(T)[None] < lengths[:, None] % T
+    return {"blocks": _gram(w, complete, sets), "outer": _gram(r, true, sets)}
 
 
 def _before(
@@ -137,43 +177,47 @@ def _pairs(a: Complex[Array, "*A n"]) -> Float[Array, "*A 2 n"]:
     return jnp.stack([a.real, a.imag], axis=-2)
 
 
-def _by_channel(x: Float[Array, "B K R 2 cm"], size: Extent) -> Float[Array, "c B K F"]:
+def _by_channel(x: Float[Array, "B K R 2 cm"], size: tuple[int, int]) -> Float[Array, "c B K F"]:
     """The features of each channel."""
     B, K, R, _, _ = x.shape
     return jnp.moveaxis(x.reshape(B, K, 2 * R, *size), 3, 0).reshape(size[0], B, K, -1)
 
 
-def _gram(w: Float[Array, "c B K W"]) -> Float[Array, "c W W"]:
+def _gram(w: Float[Array, "c B K W"], used: Bool[Array, "B K"], sets: Float[Array, "B S"]) -> Float[Array, "S c W W"]:
+    """Σ w wᵀ over the used rows of each set."""
+    weights = (sets.T[:, :, None] * used.astype(w.dtype)[None]).reshape(sets.shape[1], -1)
     w = w.reshape(len(w), -1, w.shape[-1])
-    return jnp.einsum("ckv,ckw->cvw", w, w, precision="highest")
+    return jnp.einsum("cskv,ckw->scvw", weights[None, ..., None] * w[:, None], w, precision="highest")
 
 
 def expand(
-    modes: Modes, reverse: tuple[bool, ...], place: features.Place, found: dict[str, np.ndarray]
-) -> Float64[np.ndarray, "channels F F"]:
-    """Σ z zᵀ from the sums of all batches."""
-    outer, blocks = found.get("outer", 0), found.get("blocks")
-    if blocks is None:
-        return np.asarray(outer, np.float64)
-    lam = features.in_channels(accurate_eigenvalues(modes), place)
-    B_bar = features.in_channels(np.asarray(modes.B_bar, np.complex128)[:, 0], place)
-    expanded = np.empty((len(lam), *2 * (2 * len(reverse) * lam.shape[1],)))
-    for c, Gram in enumerate(blocks):
-        M = _block_map(lam[c], B_bar[c], reverse)
-        F, T, W = M.shape
-        expanded[c] = (M.reshape(F * T, W) @ Gram).reshape(F, -1) @ M.reshape(F, -1).T
-    return outer + expanded
+    layer: StateSpaceLayer, index: Int[np.ndarray, "c m"], found: Mapping[str, np.ndarray]
+) -> Float64[np.ndarray, "S c R R"]:
+    """Σ r rᵀ of each set, from the `blocks` of all batches."""
+    modes = layer.modes()
+    lam, B_bar = accurate_eigenvalues(modes), np.asarray(modes.B_bar, np.complex128)[:, 0]
+    lam, B_bar = (np.append(a, 0)[index] for a in (lam, B_bar))
+    result = np.array(found["outer"], np.float64)
+    for c in range(len(index)):
+        M = _block_map(lam[c], B_bar[c], layer.reverse, found["blocks"].shape[-1])
+        R, T, W = M.shape
+        for total, Gram in zip(result[:, c], found["blocks"][:, c], strict=True):
+            total += (M.reshape(R * T, W) @ Gram).reshape(R, -1) @ M.reshape(R, -1).T
+    return result
 
 
 def _block_map(
-    lam: Complex128[np.ndarray, "m"], B_bar: Complex128[np.ndarray, "m"], reverse: tuple[bool, ...]
-) -> Float64[np.ndarray, "F T W"]:
-    """M with z_k = M_k w, where w has the states before the block, F numbers, then the T inputs of the block."""
-    m, R, T = lam.size, len(reverse), _BLOCK
+    lam: Complex128[np.ndarray, "m"], B_bar: Complex128[np.ndarray, "m"], reverse: tuple[bool, ...], size: int
+) -> Float64[np.ndarray, "R T {size}"]:
+    """M with r_k = M_k w, where w has the states before the block, F numbers, then T numbers of each signal."""
+    m, directions, T = lam.size, len(reverse), _BLOCK
     powers = lam[:, None] ** np.arange(T + 1)
     k, i = np.arange(T), np.arange(m)
-    M = np.zeros((R, 2, m, T, 2 * R * m + T))
-    starts, responses = M[..., : 2 * R * m].reshape(R, 2, m, T, R, 2, m), M[..., 2 * R * m :]
+    F = 2 * directions * m
+    signals = (size - F) // T
+    M = np.zeros((F + signals, T, size))
+    z = M[:F].reshape(directions, 2, m, T, size)
+    starts, responses = z[..., :F].reshape(directions, 2, m, T, directions, 2, m), z[..., F : F + T]
     for r, backward in enumerate(reverse):
         age = powers[:, T - k if backward else k + 1]  # since the states before the block
         for p, q, part in ((0, 0, age.real), (0, 1, -age.imag), (1, 0, age.imag), (1, 1, age.real)):
@@ -181,4 +225,5 @@ def _block_map(
         lag = (k[:, None] - k[None]) * (-1 if backward else 1)  # from the input to the state
         response = np.where(lag >= 0, powers[:, abs(lag)] * B_bar[:, None, None], 0)
         responses[r] = response.real, response.imag
-    return M.reshape(2 * R * m, T, -1)
+    M[F:, :, F:].reshape(signals, T, signals, T)[np.arange(signals), :, np.arange(signals)] = np.eye(T)
+    return M

@@ -8,9 +8,7 @@ the cut layer, the refitted one and the fitted one, the layer with the lowest er
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Bool
@@ -18,7 +16,7 @@ from jaxtyping import Bool
 from aire.pruning import regression
 from aire.pruning.calibration import Calibration
 from aire.pruning.fit import FitConfig, LayerData, fit_layer
-from aire.pruning.refit import SplitBatch, as_readout, layer_sum, observe, order_of_calls, split_batches
+from aire.pruning.refit import SplitBatch, as_readout, layer_sums, observe, order_of_calls, split_batches
 from aire.pruning.regression import Sums
 from aire.pruning.surgery import FITTED_ROLES, Cut, Readout, apply_masked, spread
 from aire.ssm import StateSpaceLayer, layers
@@ -106,13 +104,10 @@ class _Fitting:
 
     def _sums(self, layer: StateSpaceLayer, data: LayerData) -> Sums:
         """The sums of the regression, float64 over groups of sequences."""
-        split = nnx.split(self._widened(layer))
         groups = data.batches(self.config.batch_size)
-        total: list[Any] = []
-        for group in zip(groups.u, groups.y, groups.mask, strict=True):
-            new = layer_sum(*split, jnp.asarray(self.index), *group, np.ones((1, len(group[0])), np.float32))
-            total = [np.asarray(a[0], np.float64) + b for a, b in zip(new, total or [0.0] * len(new), strict=True)]
-        return Sums(*total)
+        sets = np.ones((1, groups.u.shape[1]), np.float32)
+        parts = ((*group, sets) for group in zip(groups.u, groups.y, groups.mask, strict=True))
+        return layer_sums(self._widened(layer), self.index, parts)[0]
 
 
 def _best_layer(

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
+from numpy.typing import ArrayLike
 
 from aire.models import stack_documents
 from aire.pruning import features, regression
@@ -83,7 +84,7 @@ def refit(model: nnx.Module, cut: Cut, calibration: Calibration) -> Cut:
     for path in order_of_calls(uncut, batches[0]):
         smaller = layers(apply(uncut, cut))[path]
         index = regression.slots(layers(uncut)[path], np.asarray(cut.keep[path]))
-        fit, held_out = layer_sums(uncut, apply_masked(uncut, cut), path, index, batches)
+        fit, held_out = observed_sums(uncut, apply_masked(uncut, cut), path, index, batches)
         old = regression.real_readout(smaller, index.shape[1])
         new = regression.solve(fit, old)
         before = regression.error(held_out, old)
@@ -109,21 +110,27 @@ def order_of_calls(model: nnx.Module, batch: SplitBatch) -> list[str]:
     return list(found)
 
 
-def layer_sums(
+def observed_sums(
     uncut: nnx.Module, masked: nnx.Module, path: str, index: Int[np.ndarray, "C m"], batches: Sequence[SplitBatch]
-) -> tuple[Sums, Sums]:
+) -> list[Sums]:
     """The sums of one layer, fit and held-out: regressors from the masked model, outputs from the uncut one.
 
     The sums of several calls of the layer add.
     """
-    layer = nnx.split(layers(masked)[path])
-    total: list[Any] = []
-    for batch in batches:
-        for u, y, mask in observe(uncut, masked, path, batch):
-            new = layer_sum(*layer, jnp.asarray(index), u, y, mask, batch.sets)
-            total = [np.asarray(a, np.float64) + b for a, b in zip(new, total or [0.0] * len(new), strict=True)]
-    fit, held_out = zip(*total, strict=True)
-    return Sums(*fit), Sums(*held_out)
+    seen = ((*call, batch.sets) for batch in batches for call in observe(uncut, masked, path, batch))
+    return layer_sums(layers(masked)[path], index, seen)
+
+
+def layer_sums(
+    layer: StateSpaceLayer, index: Int[np.ndarray, "C m"], data: Iterable[tuple[ArrayLike, ...]]
+) -> list[Sums]:
+    """The sums of each set over batches (u, y, mask, sets) as for `regression.sums`, in float64."""
+    split = nnx.split(layer)
+    total: dict[str, Any] = {}
+    for batch in data:
+        for name, new in jax.device_get(_sums(*split, jnp.asarray(index), *batch)).items():
+            total[name] = total.get(name, 0) + np.asarray(new, np.float64)
+    return regression.expand(layer, index, total)
 
 
 def observe(uncut: nnx.Module, masked: nnx.Module, path: str, batch: SplitBatch) -> list[tuple[Array, Array, Array]]:
@@ -151,7 +158,7 @@ def _observe(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def layer_sum(
+def _sums(
     graphdef: nnx.GraphDef,
     state: nnx.State,
     index: Int[Array, "C m"],
@@ -159,7 +166,7 @@ def layer_sum(
     y: Float[Array, "B L H"],
     mask: Float[Array, "B L"],
     sets: Float[Array, "S B"],
-) -> Sums:
+) -> dict[str, Array]:
     """`regression.sums` of a layer. All layers of one size share its compilation."""
     return regression.sums(nnx.merge(graphdef, state), index, u, y, mask, sets)
 

@@ -4,14 +4,14 @@ y ≈ G z + D u in every channel, where z are the features of kept states and D 
 besides z.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float64, Int
 
-from aire.pruning import features
+from aire.pruning import features, gram
 from aire.ssm import StateSpaceLayer
 
 # Maximum size of the features and their products computed at once, in numbers: 64 MiB.
@@ -21,23 +21,17 @@ _NUMBERS = 2**24
 class Sums(NamedTuple):
     """Sums over the true time steps, by channel.
 
-    JAX arrays while they are collected, then NumPy arrays in float64.
-
     Attributes:
-        zz: Σ z zᵀ, (channels, F, F).
-        zu, zy: Σ z uᵀ and Σ z yᵀ, (channels, F, O).
-        uu, uy, yy: Σ u², Σ u y and Σ y² of each output, (channels, O).
+        zz, zu, zy: Σ z zᵀ, Σ z uᵀ and Σ z yᵀ.
+        uu, uy, yy: Σ u², Σ u y and Σ y² of each output.
     """
 
-    zz: Any
-    zu: Any
-    zy: Any
-    uu: Any
-    uy: Any
-    yy: Any
-
-    def __add__(self, other: "Sums") -> "Sums":  # type: ignore[override]
-        return Sums(*(a + b for a, b in zip(self, other, strict=True)))
+    zz: Float64[np.ndarray, "channels F F"]
+    zu: Float64[np.ndarray, "channels F O"]
+    zy: Float64[np.ndarray, "channels F O"]
+    uu: Float64[np.ndarray, "channels O"]
+    uy: Float64[np.ndarray, "channels O"]
+    yy: Float64[np.ndarray, "channels O"]
 
 
 class RealReadout(NamedTuple):
@@ -79,45 +73,49 @@ def sums(
     y: Float[Array, "B L H"],
     mask: Float[Array, "B L"],
     sets: Float[Array, "S B"],
-) -> Sums:
-    """Sums of each set of sequences, along a new first axis, a few sequences at a time.
+) -> dict[str, Array]:
+    """Sums of a batch from which `expand` computes those of the regression, inside a compiled function.
 
     Args:
         layer: the layer whose states are the regressors.
         index: the states to use, from `slots`.
         u: its inputs.
         y: the outputs to reach.
-        mask: 1 for true steps and 0 for padding.
+        mask: 1 for true steps and 0 for the padding behind them.
         sets: 1 where a sequence belongs to a set.
     """
-    (B, L, H), (C, m), dtype = u.shape, index.shape, layer.D.dtype
+    if gram.has_single_inputs(layer):
+        return gram.blocks(layer, index, [u, y], mask.sum(axis=1).astype(jnp.int32), sets)
+    (_, L, H), (C, m), dtype = u.shape, index.shape, layer.D.dtype
     F, outputs = 2 * len(layer.reverse) * m, H // C
-    rows = int(np.clip(_NUMBERS // (C * (F + 2 * outputs) * (L + F)), 1, B))
-    fill = -B % rows  # rows of no set
 
-    def chunks(a: Array) -> Array:
-        return jnp.pad(a, [(0, fill)] + [(0, 0)] * (a.ndim - 1)).reshape(-1, rows, *a.shape[1:])
-
-    def add(total: Sums, chunk: tuple[Array, ...]) -> tuple[Sums, None]:
-        u, y, mask, sets = chunk
+    def add(u: Array, y: Array, mask: Array, sets: Array) -> dict[str, Array]:
         z = features.stack(layer.state_pairs(u), index) * mask[..., None, None]
-        u, y = ((a.astype(dtype) * mask[..., None]).reshape(rows, L, C, outputs) for a in (u, y))
+        u, y = ((a.astype(dtype) * mask[..., None]).reshape(*a.shape[:2], C, outputs) for a in (u, y))
+        # A product for each sequence takes half the time of one for each set, where the others would be zeros.
+        products = jnp.einsum("blcf,blcg->bcfg", z, jnp.concatenate([z, u, y], axis=-1), precision="highest")
+        new = {"products": products, "uu": (u * u).sum(axis=1), "uy": (u * y).sum(axis=1), "yy": (y * y).sum(axis=1)}
+        return {name: jnp.tensordot(sets.T, a, axes=1, precision="highest") for name, a in new.items()}
 
-        def products(a: Array, b: Array) -> Array:
-            return jnp.einsum("blcf,blcg->bcfg", a, b, precision="highest")
+    rows = _NUMBERS // (C * (F + 2 * outputs) * (L + F))
+    return gram.sum_chunks(add, rows, (u, y, mask, sets.T))
 
-        of_y = (u * u).sum(axis=1), (u * y).sum(axis=1), (y * y).sum(axis=1)
-        new = Sums(products(z, z), products(z, u), products(z, y), *of_y)
-        return total + Sums(*(jnp.tensordot(sets.T, a, axes=1, precision="highest") for a in new)), None
 
-    shapes = [(C, F, F), (C, F, outputs), (C, F, outputs), (C, outputs), (C, outputs), (C, outputs)]
-    zero = Sums(*(jnp.zeros((len(sets), *shape), dtype) for shape in shapes))
-    return jax.lax.scan(add, zero, tuple(chunks(a) for a in (u, y, mask, sets.T)))[0]
+def expand(layer: StateSpaceLayer, index: Int[np.ndarray, "channels m"], found: Mapping[str, np.ndarray]) -> list[Sums]:
+    """The sums of the regression for each set, from `sums` added over all batches in float64."""
+    F = 2 * len(layer.reverse) * index.shape[1]
+    if "products" in found:
+        products, squares = found["products"], [found[name] for name in ("uu", "uy", "yy")]
+    else:
+        outer = gram.expand(layer, index, found)
+        products, squares = outer[..., :F, :], [outer[..., i, j, None] for i, j in ((F, F), (F, F + 1), (F + 1, F + 1))]
+    zz, zu, zy = np.split(products, [F, (F + products.shape[-1]) // 2], axis=-1)
+    return [Sums(*parts) for parts in zip(zz, zu, zy, *squares, strict=True)]
 
 
 def solve(data: Sums, old: RealReadout) -> RealReadout:
     """The G and D of least squares, with ridges towards the old ones."""
-    unit, scale = features.normalized(np.asarray(data.zz))
+    unit, scale = features.normalized(data.zz)
     # Regress what the old readout leaves of the outputs, e = y − G z − D u.
     ze = data.zy - data.zz @ old.G.swapaxes(1, 2) - data.zu * old.D[:, None]
     ue = data.uy - np.einsum("cof,cfo->co", old.G, data.zu) - old.D * data.uu

@@ -9,7 +9,7 @@ from aire import zoo
 from aire.data.tasks import Task, load_task
 from aire.pruning import methods
 from aire.training.evaluate import make_evaluator
-from aire.utils.checks import Rule, check, file_name, integer, several, text
+from aire.utils.checks import Rule, check, file_name, integer, number, several, text
 from aire.utils.errors import UserError
 from experiments import settings
 from experiments.calibration_inputs import calibration_split
@@ -63,8 +63,14 @@ def check_models(config: ConfigDict) -> None:
         f"a seed ({settings.SEED.expected}) or {text().expected}",
         lambda x: settings.SEED.holds(x) or (text().holds(x) and x != ""),
     )
-    counts = {"repetitions": integer(1, 1000), "calibrations": integer(1, 1000)}
-    check(config, models=several(seed_or_file, 1, 1000), **counts, task_name=file_name())
+    check(
+        config,
+        models=several(seed_or_file, 1, 1000),
+        repetitions=integer(1, 1000),
+        calibrations=integer(1, 1000),
+        also_within=several(number(0, high=100), 0, 100),
+        task_name=file_name(),
+    )
     if len(set(config.models)) < len(config.models):
         raise UserError(f"models={config.models}: expected each once")
     if "zoo" in config.models and config.task_name not in zoo.names():

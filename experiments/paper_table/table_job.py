@@ -78,7 +78,8 @@ def size_tables(size: str, runs: Mapping[str, Runs]) -> list[Table]:
 _ACCURACY = """\
 The largest share of states that can be cut within the run's tolerance on the selection split, without retraining, with
 the test accuracy and the points lost there: mean ± one standard deviation over trained models (seeds). Averages are
-over the tasks that were run. † trained or pruned with other settings than the config's: see the table of runs.
+over the tasks that were run. † trained or pruned with other settings than the config's: see the table of runs. Rows
+"ours" are methods of this project, not of a paper: they see unlabelled training inputs.
 """
 _AVERAGED = """
 The paper's averages, and ours beside them, are over the six tasks of the Long Range Arena. diff. is ours minus the

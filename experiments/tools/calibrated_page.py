@@ -3,7 +3,8 @@
     python -m experiments.tools.calibrated_page [RESULTS]      RESULTS: by default experiments/results
 
 Reads the folders compare_TASK_small of `python run.py --config=compare_methods:TASK,small`, and writes to
-RESULTS/calibrated: figure_light.png, figure_dark.png, largest_cut.csv, inputs.csv and report.md.
+RESULTS/calibrated: figure_light.png, figure_dark.png, largest_cut.csv, inputs.csv and report.md. The tables of docs/
+follow.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from aire.report import small_multiples, tables
 from aire.utils.files import write_text
 from configs.compare_methods import INPUTS
 from experiments.records import Measurement, Point, read_points
+from experiments.tools import publish
 
 _RESULTS = Path(__file__).parents[1] / "results"
 TASKS = {"lra_listops": "ListOps", "fashion_mnist": "Fashion-MNIST", "lra_pathfinder": "Pathfinder"}
@@ -167,6 +169,8 @@ def main(arguments: Sequence[str]) -> None:
         write_text(folder / f"{name}.csv", tables.csv_text(rows))
     text = "\n\n".join(f"## {title}\n\n{tables.markdown(sections[name])}" for name, title in _TITLES.items())
     write_text(folder / "report.md", f"# Calibrated pruning\n\n{text}\n")
+    if results == _RESULTS:
+        publish.update_pages()
     print(folder)
 
 

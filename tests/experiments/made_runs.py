@@ -77,5 +77,6 @@ def write_compare(folder, task, models, tests=(0.8, 0.82)):
         for name, model in uncut.items()
         for method, seed, at in (("aire", 0, 0.895), ("random", 0, 0.5), ("random", 1, 0.7))
     ]
-    comparison = Comparison(config, uncut, results, seconds={}, failures={}, provenance=SOURCE)
+    seconds = {name: {"aire": 1.0, "random": 3.0} for name in uncut}
+    comparison = Comparison(config, uncut, results, seconds, failures={}, provenance=SOURCE)
     write(folder, comparison.to_json(), compare_report.point_rows(comparison))

@@ -27,7 +27,7 @@ from aire.utils.files import occupied
 from configs import lra_listops_prune
 from experiments import settings, sweep
 from experiments.speed.speed_job import SECTIONS
-from tests.experiments.conftest import ROOT, call, command, start
+from tests.experiments.conftest import ROOT, SAMPLE, call, command, start
 from tests.helpers import logits, write_idx
 
 pytestmark = pytest.mark.usefixtures("jax_defaults")  # the job runs as a user's program
@@ -44,7 +44,7 @@ def test_a_run_writes_all_files(finished):
         assert (workdir / figure).read_bytes().startswith(b"\x89PNG")
         assert figure in (workdir / "report.md").read_text()
     rows = list(csv.DictReader((workdir / "results.csv").read_text().splitlines()))
-    assert list(dict.fromkeys(row["method"] for row in rows)) == list(METHODS)
+    assert list(dict.fromkeys(row["method"] for row in rows)) == list(SAMPLE)
     assert [float(row["ratio"]) for row in rows[:4]] == [0.0, 0.25, 0.5, 0.75]
     assert [int(row["states"]) for row in rows[:4]] == [16, 12, 8, 4]
     assert "256 examples of train, without labels, for measured" in printed
@@ -78,6 +78,14 @@ def check_pruned_model(workdir, results, data):
     batch = split.take(np.arange(len(split)))
     answers = np.argmax(logits(model, batch["x"], batch["lengths"]), axis=-1)
     assert np.mean(answers == split.y) == pytest.approx(results["chosen"]["aire"]["test"]["accuracy"])
+
+
+@pytest.mark.slow
+def test_every_method_runs(data, tmp_path):
+    more = f"--config.prune.methods={tuple(METHODS)}", "--config.prune.ratios=(0.0, 0.5)"
+    call(SMOKE, *more, data=data, workdir=tmp_path)
+    rows = csv.DictReader((tmp_path / "results.csv").read_text().splitlines())
+    assert list(dict.fromkeys(row["method"] for row in rows)) == list(METHODS)
 
 
 @pytest.mark.xdist_group("run")
