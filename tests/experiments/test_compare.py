@@ -17,6 +17,7 @@ from aire.report.tables import mean_spread
 from aire.ssm import layers
 from aire.training.evaluate import Answers, Evaluation, make_evaluator
 from aire.utils.errors import UserError
+from aire.utils.stopping import Stopped
 from configs import compare_methods
 from experiments.calibration_inputs import calibration_split, noise
 from experiments.compare.compare_job import check_models
@@ -181,6 +182,33 @@ def test_a_sweep_evaluates_each_distinct_cut_once(evaluator, monkeypatch):
     assert [(p.method, p.seed, p.ratio) for p in points] == [(*run, r) for run in runs for r in (0.0, 0.25, 0.5, 0.75)]
     assert len(calls) - 1 == len(cache) == len(distinct) < len(points)  # the first is of the uncut model
     assert sweep(evaluate, cuts, runs) == points and len(calls) - 1 == len(cache)
+
+
+def test_a_stopped_sweep_goes_on_from_its_file(evaluator, tmp_path, monkeypatch):
+    config, trials = compare_methods.get_config("smoke").prune, [("aire", 0)]
+    whole = evaluator({})
+    expected = sweep(whole, Cuts(whole.model, split(), config), trials)
+
+    def stopping_at(call: int) -> CutEvaluator:
+        evaluate, calls = evaluator(EvaluationFile(tmp_path / "evaluations.jsonl")), []
+        evaluated = evaluate._evaluate
+
+        def counted(*args):
+            calls.append(1)
+            if len(calls) == call:
+                raise Stopped(15)
+            return evaluated(*args)
+
+        monkeypatch.setattr(evaluate, "_evaluate", counted)
+        return evaluate
+
+    evaluate = stopping_at(4)  # the first call is for the answers of the uncut model, which are not saved
+    with pytest.raises(Stopped) as stopped:
+        sweep(evaluate, Cuts(evaluate.model, split(), config), trials)
+    done = len(EvaluationFile(tmp_path / "evaluations.jsonl"))
+    assert done == 2 and stopped.value.__notes__[-1] == "run the same command again to go on from there"
+    evaluate = stopping_at(1 + len(whole.cache) - done + 1)  # it evaluates only what is missing
+    assert sweep(evaluate, Cuts(evaluate.model, split(), config), trials) == expected
 
 
 def test_one_scope_for_all_methods(evaluator):
