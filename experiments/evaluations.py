@@ -69,6 +69,10 @@ def _check_evaluation(record: Mapping, where: str) -> None:
     numbers = [record.get(field.name) for field in dataclasses.fields(Measurement)]
     if not isinstance(record.get("key"), str) or not all(isinstance(x, int | float) for x in numbers):
         raise UserError(f"{where} is not an evaluation")
+    try:
+        Measurement.from_json(record)
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{where} is not an evaluation: {error}") from error
 
 
 class CutEvaluator:

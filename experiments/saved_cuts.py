@@ -10,6 +10,7 @@ from aire.io.weights import get_arrays
 from aire.models import Classifier
 from aire.pruning import Cut, Readout, methods
 from aire.utils import digests
+from aire.utils.errors import UserError
 from aire.utils.files import reading, write_bytes
 
 
@@ -27,11 +28,16 @@ class SavedCuts:
         self._source = ""
 
     def get(self, trial: tuple[str, int], ratio: float) -> Cut | None:
-        """Return a saved cut, or None."""
+        """Return a saved cut, or None. Raise UserError if its file is damaged."""
         if self._folder is None or not (path := self._path(trial, ratio)).exists():
             return None
-        with reading(path), np.load(path) as arrays:
-            return from_arrays(dict(arrays))
+        try:
+            with reading(path), np.load(path) as arrays:
+                return from_arrays(dict(arrays))
+        except UserError:
+            raise
+        except Exception as error:  # of many types; zip archives have checksums
+            raise UserError(f"{path} is damaged ({error}); remove it to fit its cut again") from error
 
     def put(self, trial: tuple[str, int], ratio: float, cut: Cut) -> None:
         """Save a cut."""

@@ -15,14 +15,16 @@ import aire
 from aire import zoo
 from aire.data.formats import preparation
 from aire.data.listops import ListOps
-from aire.io.weights import get_arrays
+from aire.io.weights import abstract_model, fill_model, get_arrays, variables_of
 from aire.models import Classifier, ModelConfig
+from aire.pruning import Cut, Readout
 from aire.ssm import ssm_config
 from aire.training.checkpoints import Checkpoints
-from aire.training.evaluate import Evaluation
 from aire.utils import digests
 from experiments.evaluations import EvaluationFile
 from experiments.paper_table import papers, saved_runs
+from experiments.records import Measurement
+from experiments.saved_cuts import SavedCuts
 from tests.campaign.attack import Attack, Outcome, attempt
 from tests.data.helpers import TINY
 from tests.experiments.made_runs import write_prune
@@ -67,10 +69,10 @@ def write_zoo(folder: Path) -> None:
 def write_evaluations(folder: Path) -> None:
     saved = EvaluationFile(folder / "evaluations.jsonl")
     for i in range(20):
-        saved[digests.of_text(str(i))] = Evaluation(1 / (i + 3), i / 21)
+        saved[digests.of_text(str(i))] = Measurement(1 / (i + 3), i / 21, examples=21, lost=21 - i, gained=i)
 
 
-def read_evaluations(folder: Path) -> dict[str, Evaluation]:
+def read_evaluations(folder: Path) -> dict[str, Measurement]:
     return dict(EvaluationFile(folder / "evaluations.jsonl"))
 
 
@@ -81,6 +83,23 @@ def write_results(folder: Path) -> None:
 def read_results(folder: Path) -> Any:
     models, damaged = saved_runs.find(folder)
     return "named as damaged" if damaged and not models else (repr(models), damaged)
+
+
+def saved_cuts(folder: Path) -> SavedCuts:
+    config = ModelConfig(3, 4, 2, (4,), ssm_config({"kind": "lru"}))
+    arrays = {name: np.ones(v.shape, np.float32) for name, v in variables_of(abstract_model(config)).items()}
+    return SavedCuts(folder, fill_model(config, arrays, "ones"), papers.task_config("lra_text", "s5", "full").prune)
+
+
+def write_cut(folder: Path) -> None:
+    readout = Readout(np.arange(8).reshape(1, 4, 2) * 1j, np.arange(4.0))
+    cut = Cut({"blocks/0/ssm": np.array([True, False, True, False])}, {"blocks/0/ssm": readout})
+    saved_cuts(folder).put(("aire", 0), 0.5, cut)
+
+
+def read_cut(folder: Path) -> str | None:
+    cut = saved_cuts(folder).get(("aire", 0), 0.5)
+    return cut and cut.digest()
 
 
 def write_prepared(folder: Path) -> None:
@@ -111,14 +130,15 @@ def is_a_checkpoint(value: tuple, intact: tuple) -> bool:
 
 
 KINDS = {
-    "model files": Kind(write_models, read_models, share=3),
+    "model files": Kind(write_models, read_models, share=4),
     "the zoo's": Kind(write_zoo, read_models, share=2),
     "evaluations": Kind(
         write_evaluations, read_evaluations, lambda value, intact: value.items() <= intact.items(), share=4
     ),
     "results": Kind(write_results, read_results, lambda value, intact: value in ("named as damaged", intact), share=4),
+    "saved cuts": Kind(write_cut, read_cut, share=2),
     "prepared data": Kind(write_prepared, read_prepared, share=4),
-    "checkpoints": Kind(write_checkpoints, read_checkpoints, is_a_checkpoint, share=3),
+    "checkpoints": Kind(write_checkpoints, read_checkpoints, is_a_checkpoint, share=5),
 }
 
 
