@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from aire.data.synthetic import FOLDER as SYNTHETIC
 from aire.models import ModelConfig
+from aire.pruning import methods
 from aire.ssm import LRUConfig, S4DConfig, S5Config
 from aire.training.loop import TrainConfig
 from aire.utils.errors import UserError
@@ -77,13 +78,15 @@ def set_layer(config: ConfigDict, **by_kind: Mapping[str, Any]) -> None:
 
 
 def pruning(**options: Any) -> ConfigDict:
-    """Settings of the sweep (`PruneConfig`)."""
-    return ConfigDict(dataclasses.asdict(PruneConfig(**options)))
+    """Settings of the sweep (`PruneConfig`): all methods, also those that need data."""
+    return ConfigDict(dataclasses.asdict(PruneConfig(**{"methods": tuple(methods.METHODS), **options})))
 
 
 def images(task: str, **options: Any) -> ConfigDict:
     """Data of an image task, with all images by default."""
-    size = {"train_examples": 0, "validation_examples": 0, "test_examples": 0}  # at most; 0: all
+    # At most; 0: all, half of the validation images each for validation and selection.
+    size = dict.fromkeys(("train_examples", "validation_examples", "selection_examples", "test_examples"), 0)
+    size["more_test_examples"] = 0  # added to test_examples, without being a setting of the training
     # pool: side of the squares whose mean is one step, so L = (side of an image / pool)².
     # folder: of the files; empty: download the published ones.
     return ConfigDict({"task": task, **options, "pool": 1, **size, "folder": ""})
@@ -94,10 +97,11 @@ def small(config: ConfigDict, **data: int) -> None:
     config.name += "_small"
     config.seed = 0
     config.data.update(train_examples=8_000, validation_examples=1_000, test_examples=1_000, **data)
+    config.data.selection_examples = 1_000
     config.model.update(depth=4, d_model=64, states=32)
     set_layer(config, s5={"blocks": 8, "clip_eigs": True})  # clipped, so every state's energy is finite
     config.train.update(epochs=10, warmup_epochs=1)
-    config.prune.ratios = tuple(i / 10 for i in range(10))
+    config.prune.update(methods=(), ratios=tuple(i / 10 for i in range(10)))
 
 
 def small_images(config: ConfigDict) -> None:
@@ -105,11 +109,11 @@ def small_images(config: ConfigDict) -> None:
     config.name += "_small"
     config.seed = 0
     # Fewer evaluation examples and ratios: all methods are swept and tested within three minutes.
-    config.data.update(pool=2, validation_examples=2_000, test_examples=2_000)
+    config.data.update(pool=2, validation_examples=2_000, selection_examples=2_000, test_examples=2_000)
     config.model.update(depth=4, d_model=64, states=32)
     set_layer(config, s5={"blocks": 1, "clip_eigs": True})  # clipped, so every state's energy is finite
     config.train.update(batch_size=32, epochs=6, evaluate_every=1000)
-    config.prune.update(ratios=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7), batch_size=50)
+    config.prune.update(methods=(), ratios=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7), batch_size=50)
 
 
 def smoke(config: ConfigDict, **data: Any) -> None:
@@ -119,10 +123,11 @@ def smoke(config: ConfigDict, **data: Any) -> None:
     if "folder" in config.data:
         config.data.folder = SYNTHETIC
     config.data.update(train_examples=64, validation_examples=32, test_examples=32, **data)
+    config.data.selection_examples = 32
     config.model.update(depth=2, d_model=16, states=8)
     set_layer(config, s5={"blocks": 1})
     config.train.update(batch_size=16, epochs=2, warmup_epochs=1)
-    config.prune.update(ratios=(0.0, 0.25, 0.5, 0.75), batch_size=32)
+    config.prune.update(methods=(), ratios=(0.0, 0.25, 0.5, 0.75), batch_size=32)
 
 
 def smoke_images(config: ConfigDict) -> None:

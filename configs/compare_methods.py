@@ -7,11 +7,21 @@
 
 The first variant names the task: TASK of a config TASK_prune, by default lra_listops. All others are variants of that
 config. Each entry of `models` is "zoo", a .safetensors file, the folder of a run that trained a model, or a seed to
-train one with here. Methods that use random numbers run with `repetitions` seeds on each model.
+train one with here. Methods that use random numbers run with `repetitions` seeds on each model, methods that see
+inputs with `calibrations` draws of inputs.
 
-Evaluations are saved in evaluations.jsonl in the run's folder, by a digest of model, mask and split. So a stopped run
-resumes, and a run with more models, methods or ratios evaluates only what is new. After changes to the code of the
-models, start in a new folder.
+The small runs choose and test on more examples than the pruning job (SMALL), so that the standard error of a change of
+accuracy is below half a point, and at ratios in steps of 5 %. The models are the same.
+
+How much data a method needs, and which (INPUTS):
+
+    python run.py --config=compare_methods:lra_listops,small,inputs_16           16 sequences; also 64, 1024
+    python run.py --config=compare_methods:fashion_mnist,small,inputs_noise      uniform noise
+    python run.py --config=compare_methods:fashion_mnist,small,inputs_other      the inputs of another task
+
+Evaluations are saved in evaluations.jsonl in the run's folder, by a digest of model, cut and split, and refitted cuts
+in the folder cuts. So a stopped run resumes, and a run with more models, methods or ratios computes only what is new.
+After changes to the code of the models or methods, start in a new folder.
 """
 
 import importlib
@@ -20,11 +30,25 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from aire.utils.errors import UserError
+from configs import common
+
+SMALL = {
+    "lra_listops": {"selection_examples": 10_000, "more_test_examples": 8_000},
+    "fashion_mnist": {"selection_examples": 0, "more_test_examples": 8_000},  # 3,000: all that are left
+    "lra_pathfinder": {"selection_examples": 5_000, "more_test_examples": 3_000},
+}
+
+
+# Calibration inputs that differ from the default, 256 training examples. Each is a variant `inputs_NAME`.
+INPUTS = {str(n): {"examples": n} for n in (16, 64, 1024)} | {"noise": {"source": "noise"}, "other": {}}
+OTHER_TASK = {"fashion_mnist": "lra_pathfinder:small", "lra_pathfinder": "fashion_mnist:small"}
 
 
 def get_config(variants: str = "") -> ConfigDict:
     names = [name for name in (variants or "").split(",") if name]
     task = names.pop(0) if names and names[0] in tasks() else "lra_listops"
+    inputs = [name for name in names if name.removeprefix("inputs_") in INPUTS]
+    names = [name for name in names if name not in inputs]
     try:
         config = importlib.import_module(f"configs.{task}_prune").get_config(",".join(names))
     except UserError as error:
@@ -33,9 +57,25 @@ def get_config(variants: str = "") -> ConfigDict:
     config.task_name = config.name  # the model's name in the zoo
     config.name = f"compare_{config.task_name}"
     config.models = ("zoo",) if config.init == "zoo" else (config.seed,)
-    config.repetitions = 5
+    config.repetitions, config.calibrations = 5, 2
+    config.also_within = (0.3,)  # further tolerances, in points
+    if "small" in names:
+        config.data.update(SMALL.get(task, {}))
+        config.prune.ratios = common.pruning().ratios
+    for name in inputs:
+        _set_inputs(config, task, name.removeprefix("inputs_"))
     del config.init, config.seed  # `models` replaces both
     return config
+
+
+def _set_inputs(config: ConfigDict, task: str, name: str) -> None:
+    config.name += f"_inputs_{name}"
+    config.prune.methods = ("measured", "surgeon_order", "surgeon")
+    config.prune.calibration.update(INPUTS[name])
+    if name == "other":
+        if task not in OTHER_TASK:
+            raise UserError(f"inputs_other: no other task has the inputs of {task}; expected one of {[*OTHER_TASK]}")
+        config.prune.calibration.source = OTHER_TASK[task]
 
 
 def tasks() -> list[str]:

@@ -41,6 +41,8 @@ def get_config(variants: str = "") -> ConfigDict:
             "train_examples": 96_000,
             "validation_examples": 2_000,
             "test_examples": 2_000,
+            "selection_examples": 2_000,  # other examples, which choose the ratio
+            "more_test_examples": 0,  # added to the test examples, without being a setting of the training
             "seed": 0,
             "lra_release": "",
         },
@@ -84,8 +86,8 @@ def small(config: ConfigDict) -> None:
     common.set_layer(config, s5={"clip_eigs": True}, lru={"r_min": 0.5, "r_max": 0.99})
     config.train.update(batch_size=32, epochs=6, warmup_epochs=1, evaluate_every=1000)
     # All methods take three minutes at these ratios. Batches of 50 fit a CPU's cache.
-    config.prune.ratios = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-    config.prune.batch_size = 50
+    ratios = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    config.prune.update(methods=(), ratios=ratios, batch_size=50)
 
 
 def smoke(config: ConfigDict) -> None:

@@ -35,6 +35,8 @@ def get_config(variants: str = "") -> ConfigDict:
             "train_examples": 160_000,
             "validation_examples": 20_000,
             "test_examples": 20_000,
+            "selection_examples": 20_000,  # other examples, which choose the ratio
+            "more_test_examples": 0,  # added to the test examples, without being a setting of the training
             "seed": 0,
             "lra_release": "",
         },
@@ -63,11 +65,12 @@ def small(config: ConfigDict) -> None:
     config.init = "zoo"
     config.seed = 0
     config.data.update(design="small16", train_examples=100_000, validation_examples=2_000, test_examples=2_000)
+    config.data.selection_examples = 2_000
     config.model.update(depth=4, d_model=64, states=32, dropout=0.0)
     common.set_layer(config, s5={"clip_eigs": True})  # keeps every state's energy finite
     config.train.update(batch_size=32, epochs=3, warmup_epochs=1, evaluate_every=1000)
     config.train.optimizer.lr = 0.006
-    config.prune.update(ratios=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7), batch_size=50)
+    config.prune.update(methods=(), ratios=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7), batch_size=50)
 
 
 def smoke(config: ConfigDict) -> None:

@@ -37,6 +37,8 @@ def get_config(variants: str = "") -> ConfigDict:
             "train_examples": 160_000,
             "validation_examples": 20_000,
             "test_examples": 20_000,
+            "selection_examples": 20_000,  # other examples, which choose the ratio
+            "more_test_examples": 0,  # added to the test examples, without being a setting of the training
             "seed": 0,
             "lra_release": "",
         },
@@ -66,9 +68,10 @@ def small(config: ConfigDict) -> None:
     config.name += "_small"
     config.seed = 0
     config.data.update(design="small32", train_examples=50_000, validation_examples=1_000, test_examples=1_000)
+    config.data.selection_examples = 1_000
     config.model.update(depth=4, d_model=64, states=32)
     config.model.ssm.update(dt_min=0.001, dt_max=0.1)
     common.set_layer(config, s5={"clip_eigs": True})  # keeps every state's energy finite
     config.train.update(batch_size=32, epochs=2, warmup_epochs=1, evaluate_every=500)
     config.train.optimizer.update(lr=0.006, ssm_lr=0.001)
-    config.prune.update(ratios=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7), batch_size=50)
+    config.prune.update(methods=(), ratios=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7), batch_size=50)

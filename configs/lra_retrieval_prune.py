@@ -33,7 +33,8 @@ def get_config(variants: str = "") -> ConfigDict:
             "task": "aan",
             "length": 4000,
             "train_examples": 0,  # at most; 0: all, 147,086
-            "validation_examples": 0,  # 18,090
+            "validation_examples": 0,  # 9,045: half of the file
+            "selection_examples": 0,  # the other half, which choose the ratio
             "test_examples": 0,  # 17,437
             "folder": "",  # the Long Range Arena's release
         },

@@ -32,7 +32,8 @@ def get_config(variants: str = "") -> ConfigDict:
             "length": 4096,
             "validate_on_test": False,
             "train_examples": 0,  # at most; 0: all, 22,500
-            "validation_examples": 0,  # 2,500
+            "validation_examples": 0,  # 1,250
+            "selection_examples": 0,  # 1,250 others, which choose the ratio
             "test_examples": 0,  # 25,000
             "folder": "",  # of the archive, packed or unpacked; empty: download it
         },

@@ -16,65 +16,45 @@ from ml_collections import ConfigDict
 
 from configs import common
 
+SECTIONS = (
+    "models",
+    "cuts",
+    "step",
+    "odd",
+    "growth",
+    "scan",
+    "loop",
+    "start",
+    "pages",
+    "pruning",
+    "moments",
+    "calibrated",
+)
+# (kind, depth, d_model, states, length, batch): two layers of the paper's largest networks, batch reduced.
+WIDE = ("s5", 2, 512, 192, 1024, 4)
+PATHFINDER = ("s5", 2, 192, 128, 1024, 8)
+LONG = ("s5", 2, 128, 128, 16384, 1)
+BANK = ("s4d", 2, 128, 32, 1024, 4)
+SMALL = ("s5", 4, 64, 32, 100, 32)  # the size of lra_listops_prune:small
+S5_MODELS = (("s5", 8, 128, 8, 2048, 8), WIDE, PATHFINDER, LONG, SMALL)
+
+SHARES = (1.0, 0.8, 0.5, 0.35, 0.2, 0.1, 0.0)  # of the states that a cut keeps
+
 
 def get_config(variants: str = "") -> ConfigDict:
-    # (kind, depth, d_model, states, length, batch): two layers of the paper's largest networks, batch reduced.
-    wide = ("s5", 2, 512, 192, 1024, 4)
-    pathfinder = ("s5", 2, 192, 128, 1024, 8)
-    long = ("s5", 2, 128, 128, 16384, 1)
-    bank = ("s4d", 2, 128, 32, 1024, 4)
-    small = ("s5", 4, 64, 32, 100, 32)  # the size of lra_listops_prune:small
-    s5_models = (("s5", 8, 128, 8, 2048, 8), wide, pathfinder, long, small)
-    odd = (*range(1, 10), 11, 13, 15, 16, 17, 20, 23, 24, 25, 31, 32, 33, 40, 47, 48, 49, 63, 64)
     config = ConfigDict(
         {
             "experiment": "speed",
             "name": "speed",
             "repetitions": 7,
-            "sections": (
-                "models",
-                "cuts",
-                "step",
-                "odd",
-                "growth",
-                "scan",
-                "loop",
-                "start",
-                "pages",
-                "pruning",
-                "moments",
-                "calibrated",
-            ),
+            "sections": SECTIONS,
             "reference": "",  # clones of the references, for the sections of these names
             "reference_s4d": "",
-            "models": (*s5_models, bank),
-            "reference_models": s5_models,
+            "models": (*S5_MODELS, BANK),
+            "reference_models": S5_MODELS,
             # (d_model, states per channel, length, batch)
             "s4d_layers": ((128, 32, 1024, 4), (128, 32, 2048, 8), (256, 32, 4096, 2), (64, 32, 16384, 1)),
-            "cut": {
-                # At batch 1, and large; the long sequence has 16,384 steps in one.
-                "models": (
-                    *((*wide[:-1], batch) for batch in (1, 16)),
-                    *((*pathfinder[:-1], batch) for batch in (1, 32)),
-                    long,
-                    *((*bank[:-1], batch) for batch in (1, 32)),
-                ),
-                "shares": (1.0, 0.8, 0.5, 0.35, 0.2, 0.1, 0.0),
-            },
-            "step": {
-                "d_model": 512,
-                "states": 192,
-                "states_per_channel": 32,
-                "batches": (1, 64),
-                "shares": (1.0, 0.8, 0.5, 0.35, 0.2, 0.1, 0.0),
-                "length": 1024,
-            },
-            "odd": {
-                "d_model": 128,
-                "batch": 4,
-                "length": 1024,
-                "states": odd,
-            },
+            **cuts(),
             "growth": {
                 "base": {"d_model": 64, "length": 1024, "states": 32, "batch": 4},
                 "length": tuple(2**k for k in range(10, 18)),
@@ -84,26 +64,63 @@ def get_config(variants: str = "") -> ConfigDict:
             # (batch, length, stored states): ListOps, Image, Pathfinder and Path-X, batch reduced.
             "scan_shapes": ((8, 2048, 8), (4, 1024, 192), (8, 1024, 128), (1, 16384, 128)),
             "loop": "small",  # variants of lra_listops_prune; also for the section "start"
-            "pages": (wide, small, bank),
-            # The largest network of the paper (Image, sCIFAR): 6 layers of P = 384, H = 512.
-            "network": {"layers": 6, "states": 192, "d_model": 512},
-            "moments": {
-                # A layer of the paper's largest network, and the networks of the zoo.
-                "models": (
-                    ("s5", 1, 512, 192, 1024, 4),
-                    *(("s5", 4, 64, 32, length, 32) for length in (100, 784, 1024)),
-                    *(("s4d", 4, 64, 64, length, 32) for length in (100, 784, 1024)),
-                ),
-                "processes": 5,
-            },
-            # Pathfinder's full-size network, 256 sequences.
-            "calibrated": {"model": ("s5", 6, 192, 128, 1024, 16), "batches": 16, "methods": ("measured", "surgeon")},
-            "state_counts": (1_000, 10_000, 100_000, 1_000_000, 10_000_000),
+            "pages": (WIDE, SMALL, BANK),
+            **pruning(),
         }
     )
     for change in common.parse_variants(variants, {"smoke": smoke}):
         change(config)
     return config
+
+
+def cuts() -> dict:
+    """Return the settings of the sections on models and layers that a cut has made smaller."""
+    return {
+        "cut": {
+            # At batch 1, and large; the long sequence has 16,384 steps in one.
+            "models": (
+                *((*WIDE[:-1], batch) for batch in (1, 16)),
+                *((*PATHFINDER[:-1], batch) for batch in (1, 32)),
+                LONG,
+                *((*BANK[:-1], batch) for batch in (1, 32)),
+            ),
+            "shares": SHARES,
+        },
+        "step": {
+            "d_model": 512,
+            "states": 192,
+            "states_per_channel": 32,
+            "batches": (1, 64),
+            "shares": SHARES,
+            "length": 1024,
+        },
+        "odd": {
+            "d_model": 128,
+            "batch": 4,
+            "length": 1024,
+            "states": (*range(1, 10), 11, 13, 15, 16, 17, 20, 23, 24, 25, 31, 32, 33, 40, 47, 48, 49, 63, 64),
+        },
+    }
+
+
+def pruning() -> dict:
+    """Return the settings of the sections on the time that pruning takes."""
+    return {
+        # The largest network of the paper (Image, sCIFAR): 6 layers of P = 384, H = 512.
+        "network": {"layers": 6, "states": 192, "d_model": 512},
+        "moments": {
+            # A layer of the paper's largest network, and the networks of the zoo.
+            "models": (
+                ("s5", 1, 512, 192, 1024, 4),
+                *(("s5", 4, 64, 32, length, 32) for length in (100, 784, 1024)),
+                *(("s4d", 4, 64, 64, length, 32) for length in (100, 784, 1024)),
+            ),
+            "processes": 5,
+        },
+        # Pathfinder's full-size network, 256 sequences.
+        "calibrated": {"model": ("s5", 6, 192, 128, 1024, 16), "batches": 16, "methods": ("measured", "surgeon")},
+        "state_counts": (1_000, 10_000, 100_000, 1_000_000, 10_000_000),
+    }
 
 
 def smoke(config: ConfigDict) -> None:

@@ -15,15 +15,16 @@ from aire.io.weights import get_arrays
 from aire.models import Classifier
 from aire.pruning import Cut, apply_masked
 from aire.ssm import layers
-from aire.training.evaluate import Evaluation
+from aire.training.evaluate import Answers
 from aire.utils import digests
 from aire.utils.errors import UserError
 from aire.utils.files import reading, write_bytes, writing
+from experiments.records import Measurement
 
 log = logging.getLogger(__name__)
 
 
-class EvaluationFile(UserDict[str, Evaluation]):
+class EvaluationFile(UserDict[str, Measurement]):
     """A dict of evaluations that appends each new one to a file of JSON lines, so a kill loses none.
 
     A kill during a write leaves an incomplete last line, which the next start drops. Each line is a sealed record.
@@ -45,7 +46,7 @@ class EvaluationFile(UserDict[str, Evaluation]):
         if not all(map(digests.is_sealed, records)):
             log.warning("%s: some lines have no digest, so damage to them cannot be found", self.path)
         for record in records:
-            self.data[record["key"]] = Evaluation(float(record["loss"]), float(record["accuracy"]))
+            self.data[record["key"]] = Measurement.from_json(record)
 
     def _read(self, number: int, line: bytes) -> dict:
         where = f"{self.path}, line {number}"
@@ -57,7 +58,7 @@ class EvaluationFile(UserDict[str, Evaluation]):
             raise UserError(f"{error}; delete this line to evaluate its cut again, or move the file away") from error
         return record
 
-    def __setitem__(self, key: str, evaluation: Evaluation) -> None:
+    def __setitem__(self, key: str, evaluation: Measurement) -> None:
         line = json.dumps(digests.seal({"key": key, **dataclasses.asdict(evaluation)})) + "\n"
         with writing(self.path), open(self.path, "a") as file:
             file.write(line)
@@ -65,9 +66,13 @@ class EvaluationFile(UserDict[str, Evaluation]):
 
 
 def _check_evaluation(record: Mapping, where: str) -> None:
-    numbers = [record.get(name) for name in ("loss", "accuracy")]
+    numbers = [record.get(field.name) for field in dataclasses.fields(Measurement)]
     if not isinstance(record.get("key"), str) or not all(isinstance(x, int | float) for x in numbers):
         raise UserError(f"{where} is not an evaluation")
+    try:
+        Measurement.from_json(record)
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{where} is not an evaluation: {error}") from error
 
 
 class CutEvaluator:
@@ -84,23 +89,31 @@ class CutEvaluator:
         self,
         model: Classifier,
         splits: Mapping[str, Split],
-        evaluate: Callable[[Classifier, Split], Evaluation],
-        cache: MutableMapping[str, Evaluation],
+        evaluate: Callable[[Classifier, Split], Answers],
+        cache: MutableMapping[str, Measurement],
     ):
         self.model, self.cache = model, cache
         self._splits, self._evaluate = splits, evaluate
         self._sources: dict[str, str] = {}
+        self._uncut: dict[str, np.ndarray] = {}
 
-    def __call__(self, cut: Cut, split: str) -> Evaluation:
-        """Evaluate the model after this cut."""
+    def __call__(self, cut: Cut, split: str) -> Measurement:
+        """Evaluate the model after this cut, beside the uncut model."""
         key = self.key(cut, split)
         if key not in self.cache:
-            self.cache[key] = self._evaluate(apply_masked(self.model, cut), self._splits[split])
+            answers = self._evaluate(apply_masked(self.model, cut), self._splits[split])
+            self.cache[key] = self.beside_uncut(answers, split)
         return self.cache[key]
 
-    def uncut(self, split: str) -> Evaluation:
+    def uncut(self, split: str) -> Measurement:
         """Evaluate the model with all its states."""
-        return self(Cut({path: np.ones(layer.n_states, bool) for path, layer in layers(self.model).items()}), split)
+        return self(whole(self.model), split)
+
+    def beside_uncut(self, answers: Answers, split: str) -> Measurement:
+        """Compare a model's answers with the uncut model's, which is evaluated once on each split."""
+        if split not in self._uncut:
+            self._uncut[split] = self._evaluate(self.model, self._splits[split]).right
+        return Measurement.beside(answers, self._uncut[split])
 
     def key(self, cut: Cut, split: str) -> str:
         return digests.of_text(f"{self._source(split)} {cut.digest()}")
@@ -115,6 +128,11 @@ class CutEvaluator:
     def _model(self) -> str:
         config = repr(sorted(dataclasses.asdict(self.model.config).items()))
         return f"{config} {digests.of_arrays(get_arrays(self.model))}"
+
+
+def whole(model: Classifier) -> Cut:
+    """Return the cut of nothing."""
+    return Cut({path: np.ones(layer.n_states, bool) for path, layer in layers(model).items()})
 
 
 def _data(split: Split) -> str:

@@ -19,6 +19,8 @@ from aire.utils.errors import UserError, differences
 from aire.utils.files import write_text
 from experiments.provenance import provenance
 
+UNREAD = ("selection_examples", "more_test_examples")  # sizes of data that training does not read
+
 
 def model_config(config: ConfigDict, task: Task) -> ModelConfig:
     """Return the `ModelConfig` of a config for the inputs and classes of a task."""
@@ -54,6 +56,8 @@ def obtain_model(config: ConfigDict, task: Task, workdir: Path) -> tuple[Classif
 def _train(config: ConfigDict, model: ModelConfig, task: Task, workdir: Path) -> tuple[Classifier, str]:
     source = provenance()  # before hours of training, in which the code may change
     fingerprint = {key: config[key].to_dict() for key in ("data", "model", "train")} | {"seed": config.seed}
+    for size in UNREAD:
+        fingerprint["data"].pop(size, None)
     del fingerprint["train"]["checkpoint_minutes"]  # does not change the result
     trained = train(
         Classifier(model, rngs=nnx.Rngs(config.seed)),

@@ -4,13 +4,16 @@ import csv
 import dataclasses
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from aire import zoo
 from aire.report import tables
-from aire.training.evaluate import Evaluation
+from aire.training.evaluate import Answers, Evaluation
 from aire.utils import digests
 from aire.utils.files import write_text
 
@@ -38,23 +41,60 @@ def read_points(folder: Path, results: Mapping[str, Any]) -> list[dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
+class Measurement(Evaluation):
+    """An evaluation of a model after a cut, beside the uncut model on the same examples.
+
+    Attributes:
+        examples: number of examples.
+        lost: examples that only the uncut model classifies right.
+        gained: examples that only the cut model classifies right.
+    """
+
+    examples: int
+    lost: int
+    gained: int
+
+    @classmethod
+    def beside(cls, answers: Answers, uncut: np.ndarray) -> Self:
+        """From the answers after the cut, and the examples that the uncut model classifies right."""
+        lost, gained = int(np.sum(uncut & ~answers.right)), int(np.sum(~uncut & answers.right))
+        return cls(answers.loss, answers.accuracy, len(uncut), lost, gained)
+
+    @classmethod
+    def from_json(cls, fields: Mapping) -> Self:
+        """From `vars` of a measurement."""
+        counts = (int(fields[name]) for name in ("examples", "lost", "gained"))
+        return cls(float(fields["loss"]), _share(fields["accuracy"]), *counts)
+
+    @property
+    def change(self) -> float:
+        """The cut model's accuracy minus the uncut model's."""
+        return (self.gained - self.lost) / self.examples
+
+    @property
+    def standard_error(self) -> float:
+        """The standard error of `change`: the examples are paired, so only those that changed count."""
+        return math.sqrt(((self.lost + self.gained) / self.examples - self.change**2) / self.examples)
+
+
+@dataclasses.dataclass(frozen=True)
 class Point:
-    """One cut of a sweep: the share of states cut, the number of states left, and the accuracy on validation."""
+    """One cut of a sweep: the share of states cut, the number of states left, and the accuracy on selection."""
 
     method: str
     seed: int
     ratio: float
     states: int
-    validation: Evaluation
+    selection: Evaluation
 
     def to_row(self) -> dict[str, object]:
-        accuracy = {"validation_accuracy": self.validation.accuracy, "validation_loss": self.validation.loss}
+        accuracy = {"selection_accuracy": self.selection.accuracy, "selection_loss": self.selection.loss}
         return {"method": self.method, "draw": self.seed, "ratio": self.ratio, "states": self.states, **accuracy}
 
     @classmethod
     def from_row(cls, row: Mapping[str, str]) -> Self:
-        validation = Evaluation(float(row["validation_loss"]), _share(row["validation_accuracy"]))
-        return cls(row["method"], int(row.get("draw", 0)), float(row["ratio"]), int(row["states"]), validation)
+        selection = Evaluation(float(row["selection_loss"]), _share(row["selection_accuracy"]))
+        return cls(row["method"], int(row.get("draw", 0)), float(row["ratio"]), int(row["states"]), selection)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,36 +102,37 @@ class Uncut:
     """A model before any cut: its origin in words, and its evaluations."""
 
     origin: str
-    validation: Evaluation
-    test: Evaluation
+    selection: Measurement
+    test: Measurement
 
     def to_json(self) -> dict:
-        return {"validation": vars(self.validation), "test": vars(self.test)}
+        return {"selection": vars(self.selection), "test": vars(self.test)}
 
     @classmethod
     def from_json(cls, origin: str, fields: Mapping) -> Self:
-        return cls(origin, _evaluation(fields["validation"]), _evaluation(fields["test"]))
+        return cls(origin, *(Measurement.from_json(fields[split]) for split in ("selection", "test")))
 
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """The ratio that validation chose for a method, and the evaluations of the model cut there."""
+    """The ratio that the selection split chose for a method, and the evaluations of the model cut there."""
 
     ratio: float
-    validation: Evaluation
-    test: Evaluation
+    selection: Measurement
+    test: Measurement
 
     def to_json(self) -> dict:
-        return {"ratio": self.ratio, "validation": vars(self.validation), "test": vars(self.test)}
+        return {"ratio": self.ratio, "selection": vars(self.selection), "test": vars(self.test)}
 
     @classmethod
     def from_json(cls, fields: Mapping) -> Self:
-        return cls(_share(fields["ratio"]), _evaluation(fields["validation"]), _evaluation(fields["test"]))
+        evaluations = (Measurement.from_json(fields[split]) for split in ("selection", "test"))
+        return cls(_share(fields["ratio"]), *evaluations)
 
 
 @dataclasses.dataclass(frozen=True)
 class Swept:
-    """One method on one model: what validation chose, and the validation accuracy at each ratio."""
+    """One method on one model: the chosen ratio, and the accuracy on selection at each ratio."""
 
     chosen: Chosen
     accuracies: Mapping[float, float]
@@ -99,7 +140,7 @@ class Swept:
     @classmethod
     def of(cls, fields: Mapping, points: Sequence[Point]) -> Self:
         """From the JSON of `Chosen` and the points of the same method and model."""
-        swept = cls(Chosen.from_json(fields), {p.ratio: p.validation.accuracy for p in points})
+        swept = cls(Chosen.from_json(fields), {p.ratio: p.selection.accuracy for p in points})
         if swept.chosen.ratio not in swept.accuracies:
             raise ValueError(f"results.csv lacks the chosen ratio {swept.chosen.ratio:g}")
         return swept
@@ -137,10 +178,6 @@ def identity(name: str, init: str, seed: int) -> str:
     if init == "zoo" and name in zoo.names():
         seed = json.loads(zoo.path(name).with_suffix(".json").read_text())["seed"]
     return f"seed {seed}" if init in ("scratch", "zoo") else init
-
-
-def _evaluation(fields: Mapping) -> Evaluation:
-    return Evaluation(float(fields["loss"]), _share(fields["accuracy"]))
 
 
 def _share(value: object) -> float:

@@ -38,13 +38,16 @@ class CalibrationConfig:
     """Inputs for the methods that need data.
 
     Attributes:
-        examples: unlabelled training examples.
+        examples: number of examples. Their labels are not read.
+        source: "train", the training examples; "noise", uniform noise of their form; or another task of the same form,
+            a config with its variants, such as "scifar" or "lra_pathfinder:small".
     """
 
     examples: int = 256
+    source: str = "train"
 
     def __post_init__(self):
-        check(self, examples=integer(1, 10**9))
+        check(self, examples=integer(1, 10**9), source=text())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +60,7 @@ class PruneConfig:
         ratios: shares of states to cut; among them 0, the uncut model.
         scope: "global" or "uniform" for all methods; empty: each method's own.
         unstable: "first" keeps states with |λ̄| ≥ 1, whose energy is infinite, first; "error" refuses them.
-        tolerance: points of validation accuracy that a cut may cost.
+        tolerance: points of accuracy on the selection split that a cut may cost.
         batch_size: examples per step of the evaluation.
         calibration: inputs for the methods that need data.
     """

@@ -1,10 +1,10 @@
 """The sweep, shared by the pruning jobs: every method at every ratio, and the largest ratio within the tolerance."""
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
@@ -18,8 +18,10 @@ from aire.utils.errors import UserError
 from aire.utils.progress import Progress
 from aire.utils.stopping import Stopped
 from experiments import settings
-from experiments.evaluations import CutEvaluator
+from experiments.calibration_inputs import calibration_batches
+from experiments.evaluations import CutEvaluator, whole
 from experiments.records import Point
+from experiments.saved_cuts import SavedCuts
 
 Trial = tuple[str, int]  # a method and a seed, which matters to methods that use random numbers
 
@@ -67,25 +69,66 @@ class Cuts:
 
     Args:
         model: the uncut model.
-        split: training examples; their inputs calibrate, their labels are not read.
+        split: examples whose inputs calibrate; their labels are not read.
         config: a config's `prune`.
+        folder: keeps the cuts of methods with a refit for the next start; None to keep none.
+    Attributes:
+        failures: messages by method, seed and ratio.
     """
 
-    def __init__(self, model: Classifier, split: Split, config: ConfigDict):
-        self._model, self._split, self._config = model, split, config
+    def __init__(self, model: Classifier, split: Split, config: ConfigDict, folder: Path | None = None):
+        self._model, self._split, self._config, self._folder = model, split, config, folder
+        self._saved = SavedCuts(folder, model, config)
         self._calibrations: dict[int, Calibration] = {}
+        self._scores: tuple[Trial, dict[str, Array]] | None = None
+        self.failures: dict[tuple[str, int, float], str] = {}
 
-    def __call__(self, trial: Trial) -> dict[float, Cut]:
-        """Return the cuts by ascending ratio."""
-        scores = self.scores(trial)
-        return {ratio: self._find(trial, scores, ratio) for ratio in sorted(self._config.ratios)}
+    @property
+    def ratios(self) -> list[float]:
+        """The ratios of the sweep, ascending."""
+        return sorted(self._config.ratios)
+
+    def __call__(self, trial: Trial) -> Iterator[tuple[float, Cut]]:
+        """Yield ratios and cuts by ascending ratio, without those that fail.
+
+        A refit can fail where few states are left. This must not end a run of hours.
+        """
+        for ratio in self.ratios:
+            try:
+                cut = self.at(trial, ratio)
+            except Exception as error:  # of any method, also a user's own
+                self.failures[*trial, ratio] = f"{type(error).__name__}: {error}"
+                print(f"{trial[0]} fails at ratio {ratio:g}: {self.failures[*trial, ratio]}", flush=True)
+            else:
+                yield ratio, cut
 
     def at(self, trial: Trial, ratio: float) -> Cut:
-        """Return the cut at one ratio."""
-        return self._find(trial, self.scores(trial), ratio)
+        """Return the cut at one ratio. At 0 nothing is cut or fitted."""
+        if ratio == 0:
+            self.scores(trial)  # a score that fails should do so here, too
+            return whole(self._model)
+        if methods.get(trial[0]).refit is None:
+            return self._find(trial, ratio)
+        if (cut := self._saved.get(trial, ratio)) is None:
+            cut = self._find(trial, ratio)
+            self._saved.put(trial, ratio, cut)
+        return cut
+
+    def seconds(self, trial: Trial, ratio: float) -> float:
+        """Return how long one cut takes from nothing: moments, scores and refit."""
+        fresh = Cuts(self._model, self._split, self._config)
+        fresh._calibration(trial[1])  # reading the inputs does not count
+        start = time.perf_counter()
+        fresh._find(trial, ratio)
+        return time.perf_counter() - start
 
     def scores(self, trial: Trial) -> dict[str, Array]:
-        """Return the normalised scores by layer path."""
+        """Return the normalised scores by layer path, kept for the last trial."""
+        if self._scores is None or self._scores[0] != trial:
+            self._scores = trial, self._score(trial)
+        return self._scores[1]
+
+    def _score(self, trial: Trial) -> dict[str, Array]:
         method, seed = trial
         chosen = methods.get(method)
         moments = self._calibration(seed).moments(self._model) if chosen.needs_moments else None
@@ -93,14 +136,13 @@ class Cuts:
 
     def result(self, trial: Trial, ratio: float) -> PruneResult:
         """Return the model cut at one ratio, with its report."""
-        scores = self.scores(trial)
-        return result_of(self._model, aire.modes(self._model), scores, self._find(trial, scores, ratio))
+        return result_of(self._model, aire.modes(self._model), self.scores(trial), self.at(trial, ratio))
 
-    def _find(self, trial: Trial, scores: Mapping[str, Array], ratio: float) -> Cut:
+    def _find(self, trial: Trial, ratio: float) -> Cut:
         method, seed = trial
         calibration = self._calibration(seed) if methods.get(method).needs_calibration else None
         options = {"ratio": ratio, "scope": scope(method, self._config), "calibration": calibration}
-        return find_cut(self._model, scores, method, **options)
+        return find_cut(self._model, self.scores(trial), method, **options)
 
     def _calibration(self, seed: int) -> Calibration:
         if seed not in self._calibrations:
@@ -109,39 +151,40 @@ class Cuts:
 
 
 def sweep(evaluate: CutEvaluator, cuts: Cuts, trials: Sequence[Trial], name: str = "sweep") -> list[Point]:
-    """Evaluate every trial at every ratio on validation. Equal cuts are evaluated once."""
-    found = [(trial, ratio, cut) for trial in trials for ratio, cut in cuts(trial).items()]
-    distinct = {evaluate.key(cut, "validation"): cut for *_, cut in found}
-    missing = [cut for key, cut in distinct.items() if key not in evaluate.cache]
-    cached = len(distinct) - len(missing)
-    print(f"{name}: {len(found)} cuts, {len(distinct)} of them distinct, {cached} evaluated before", flush=True)
-    with Progress(name, len(distinct), unit="cut", done=cached) as progress:
-        for done, cut in enumerate(missing):
-            try:
-                progress.update(1, accuracy=evaluate(cut, "validation").accuracy)
-            except Stopped as stop:
-                stop.add_note(f"{cached + done} of {len(distinct)} cuts are evaluated and saved")
-                stop.add_note("run the same command again to go on from there")
-                raise
-    return [Point(*trial, ratio, cut.n_states, evaluate(cut, "validation")) for trial, ratio, cut in found]
+    """Evaluate every trial at every ratio on the selection split. Equal cuts are evaluated once.
+
+    Raises:
+        UserError: every trial fails at every ratio.
+        Stopped: by a signal. What is evaluated is saved.
+    """
+    points: list[Point] = []
+    keys, known = set(), set(evaluate.cache)
+    with Progress(name, len(trials) * len(cuts.ratios), unit="cut") as progress:
+        try:
+            for trial in trials:
+                for ratio, cut in cuts(trial):
+                    keys.add(evaluate.key(cut, "selection"))
+                    selection = evaluate(cut, "selection")
+                    points.append(Point(*trial, ratio, cut.n_states, selection))
+                    progress.update(1, accuracy=selection.accuracy)
+        except Stopped as stop:
+            stop.add_note(f"{progress.done} of {progress.total} cuts are evaluated and saved")
+            stop.add_note("run the same command again to go on from there")
+            raise
+    if not points:
+        raise UserError(f"no method works: {next(iter(cuts.failures.values()))}")
+    print(f"{name}: {len(points)} cuts, {len(keys)} of them distinct, {len(keys & known)} evaluated before", flush=True)
+    return points
 
 
 def announce_calibration(names: Sequence[str], config: ConfigDict) -> str:
     """Return a line about the methods that see inputs, for an announcement; "" if there are none."""
     calibrated = ", ".join(name for name in names if methods.get(name).needs_calibration)
-    examples = config.calibration.examples
-    return f"  inputs  {examples} training examples, without labels, for {calibrated}\n" if calibrated else ""
-
-
-def calibration_batches(split: Split, config: ConfigDict, seed: int) -> list[dict[str, np.ndarray]]:
-    """Return inputs and lengths of random examples, `config.calibration.examples` of them, without replacement."""
-    chosen = np.random.default_rng(seed).permutation(len(split))[: config.calibration.examples]
-    size = config.batch_size
-    batches = (split.take(chosen[start : start + size]) for start in range(0, len(chosen), size))
-    return [{"x": batch["x"], "lengths": batch["lengths"]} for batch in batches]
+    examples, source = config.calibration.examples, config.calibration.source
+    return f"  inputs  {examples} examples of {source}, without labels, for {calibrated}\n" if calibrated else ""
 
 
 def largest_within(points: Sequence[Point], uncut: Evaluation, tolerance: float) -> Point:
     """Return the point with the largest ratio that loses at most `tolerance` points of the uncut model's accuracy."""
-    within = [p for p in points if uncut.accuracy - p.validation.accuracy <= tolerance / 100 + 1e-9]
+    within = [p for p in points if uncut.accuracy - p.selection.accuracy <= tolerance / 100 + 1e-9]
     return max(within, key=lambda p: p.ratio)

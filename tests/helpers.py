@@ -117,3 +117,10 @@ def train_one_step(options: ModelConfig, config, batch: dict) -> float:
 def nest(flat: dict[str, Any]) -> dict[str, Any]:
     """Turn paths "a/b/c" into nested dicts."""
     return unflatten_dict(flat, sep="/")
+
+
+class Bomb:
+    """Its pickle creates a file when it is loaded."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("exploded"),)

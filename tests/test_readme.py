@@ -32,6 +32,7 @@ def ran(tmp_path_factory, jax_defaults):
     tokens, lengths = rng.integers(0, 15, (4, 30)), np.array([30, 21, 9, 30], np.int32)
     batches = [{"x": rng.integers(0, 15, (8, 30)), "lengths": np.full(8, 30, np.int32)} for _ in range(2)]
     names = {"__name__": "readme", "tokens": tokens, "lengths": lengths, "batches": batches}
+    names["accuracy"] = lambda model: sum(map(reaching, aire.modes(model).values())) / 128  # falls with every state cut
     before = [dict(registry) for registry in REGISTRIES]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # one of them saves a file
@@ -49,9 +50,14 @@ def states(model) -> int:
     return sum(model.config.state_sizes)
 
 
+def reaching(modes) -> int:
+    """The number of states that reach an output."""
+    return int(np.any(np.asarray(modes.C) != 0, axis=(0, 1)).sum())
+
+
 def test_every_snippet_is_found():
-    assert len(snippets("In Python")) == 2 and len(snippets("Add your own")) == 6
-    assert README.count("```python\n") == 8  # none is left out
+    assert len(snippets("In Python")) == 3 and len(snippets("Add your own")) == 6
+    assert README.count("```python\n") == 9  # none is left out
 
 
 def test_a_model_is_pruned_and_saved(ran):
@@ -65,6 +71,12 @@ def test_a_model_is_pruned_and_saved(ran):
 def test_the_steps_by_themselves_are_the_one_call(ran):
     for a, b in zip(jax.tree.leaves(ran["smaller"]), jax.tree.leaves(ran["result"].model), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_cut_with_data_keeps_its_share_and_a_tolerance_finds_one(ran):
+    full = states(ran["model"])
+    assert states(ran["calibrated"].model) == round(0.4 * full) and "held-out" in ran["calibrated"].summary()
+    assert full - states(ran["within"].model) == 1  # 1 of 128 is within 0.01, 2 are not
 
 
 def test_the_own_scores_choose_what_they_say(ran):
@@ -103,7 +115,7 @@ def test_the_own_layer_is_pruned_and_saved(ran):
 
 def test_the_own_task_is_found_by_name(ran):
     task = load_task({"task": "parity", "length": 12, "examples": 20}, ran["folder"])
-    assert task.description() == "parity of random bits: 20 / 20 / 20 examples of up to 12 steps, 2 classes"
+    assert task.description() == "parity of random bits: 20 / 20 / 20 / 20 examples of up to 12 steps, 2 classes"
     for split in task.splits.values():
         np.testing.assert_array_equal(split.y, [sum(map(int, x)) % 2 for x in split.x])
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import nnx
 
 from aire.convert.arrays import Arrays, Shapes, check_options, check_shapes, count_layers, flatten, shape_of, subtree
 from aire.convert.readers import check_format, check_zip
@@ -42,7 +41,7 @@ def lru_layer(params: Mapping) -> LRU:
     arrays, source = flatten(params), "the given parameters"
     N, H = shape_of(arrays, "B_re", "N, H")
     check_shapes(arrays, _layer_shapes(H, N), source)
-    layer = abstract(lambda: LRU(H, N, LRUConfig(), rngs=nnx.Rngs(0)))
+    layer = abstract(lambda rngs: LRU(H, N, LRUConfig(), rngs=rngs))
     set_arrays(layer, _layer_arrays(arrays), source)
     return layer
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import nnx
 
 from aire.convert.arrays import Arrays, Shapes, check_options, check_shapes, count_layers, flatten, shape_of, subtree
 from aire.convert.readers import read_torch
@@ -36,7 +35,7 @@ def s4d_layer(state_dict: Mapping) -> S4DLayer:
     arrays = _dotted(state_dict)
     H, pairs = shape_of(arrays, "kernel.log_A_real", "H, N/2")
     check_shapes(arrays, _shapes(H, pairs), "the given state dict")
-    layer = abstract(lambda: S4DLayer(H, H * pairs, S4DConfig(), rngs=nnx.Rngs(0)))
+    layer = abstract(lambda rngs: S4DLayer(H, H * pairs, S4DConfig(), rngs=rngs))
     set_arrays(layer, _ssm_arrays(arrays) | _output_arrays(arrays), "the given state dict")
     return layer
 

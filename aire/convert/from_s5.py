@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from flax import nnx
 
 from aire.convert.arrays import Arrays, Shapes, check_shapes, count_layers, flatten, shape_of, subtree
 from aire.convert.readers import read_flax
@@ -53,7 +52,7 @@ def s5_layer(
     (P,), (_, H, _) = shape_of(arrays, "Lambda_re", "P"), shape_of(arrays, "B", "P, H, 2")
     source = "the given parameters"
     check_shapes(arrays, _shapes(arrays, H, P, bidirectional, source), source)
-    layer = abstract(lambda: S5(H, P, config, rngs=nnx.Rngs(0)))
+    layer = abstract(lambda rngs: S5(H, P, config, rngs=rngs))
     set_arrays(layer, _our_arrays(arrays, bidirectional), source)
     return layer
 

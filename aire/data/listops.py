@@ -85,20 +85,22 @@ class Generated:
     def config_name(self) -> str:
         """Name every option, because different options give different data."""
         sizes = "-".join(str(self.sizes()[name]) for name in SPLITS)
-        shape = f"len{self.min_length}-{self.max_length}_depth{self.max_depth}_args{self.max_args}"
-        return f"generated_{shape}_n{sizes}_seed{self.seed}"
+        return f"generated_{self._shape()}_n{sizes}_seed{self.seed}"
+
+    def _shape(self) -> str:
+        return f"len{self.min_length}-{self.max_length}_depth{self.max_depth}_args{self.max_args}"
 
     def sizes(self) -> dict[str, int]:
         return dict(zip(SPLITS, (self.train_examples, self.validation_examples, self.test_examples), strict=True))
 
     def splits(self) -> dict[str, Iterator[Example]]:
         """Return the splits. Read them in the order of the dict, because they share one stream."""
-        stream = self._stream()
+        stream = self._stream(Random(self.seed))
         return {name: islice(stream, self.sizes()[name]) for name in ("test", "validation", "train")}
 
-    def _stream(self) -> Iterator[Example]:
+    def _stream(self, random: Random) -> Iterator[Example]:
         """Yield distinct examples forever. Raise UserError if the options allow too few."""
-        random, seen, failures = Random(self.seed), set(), 0
+        seen, failures = set(), 0
         while failures < _MAX_FAILURES:
             example = self.draw(random)
             if example is None or example[0] in seen:
@@ -136,6 +138,30 @@ class Generated:
         except _TooLong:
             return None
         return (bytes(tokens), value) if self.min_length < len(tokens) < self.max_length else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Further(Generated):
+    """One split of further examples, prepared apart from the others, which do not change.
+
+    Each split has a stream of its own. Expressions as long as the task's do not repeat by chance those of other splits.
+
+    Attributes:
+        split: its name, a part of its seed.
+        examples: its size. A smaller split is the beginning of a larger one.
+    """
+
+    split: str = "selection"
+    examples: int = 2_000
+
+    def config_name(self) -> str:
+        return f"generated_{self._shape()}_{self.split}{self.examples}_seed{self.seed}"
+
+    def sizes(self) -> dict[str, int]:
+        return {self.split: self.examples}
+
+    def splits(self) -> dict[str, Iterator[Example]]:
+        return {self.split: islice(self._stream(Random(f"{self.seed} {self.split}")), self.examples)}
 
 
 # Reading the release -----------------------------------------------------------------------------------------------
@@ -272,6 +298,14 @@ def load(data_dir: str | Path, source: Generated | Release, *, length: int) -> d
             f"{source.max_length} tokens with <eos>; raise the length or lower max_length"
         )
     return {
-        name: pad([e["tokens"] for e in examples], [e["label"] for e in examples], length, name=name)
-        for name, examples in preparation.load(ListOps, data_dir, source).items()
+        name: _pad(examples, length, name) for name, examples in preparation.load(ListOps, data_dir, source).items()
     }
+
+
+def load_further(data_dir: str | Path, source: Further, *, length: int) -> Split:
+    """Load further examples, padded to `length`. Prepare them in `data_dir` on the first call."""
+    return _pad(preparation.load_split(ListOps, data_dir, source, source.split), length, source.split)
+
+
+def _pad(examples: list[dict], length: int, name: str) -> Split:
+    return pad([e["tokens"] for e in examples], [e["label"] for e in examples], length, name=name)

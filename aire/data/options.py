@@ -14,7 +14,12 @@ Options = Mapping[str, Any]
 
 _SIZE = integer(0, 10**9)  # of any option whose name ends with `_examples`
 _SIZE_NAME = "_examples"
-_GENERATED: dict[str, Rule] = {"seed": integer(0, 2**63 - 1), "lra_release": text()}
+_GENERATED: dict[str, Rule] = {
+    "seed": integer(0, 2**63 - 1),
+    "lra_release": text(),
+    "selection_examples": integer(1, 10**9),
+    "more_test_examples": _SIZE,
+}
 
 
 @dataclasses.dataclass(frozen=True)

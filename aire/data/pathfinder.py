@@ -80,6 +80,25 @@ class Generated:
             yield scene.image(), int(connected)
 
 
+@dataclasses.dataclass(frozen=True)
+class Further(Generated):
+    """One split of further images, prepared apart from the others.
+
+    Attributes:
+        split: its name, a part of the seed of each image.
+        examples: its size. A smaller split is the beginning of a larger one.
+    """
+
+    split: str = "selection"
+    examples: int = 2_000
+
+    def config_name(self) -> str:
+        return f"generated_{self.design}_{self.split}{self.examples}_seed{self.seed}"
+
+    def sizes(self) -> dict[str, int]:
+        return {self.split: self.examples}
+
+
 # Reading the release -------------------------------------------------------------------------------------------------
 
 _DIFFICULTY = "curv_contour_length_14"  # the one used by the benchmark
@@ -222,6 +241,11 @@ def load(data_dir: str | Path, source: Generated | Release) -> dict[str, Split]:
             damaged.
     """
     return {name: _to_split(examples) for name, examples in preparation.load(Pathfinder, data_dir, source).items()}
+
+
+def load_further(data_dir: str | Path, source: Further) -> Split:
+    """Load further images. Prepare them in `data_dir` on the first call."""
+    return _to_split(preparation.load_split(Pathfinder, data_dir, source, source.split))
 
 
 def _to_split(examples: list[dict]) -> Split:

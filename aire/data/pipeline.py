@@ -47,6 +47,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.y)
 
+    def __getitem__(self, part: slice) -> "Split":
+        """Return consecutive examples. The arrays are views."""
+        return dataclasses.replace(self, x=self.x[part], lengths=self.lengths[part], y=self.y[part])
+
     def take(self, indices: np.ndarray) -> Batch:
         """Return the examples with these indices as a batch."""
         x = self.x[indices]
@@ -156,6 +160,7 @@ def evaluation_batches(split: Split, batch_size: int) -> Iterator[Batch]:
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size}: expected at least 1")
+    batch_size = min(batch_size, max(len(split), 1))  # a larger one would only take memory
     rows = (np.arange(start, start + batch_size) for start in range(0, len(split), batch_size))
     last = len(split) - 1
     return (split.take(np.minimum(i, last)) | {"weight": (i <= last).astype(np.float32)} for i in rows)

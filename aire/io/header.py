@@ -7,20 +7,26 @@ name, and because shapes have to be compared with a model before memory is reser
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
-import jax
 import numpy as np
 
 from aire.utils.digests import parse_json
 from aire.utils.errors import UserError
 
-MAX_BYTES = 2**24  # 100 arrays of a model need 20 kB
+MAX_BYTES = 2**22  # a thousand layers need 4 MB
 _DTYPES = {
     **{"F16": np.float16, "F32": np.float32, "F64": np.float64, "BOOL": np.bool_},
     **{"I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64},
     **{"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "U64": np.uint64},
 }
+
+
+class Described(NamedTuple):
+    """An array that is not read yet."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +38,7 @@ class Header:
         metadata: texts by name.
     """
 
-    arrays: Mapping[str, jax.ShapeDtypeStruct]
+    arrays: Mapping[str, Described]
     metadata: Mapping[str, str]
 
     @property
@@ -65,7 +71,7 @@ def read_header(file: BinaryIO, source: str) -> Header:
     return Header({name: _array(name, entry, source) for name, entry in fields.items()}, metadata)
 
 
-def _array(name: str, entry: Any, source: str) -> jax.ShapeDtypeStruct:
+def _array(name: str, entry: Any, source: str) -> Described:
     shape, dtype = (entry.get(key) for key in ("shape", "dtype")) if isinstance(entry, dict) else (None, None)
     if not name.isprintable():
         raise _damaged(source, f"an array has the name {name[:100]!r}")
@@ -74,7 +80,7 @@ def _array(name: str, entry: Any, source: str) -> jax.ShapeDtypeStruct:
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         expected = ", ".join(sorted(_DTYPES))
         raise UserError(f"{source}: array {name[:100]!r} has dtype {str(dtype)[:100]}, expected one of {expected}")
-    return jax.ShapeDtypeStruct(tuple(shape), _DTYPES[dtype])
+    return Described(tuple(shape), np.dtype(_DTYPES[dtype]))
 
 
 def _damaged(source: str, reason: str) -> UserError:

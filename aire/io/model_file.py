@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -24,7 +25,7 @@ from aire.models import Classifier, ModelConfig
 from aire.ssm import kind_of
 from aire.utils import digests
 from aire.utils.digests import DamagedError
-from aire.utils.errors import MissingFileError, UserError
+from aire.utils.errors import MissingFileError, UserError, differences
 from aire.utils.files import reading, write_bytes
 
 _RECORD, _FIRST_VERSION = "aire.model.2", "aire.ModelConfig.1"  # keys in the header
@@ -76,6 +77,8 @@ def load(path: str | os.PathLike) -> Classifier:
         raise MissingFileError(f"no model file at {path}: expected a .safetensors file written by aire.save")
     with reading(path), open(path, "rb") as file:
         config, header, sha256 = _describe(file, str(path))
+    if len(config.state_sizes) > 16:
+        _check_names(config, header, str(path))
     model = abstract_model(config)
     check_arrays(header.arrays, variables_of(model), str(path))
     arrays = _read_arrays(path)
@@ -95,6 +98,8 @@ def _describe(file: BinaryIO, source: str) -> _Description:
         record = digests.parse_json(header.metadata[_RECORD], f"the record in the header of {source}")
         record = digests.unseal(record, f"the record in the header of {source}", required=True)
         fields, sha256 = record.get("config"), record.get("arrays")
+        if not isinstance(sha256, dict):
+            raise DamagedError(f"{source} is damaged: the record in its header has no digests of the arrays")
     elif _FIRST_VERSION in header.metadata:
         fields, sha256 = digests.parse_json(header.metadata[_FIRST_VERSION], f"the config in {source}"), None
     else:
@@ -121,6 +126,25 @@ def _check_sizes(config: ModelConfig, header: Header, source: str) -> None:
     largest = max(config.d_input, config.d_model, config.d_output, *config.state_sizes)
     if largest > header.size:
         raise UserError(f"{source}: its config has a size of {largest:,}, its arrays have {header.size:,} numbers")
+
+
+def _check_names(config: ModelConfig, header: Header, source: str) -> None:
+    """Compare the names of the arrays, apart from the numbers in them, with those of a model of this depth.
+
+    The names of one layer more are known from models of one layer and of two. To build a thousand layers takes seconds,
+    which a file that does not fit should not cost.
+    """
+    shallow = (abstract_model(dataclasses.replace(config, state_sizes=config.state_sizes[:n])) for n in (1, 2))
+    one, two = (Counter(map(_kind, variables_of(model))) for model in shallow)
+    more = len(config.state_sizes) - 1
+    expected = {name: one[name] + more * (two[name] - one[name]) for name in two}
+    found = Counter(map(_kind, header.arrays))
+    if words := differences(found, expected):
+        raise UserError(f"{source}: the number of its arrays does not fit {more + 1:,} layers: {words}")
+
+
+def _kind(name: str) -> str:
+    return re.sub("[0-9]+", "#", name)
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:

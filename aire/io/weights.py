@@ -1,6 +1,7 @@
 """Get and set the arrays of a module by name. Names, shapes, dtypes and values are checked before setting."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ def variables_of(module: nnx.Module) -> dict[str, nnx.Variable]:
 
 def abstract_model(config: ModelConfig) -> Classifier:
     """Return the model of a config with shapes instead of arrays."""
-    return abstract(lambda: Classifier(config, rngs=nnx.Rngs(0)))
+    return abstract(lambda rngs: Classifier(config, rngs=rngs))
 
 
 def fill_model(config: ModelConfig, arrays: Mapping[str, np.ndarray], source: str) -> Classifier:
@@ -61,11 +62,11 @@ def set_arrays(module: nnx.Module, arrays: Mapping[str, np.ndarray], source: str
     nnx.update(module, nnx.from_flat_state(filled))
 
 
-def check_arrays(arrays: Mapping[str, np.ndarray | Abstract], expected: Mapping[str, Abstract], source: str) -> None:
+def check_arrays(arrays: Mapping[str, Any], expected: Mapping[str, Abstract], source: str) -> None:
     """Compare arrays, or only their names and shapes, with the variables of a model.
 
     Args:
-        arrays: by path; without values if they are `jax.ShapeDtypeStruct`.
+        arrays: by path. Values are compared only if they are NumPy arrays.
         expected: the variables by path.
         source: the origin of the arrays, for the message.
 
@@ -82,10 +83,10 @@ def check_arrays(arrays: Mapping[str, np.ndarray | Abstract], expected: Mapping[
         raise UserError(f"{source} does not fit the model: " + "; ".join(problems[:MOST_PROBLEMS] + more))
 
 
-def _compare(name: str, array: np.ndarray | Abstract, variable: Abstract) -> list[str]:
+def _compare(name: str, array: Any, variable: Abstract) -> list[str]:
     if array.shape != variable.shape:
         return [f"{name} has shape {array.shape}, expected {variable.shape}"]
-    if isinstance(array, jax.ShapeDtypeStruct):
+    if not isinstance(array, np.ndarray):
         return []
     if check := getattr(type(variable), "fault", None):  # a variable that validates its values, such as S4D's channels
         return [f"{name} {fault}"] if (fault := check(variable, array)) else []

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +15,28 @@ T = TypeVar("T")
 _BUILDING = ContextVar("building", default=False)  # whether `abstract` is running in this thread
 
 
-def abstract(make: Callable[[], T]) -> T:
-    """Return the module that `make` returns, with shapes instead of arrays.
+class _Rngs:
+    """Random keys for shapes: always the same one.
+
+    `nnx.Rngs` counts its calls in an array. While tracing, each addition costs a search through all operations so far,
+    so the time would grow with the square of the number of layers.
+    """
+
+    def __init__(self) -> None:
+        self._key = jax.random.key(0)
+
+    def __getattr__(self, stream: str) -> Callable[[], Array]:
+        return lambda: self._key
+
+
+def abstract(make: Callable[[nnx.Rngs], T]) -> T:
+    """Return the module that make(rngs) returns, with shapes instead of arrays.
 
     JAX's operations compute nothing here. What an initialiser computes with NumPy goes through `host_arrays`.
     """
     token = _BUILDING.set(True)
     try:
-        return nnx.eval_shape(make)
+        return nnx.eval_shape(lambda: make(cast(nnx.Rngs, _Rngs())))
     finally:
         _BUILDING.reset(token)
 

@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from flax import nnx
 
-from aire.data.pipeline import Split, evaluation_batches
-from aire.training.step import make_eval_step, split_model
+from aire.data.pipeline import Batch, Split, evaluation_batches
+from aire.training.step import make_answer_step, split_model
 from aire.utils import stopping
 
 
@@ -19,7 +20,14 @@ class Evaluation:
     accuracy: float
 
 
-def make_evaluator(model: nnx.Module, batch_size: int) -> Callable[[nnx.Module, Split], Evaluation]:
+@dataclasses.dataclass(frozen=True)
+class Answers(Evaluation):
+    """An evaluation, with the examples that were classified right, bool (n,)."""
+
+    right: np.ndarray = dataclasses.field(repr=False, compare=False)
+
+
+def make_evaluator(model: nnx.Module, batch_size: int) -> Callable[[nnx.Module, Split], Answers]:
     """`evaluate(model, split)` for models of one structure and shape; all of them share one compilation.
 
     Args:
@@ -27,21 +35,32 @@ def make_evaluator(model: nnx.Module, batch_size: int) -> Callable[[nnx.Module, 
         batch_size: examples per call; the last batch is padded with examples of weight 0.
     """
     functions, *_ = split_model(model)
-    eval_step = make_eval_step(functions)
+    answer_step = make_answer_step(functions)
 
-    def evaluate(model: nnx.Module, split: Split) -> Evaluation:
+    def evaluate(model: nnx.Module, split: Split) -> Answers:
         _, params, buffers = split_model(model)
-        return evaluate_arrays(eval_step, params, buffers, split, batch_size)
+        answers = _each_batch(lambda batch: answer_step(params, buffers, batch), split, batch_size)
+        losses, right = (np.concatenate(arrays)[: len(split)] for arrays in zip(*answers, strict=True))
+        return Answers(float(losses.mean(dtype=np.float64)), float(right.mean()), right)
 
     return evaluate
 
 
 def evaluate_arrays(eval_step: Callable, params: dict, buffers: dict, split: Split, batch_size: int) -> Evaluation:
-    """The same on plain dicts, as the training loop holds them. Raise Stopped between batches."""
-    sums = []
-    for batch in evaluation_batches(split, batch_size):
-        stopping.check()
-        sums.append(eval_step(params, buffers, batch))
-        jax.block_until_ready(sums[-2:][0])  # never far behind, so that a signal does not wait for all batches
+    """Evaluate plain dicts, as the training loop holds them. Raise Stopped between batches.
+
+    `eval_step` is from `make_eval_step`.
+    """
+    sums = _each_batch(lambda batch: eval_step(params, buffers, batch), split, batch_size)
     n = len(split.y)
     return Evaluation(float(sum(loss for loss, _ in sums)) / n, float(sum(right for _, right in sums)) / n)
+
+
+def _each_batch(step: Callable[[Batch], tuple], split: Split, batch_size: int) -> list[tuple]:
+    """Return the results of all batches. Raise Stopped between batches."""
+    results: list[tuple] = []
+    for batch in evaluation_batches(split, batch_size):
+        stopping.check()
+        results.append(step(batch))
+        jax.block_until_ready(results[-2:][0])  # never far behind, so that a signal does not wait for all batches
+    return results

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from aire.data.pipeline import Batches, Split, steps_per_epoch
+from aire.data.pipeline import Batches, Split, evaluation_batches, steps_per_epoch
 from aire.training.checkpoints import Checkpoints
 from aire.training.evaluate import Evaluation, evaluate_arrays
 from aire.training.metrics import MetricsWriter, check_finite
@@ -24,6 +24,7 @@ from aire.utils.progress import Progress
 
 MAX_BATCH = 2**20  # examples; a larger number is a mistake that would fill the memory
 FETCH_EVERY = 50  # steps between fetches of the metrics, because a fetch waits for the device
+AHEAD = 2  # steps that are given to the device at once, because a signal waits for all of them
 PENDING = "pending"  # key in the meta data of a checkpoint without evaluation: metrics that are not written yet
 
 Metrics = Mapping[str, Any]  # of one step
@@ -132,10 +133,15 @@ def train(
         first = start if unfinished else start + 1
         saved = time.monotonic()
         with MetricsWriter(folder, first - 1 or None) as metrics, Progress("training", total, done=start) as progress:
+            if first <= total:  # compile the evaluation now: later a signal would wait for it while steps are unsaved
+                eval_step(
+                    state["params"], state["buffers"], next(evaluation_batches(data["validation"], config.batch_size))
+                )
             for step in range(first, total + 1):
                 if step > start:
                     state, step_metrics = train_step(state, stream[step - 1])
                     pending.append(step_metrics)
+                    jax.block_until_ready(pending[-AHEAD:][0])
                     progress.update(1, **step_metrics)
                 evaluating = step % every == 0 or step == total
                 if not evaluating and time.monotonic() - saved >= 60 * config.checkpoint_minutes:

@@ -82,14 +82,25 @@ def make_train_step(functions: ModelFunctions, optimizer: optax.GradientTransfor
     return jax.jit(train_step, donate_argnums=0)
 
 
+def make_answer_step(functions: ModelFunctions) -> Callable:
+    """`answer_step(params, buffers, batch) -> (losses, correct)`, both by example."""
+
+    @jax.jit
+    def answer_step(params: dict, buffers: dict, batch: Batch) -> tuple[Array, Array]:
+        logits, _ = functions.apply(params, buffers, batch, train=False)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
+        return losses, logits.argmax(axis=-1) == batch["y"]
+
+    return answer_step
+
+
 def make_eval_step(functions: ModelFunctions) -> Callable:
     """`eval_step(params, buffers, batch) -> (summed loss, number correct)` over examples of weight 1."""
+    answer_step = make_answer_step(functions)
 
     @jax.jit
     def eval_step(params: dict, buffers: dict, batch: Batch) -> tuple[Array, Array]:
-        logits, _ = functions.apply(params, buffers, batch, train=False)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
-        correct = (logits.argmax(axis=-1) == batch["y"]).astype(losses.dtype)
-        return jnp.sum(losses * batch["weight"]), jnp.sum(correct * batch["weight"])
+        losses, correct = answer_step(params, buffers, batch)
+        return jnp.sum(losses * batch["weight"]), jnp.sum(correct.astype(losses.dtype) * batch["weight"])
 
     return eval_step

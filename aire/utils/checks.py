@@ -8,6 +8,7 @@ options.groups='fast': expected one of ['slow', 'standard']
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -54,16 +55,20 @@ def boolean() -> Rule:
 
 
 def text() -> Rule:
-    """Return the rule of strings that can be in a path."""
-    return Rule("a text without NUL", lambda x: isinstance(x, str) and "\0" not in x)
+    """Return the rule of strings that can be the path of a file."""
+    return Rule("a text without NUL, at most 255 bytes between two /", _is_path)
 
 
 def file_name() -> Rule:
     """Return the rule of names that a file or a folder can have."""
-    special = {"", ".", ".."}
     return Rule(
-        "a name without / and NUL", lambda x: isinstance(x, str) and x not in special and not {"/", "\0"} & set(x)
+        "a name without / and NUL, at most 200 bytes",
+        lambda x: _is_path(x) and "/" not in x and x not in ("", ".", "..") and len(os.fsencode(x)) <= 200,
     )
+
+
+def _is_path(x: object) -> bool:
+    return isinstance(x, str) and "\0" not in x and all(len(os.fsencode(part)) <= 255 for part in x.split("/"))
 
 
 def several(rule: Rule, low: int, high: int) -> Rule:

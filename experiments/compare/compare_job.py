@@ -1,6 +1,6 @@
-"""The comparison: every method at every ratio on several trained models, chosen on validation, tested once."""
+"""The comparison: every method at every ratio on several trained models; the selection split chooses; tested once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -9,9 +9,10 @@ from aire import zoo
 from aire.data.tasks import Task, load_task
 from aire.pruning import methods
 from aire.training.evaluate import make_evaluator
-from aire.utils.checks import Rule, check, file_name, integer, several, text
+from aire.utils.checks import Rule, check, file_name, integer, number, several, text
 from aire.utils.errors import UserError
 from experiments import settings
+from experiments.calibration_inputs import calibration_split
 from experiments.compare.compare_report import write_report
 from experiments.compare.compare_results import Comparison, Result
 from experiments.evaluations import CutEvaluator, EvaluationFile
@@ -32,20 +33,28 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     source = provenance()
     cache = EvaluationFile(workdir / "evaluations.jsonl")
     task = load_task(config.data.to_dict(), data_dir)
+    inputs = calibration_split(config.prune.calibration.source, task, data_dir)
     evaluators, origins = load_models(config, task, workdir, cache)
-    cuts = {model: Cuts(evaluate.model, task.splits["train"], config.prune) for model, evaluate in evaluators.items()}
+    cuts = {name: Cuts(e.model, inputs, config.prune, workdir / "cuts") for name, e in evaluators.items()}
     points = {model: sweep(evaluate, cuts[model], trials, model) for model, evaluate in evaluators.items()}
     # The test split is read only now, when nothing is left to decide.
     uncut = {
-        model: Uncut(origins[model], evaluate.uncut("validation"), evaluate.uncut("test"))
+        model: Uncut(origins[model], evaluate.uncut("selection"), evaluate.uncut("test"))
         for model, evaluate in evaluators.items()
     }
     results = [
-        choose(model, trial, points[model], evaluate, cuts[model], config)
+        choose(model, trial, own, evaluate, cuts[model], config)
         for model, evaluate in evaluators.items()
         for trial in trials
+        if (own := [p for p in points[model] if (p.method, p.seed) == trial])
     ]
-    write_report(Comparison(config, uncut, results, source), workdir)
+    seconds = measure_seconds(results, cuts)
+    failures = {model: {_words(*key): why for key, why in found.failures.items()} for model, found in cuts.items()}
+    write_report(Comparison(config, uncut, results, seconds, failures, source), workdir)
+
+
+def _words(method: str, draw: int, ratio: float) -> str:
+    return f"{method}, draw {draw}, at {100 * ratio:g} %"
 
 
 def check_models(config: ConfigDict) -> None:
@@ -54,7 +63,14 @@ def check_models(config: ConfigDict) -> None:
         f"a seed ({settings.SEED.expected}) or {text().expected}",
         lambda x: settings.SEED.holds(x) or (text().holds(x) and x != ""),
     )
-    check(config, models=several(seed_or_file, 1, 1000), repetitions=integer(1, 1000), task_name=file_name())
+    check(
+        config,
+        models=several(seed_or_file, 1, 1000),
+        repetitions=integer(1, 1000),
+        calibrations=integer(1, 1000),
+        also_within=several(number(0, high=100), 0, 100),
+        task_name=file_name(),
+    )
     if len(set(config.models)) < len(config.models):
         raise UserError(f"models={config.models}: expected each once")
     if "zoo" in config.models and config.task_name not in zoo.names():
@@ -72,18 +88,20 @@ def _model_file(entry: str) -> Path:
 
 
 def repetitions(method: str, config: ConfigDict) -> int:
-    """Return how many seeds a method gets on one model: one, unless it uses random numbers."""
-    return config.repetitions if methods.get(method).draws else 1
+    """Return how many seeds a method gets on one model: one, unless it uses random numbers or calibration inputs."""
+    chosen = methods.get(method)
+    return config.calibrations if chosen.needs_calibration else config.repetitions if chosen.draws else 1
 
 
 def announce(config: ConfigDict, names: Sequence[str], workdir: Path, data_dir: Path) -> None:
     """Print what will be done before anything slow starts."""
     origins = [f"trained here with seed {m}" if isinstance(m, int) else str(m) for m in config.models]
     print(
-        f"{config.name}: compare {len(names)} methods on validation, test each once at the chosen ratio\n"
+        f"{config.name}: compare {len(names)} methods on the selection split, test each once at the chosen ratio\n"
         f"  data     {config.data.task} in {data_dir}\n"
         f"  models   {', '.join(origins)}\n"
-        f"  methods  {', '.join(names)}: {len(config.prune.ratios)} ratios each, {config.repetitions} seeds if random\n"
+        f"  methods  {', '.join(names)}: {len(config.prune.ratios)} ratios each, {config.repetitions} seeds if random, "
+        f"{config.calibrations} if calibrated\n"
         f"{announce_calibration(names, config.prune)}"
         f"  output   {workdir}",
         flush=True,
@@ -116,8 +134,20 @@ def one_model(config: ConfigDict, entry: str | int) -> ConfigDict:
 def choose(
     model: str, trial: Trial, points: Sequence[Point], evaluate: CutEvaluator, cuts: Cuts, config: ConfigDict
 ) -> Result:
-    """Choose the largest ratio that validation allows, and test it."""
-    own = [p for p in points if (p.method, p.seed) == trial]
-    point = largest_within(own, evaluate.uncut("validation"), config.prune.tolerance)
-    test = evaluate(cuts.at(trial, point.ratio), "test")
-    return Result(model, *trial, own, Chosen(point.ratio, point.validation, test))
+    """Choose the largest ratio that the selection split allows, by tolerance, and test it."""
+    chosen = {}
+    for tolerance in (config.prune.tolerance, *config.also_within):
+        ratio = largest_within(points, evaluate.uncut("selection"), tolerance).ratio
+        cut = cuts.at(trial, ratio)
+        chosen[tolerance] = Chosen(ratio, evaluate(cut, "selection"), evaluate(cut, "test"))
+    return Result(model, *trial, points, chosen)
+
+
+def measure_seconds(results: Sequence[Result], cuts: Mapping[str, Cuts]) -> dict[str, dict[str, float]]:
+    """Return the seconds of one cut at the chosen ratio, by model and method. Programs may be compiled already."""
+    seconds: dict[str, dict[str, float]] = {}
+    for r in results:
+        if r.seed == 0:
+            ratio = r.first.ratio
+            seconds.setdefault(r.model, {})[r.method] = cuts[r.model].seconds((r.method, r.seed), ratio)
+    return seconds

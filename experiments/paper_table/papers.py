@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 
 LAYERS = {"s5": "S5", "s4d": "S4D"}
 MODELS = {"uncut": "uncut", "last": "LAST", "aire": "AIRE"}
+# Methods of this project, which no paper has. They see calibration inputs; reconstruct also fits the layers.
+OURS = {"measured": "ours: measured", "surgeon": "ours: surgeon", "reconstruct": "ours: reconstruct (fitted)"}
 
 
 @dataclasses.dataclass(frozen=True)

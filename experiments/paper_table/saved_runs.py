@@ -18,6 +18,8 @@ from experiments.records import Point, PrunedModel, read_points
 _READERS = {"prune": prune_results.read_models, "compare": compare_results.read_models}
 # Where files are, how many methods run, how fast: settings that the results of one method do not depend on.
 _IGNORED = {"data.folder", "data.lra_release", "prune.methods", "prune.scores_file", "prune.batch_size"}
+# How many examples evaluate a cut, and how fine the sweep is: settings that only the precision depends on.
+_IGNORED |= {"data.selection_examples", "data.more_test_examples", "prune.ratios"}
 
 
 @dataclasses.dataclass(frozen=True)

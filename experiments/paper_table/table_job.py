@@ -76,9 +76,10 @@ def size_tables(size: str, runs: Mapping[str, Runs]) -> list[Table]:
 
 
 _ACCURACY = """\
-The largest share of states that can be cut within the run's tolerance of validation accuracy, without retraining, with
+The largest share of states that can be cut within the run's tolerance on the selection split, without retraining, with
 the test accuracy and the points lost there: mean ± one standard deviation over trained models (seeds). Averages are
-over the tasks that were run. † trained or pruned with other settings than the config's: see the table of runs.
+over the tasks that were run. † trained or pruned with other settings than the config's: see the table of runs. Rows
+"ours" are methods of this project, not of a paper: they see unlabelled training inputs.
 """
 _AVERAGED = """
 The paper's averages, and ours beside them, are over the six tasks of the Long Range Arena. diff. is ours minus the
@@ -94,8 +95,8 @@ Paper: AIRE-Prune, which gives two ratios. LAST's paper reports {papers.LAST_S4D
 """,
 }
 _METHODS = """\
-Points of *validation* accuracy lost if each method cuts the share of states that AIRE reached on the same model. Sweeps
-are on validation; the test split is used only at each method's own ratio. AIRE's ratio was chosen on the same split,
+Points of accuracy on *selection* lost if each method cuts the share of states that AIRE reached on the same model.
+Sweeps are on that split; the test split is used only at each method's own ratio. AIRE's ratio was chosen there, too,
 so its own loss is at most the tolerance by construction. The number of trained models follows each task.
 """
 _COST = """\

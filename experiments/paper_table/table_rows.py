@@ -42,20 +42,26 @@ def _points(difference: float) -> float:
 
 
 def accuracy_rows(layer: str, runs: Runs, beside: bool) -> list[Row]:
-    """The main table: the uncut model, LAST and AIRE by task, alone or `beside` the papers' numbers."""
+    """The main table: the uncut model, LAST and AIRE by task, alone or `beside` the papers' numbers.
+
+    Where this project's own methods were run, they have rows of their own.
+    """
     names = {key: (title, f"{key}, paper", f"{key}, diff.") for key, (title, _) in _COLUMNS.items()}
     columns = [names[key] if beside else names[key][:1] for key in _COLUMNS]
     rows: list[Row] = [("task", "model", "seeds", *(name for group in columns for name in group))]
-    found = {task: {name: _outcomes(entries, name) for name in papers.MODELS} for task, entries in runs.items()}
+    labels = papers.MODELS | papers.OURS
+    found = {task: {name: _outcomes(entries, name) for name in labels} for task, entries in runs.items()}
     for task, ours in found.items():
         theirs = papers.NUMBERS[layer].get(task, {}) if beside else {}
-        for name, label in papers.MODELS.items():
-            if included(runs[task]) or name in theirs:
+        for name, label in labels.items():
+            if ours[name] or name in theirs or (included(runs[task]) and name in papers.MODELS):
                 cells = _cells(name, ours[name], theirs.get(name, Numbers()), beside)
                 rows.append((papers.TASKS[task].title, label, _seeds(runs[task], ours[name]), *cells))
         if not included(runs[task]) and not theirs:
             rows.append((papers.TASKS[task].title, "", "0", NOT_RUN, *[""] * (len(rows[0]) - 4)))
-    for name, label in papers.MODELS.items():
+    for name, label in labels.items():
+        if name in papers.OURS and not any(ours[name] for ours in found.values()):
+            continue
         averaged = [task for task in runs if task in papers.AVERAGED or not beside]
         means = [_mean(found[task][name]) for task in averaged if found[task][name]]
         theirs = papers.AVERAGES[layer].get(name, Numbers()) if beside else Numbers()
@@ -99,7 +105,7 @@ def _cells(name: str, ours: Sequence[Numbers], theirs: Numbers, beside: bool, co
 
 
 def method_rows(layer: str, runs: Runs, beside: bool) -> list[Row]:
-    """Points of validation accuracy that each method loses at AIRE's ratio on the same model."""
+    """Points of accuracy on the selection split that each method loses at AIRE's ratio on the same model."""
     swept = {task: [m for m in included(entries) if "aire" in m.cuts] for task, entries in runs.items()}
     averaged = [task for task in runs if task in papers.AVERAGED or not beside]
     swept = {task: models for task, models in swept.items() if models}
@@ -124,7 +130,7 @@ def _lost_at_aire_ratio(models: Sequence[PrunedModel], method: str) -> list[floa
         ratio = m.cuts["aire"][0].chosen.ratio
         accuracies = [s.accuracies[ratio] for s in m.cuts.get(method, []) if ratio in s.accuracies]
         if accuracies:
-            losses.append(_points(100 * (m.uncut.validation.accuracy - float(np.mean(accuracies)))))
+            losses.append(_points(100 * (m.uncut.selection.accuracy - float(np.mean(accuracies)))))
     return losses
 
 

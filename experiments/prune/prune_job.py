@@ -1,4 +1,4 @@
-"""The pruning job: obtain a model, sweep the ratio for each method on validation, choose, test once, report."""
+"""The pruning job: obtain a model, sweep the ratio for each method on the selection split, test once, report."""
 
 import dataclasses
 import time
@@ -18,6 +18,7 @@ from aire.ssm import kind_of, ssm_config
 from aire.training.evaluate import make_evaluator
 from aire.utils.checks import check, text
 from experiments import baselines, settings
+from experiments.calibration_inputs import calibration_split
 from experiments.evaluations import CutEvaluator, EvaluationFile
 from experiments.model_source import obtain_model
 from experiments.provenance import provenance
@@ -45,20 +46,22 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     base = baselines.measure(task)
     clock.lap("baselines")
     evaluate = CutEvaluator(model, task.splits, make_evaluator(model, config.prune.batch_size), cache)
-    cuts = Cuts(model, task.splits["train"], config.prune)
+    inputs = calibration_split(config.prune.calibration.source, task, data_dir)
+    cuts = Cuts(model, inputs, config.prune, workdir / "cuts")
     points = sweep(evaluate, cuts, [(method, config.seed) for method in methods])
     clock.lap("sweep")
-    choices = [choose(method, points, evaluate, cuts, config) for method in methods]
-    choices[0] = test_cut(choices[0], task.splits["test"], config.prune.batch_size)
+    swept = [method for method in methods if any(p.method == method for p in points)]
+    choices = [choose(method, points, evaluate, cuts, config) for method in swept]
+    choices[0] = test_cut(choices[0], evaluate, task.splits["test"], config.prune.batch_size)
     outcome = Outcome(
         config=config,
         model=model,
-        uncut=Uncut(origin, evaluate.uncut("validation"), evaluate.uncut("test")),
+        uncut=Uncut(origin, evaluate.uncut("selection"), evaluate.uncut("test")),
         baselines=base,
         points=points,
         choices=choices,
         seconds=clock.laps,
-        speedup=speedup(model, choices[0].result.model, task.splits["validation"], config.prune.batch_size),
+        speedup=speedup(model, choices[0].result.model, task.splits["selection"], config.prune.batch_size),
         provenance=source,
     )
     clock.lap("test and timing")
@@ -72,7 +75,7 @@ def announce(config: ConfigDict, methods: Sequence[str], workdir: Path, data_dir
     origin = origins.get(config.init, config.init.replace("{runs}", str(workdir.parent)))
     states = kind_of(ssm_config(m.ssm.to_dict())).describe_states(m.states)
     print(
-        f"{config.name}: prune a trained model, choose on validation, test once\n"
+        f"{config.name}: prune a trained model, choose the ratio on the selection split, test once\n"
         f"  data    {config.data.task}, prepared once in {data_dir}\n"
         f"  model   {m.depth} layers of {states}, {m.d_model} features: {origin}\n"
         f"  sweep   {', '.join(methods)}: {len(p.ratios)} ratios each\n"
@@ -102,17 +105,18 @@ class Clock:
 
 
 def choose(method: str, points: Sequence[Point], evaluate: CutEvaluator, cuts: Cuts, config: ConfigDict) -> Choice:
-    """Cut at the ratio that validation chooses, and test the masked model, which computes the same as the cut one."""
+    """Cut at the ratio that selection chooses, and test the masked model, which computes the same as the cut one."""
     own = [p for p in points if p.method == method]
-    point = largest_within(own, evaluate.uncut("validation"), config.prune.tolerance)
+    point = largest_within(own, evaluate.uncut("selection"), config.prune.tolerance)
     result = cuts.result((method, point.seed), point.ratio)
-    return Choice(method, Chosen(point.ratio, point.validation, evaluate(result.cut, "test")), result)
+    chosen = Chosen(point.ratio, evaluate(result.cut, "selection"), evaluate(result.cut, "test"))
+    return Choice(method, chosen, result)
 
 
-def test_cut(choice: Choice, split: Split, batch_size: int) -> Choice:
+def test_cut(choice: Choice, evaluate: CutEvaluator, split: Split, batch_size: int) -> Choice:
     """Test the cut model itself, because it is the one that is saved."""
-    evaluate = make_evaluator(choice.result.model, batch_size)
-    chosen = dataclasses.replace(choice.chosen, test=evaluate(choice.result.model, split))
+    answers = make_evaluator(choice.result.model, batch_size)(choice.result.model, split)
+    chosen = dataclasses.replace(choice.chosen, test=evaluate.beside_uncut(answers, "test"))
     return dataclasses.replace(choice, chosen=chosen)
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 import aire
 from aire.pruning import count_parameters
 from aire.report import figures, tables
@@ -27,16 +29,17 @@ def write_report(outcome: Outcome, workdir: Path) -> None:
 
 def _result_rows(outcome: Outcome) -> list[Sequence[str]]:
     """The short table: baselines, the uncut model, and each method at the ratio chosen on validation."""
-    rows = [("", "states cut", "validation", "test", "lost on test", "parameters")]
+    rows = [("", "states cut", "selection", "test", "change on test", "parameters")]
     for name, accuracy in outcome.baselines.items():
-        rows.append((name, "", f"{accuracy['validation']:.2%}", f"{accuracy['test']:.2%}", "", ""))
-    uncut = outcome.uncut.test.accuracy
+        rows.append((name, "", f"{accuracy['selection']:.2%}", f"{accuracy['test']:.2%}", "", ""))
+    uncut = outcome.uncut
     parameters = f"{count_parameters(outcome.model):,}"
-    rows.append(("uncut model", "0 %", f"{outcome.uncut.validation.accuracy:.2%}", f"{uncut:.2%}", "", parameters))
+    rows.append(("uncut model", "0 %", f"{uncut.selection.accuracy:.2%}", f"{uncut.test.accuracy:.2%}", "", parameters))
     for c in outcome.choices:
-        lost = f"{100 * (uncut - c.chosen.test.accuracy):+.2f} points"
-        accuracies = f"{c.chosen.validation.accuracy:.2%}", f"{c.chosen.test.accuracy:.2%}"
-        rows.append((c.method, f"{100 * c.chosen.ratio:.0f} %", *accuracies, lost, f"{c.result.parameters[1]:,}"))
+        test = c.chosen.test
+        change = f"{100 * test.change:+.2f} ± {100 * test.standard_error:.2f} points"
+        accuracies = f"{c.chosen.selection.accuracy:.2%}", f"{test.accuracy:.2%}"
+        rows.append((c.method, f"{100 * c.chosen.ratio:.0f} %", *accuracies, change, f"{c.result.parameters[1]:,}"))
     return rows
 
 
@@ -47,14 +50,13 @@ def point_rows(points: Sequence[Point]) -> list[Sequence]:
 
 
 def _figures(outcome: Outcome, workdir: Path) -> None:
-    name, first = outcome.config.name, outcome.choices[0]
+    name, choices, first = outcome.config.name, outcome.choices, outcome.choices[0]
     ratios = sorted({p.ratio for p in outcome.points})
-    curves = {
-        c.method: [[p.validation.accuracy for p in outcome.points if p.method == c.method]] for c in outcome.choices
-    }
+    found = {c.method: {p.ratio: p.selection.accuracy for p in outcome.points if p.method == c.method} for c in choices}
+    curves = {method: [[accuracies.get(r, np.nan) for r in ratios]] for method, accuracies in found.items()}
     tolerance = outcome.config.prune.tolerance
-    lines = {f"{tolerance:g} point below": outcome.uncut.validation.accuracy - tolerance / 100}
-    lines |= {baseline: accuracy["validation"] for baseline, accuracy in outcome.baselines.items()}
+    lines = {f"{tolerance:g} point below": outcome.uncut.selection.accuracy - tolerance / 100}
+    lines |= {baseline: accuracy["selection"] for baseline, accuracy in outcome.baselines.items()}
     chosen = {c.method: c.chosen.ratio for c in outcome.choices}
     figures.accuracy_against_ratio(ratios, curves, lines, chosen, name, workdir / "accuracy_against_ratio.png")
     before = outcome.model.config.state_sizes
@@ -74,7 +76,9 @@ def _markdown(outcome: Outcome) -> str:
 {tables.markdown(_result_rows(outcome))}
 
 Each method cuts at the largest of {len(config.prune.ratios)} ratios that costs at most {config.prune.tolerance:g} point
-of validation accuracy, without retraining. The test split was used once, in this table. One seed: {config.seed}.
+of accuracy on the {outcome.uncut.selection.examples:,} examples of the selection split, without retraining. The
+checkpoint was chosen on other examples. The test split, {outcome.uncut.test.examples:,} examples, was used once, in
+this table, with the standard error of each change. One seed: {config.seed}.
 
 ![Accuracy against ratio](accuracy_against_ratio.png)
 ![States per layer](states_per_layer.png)

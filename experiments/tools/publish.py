@@ -1,4 +1,4 @@
-"""Publish a finished run: copy its report to experiments/results/ and its table into the README.
+"""Publish a finished run: copy its report to experiments/results/ and its table into the README and docs/.
 
 With --zoo, also copy the model that the run trained, with its config, seed, versions and training log.
 
@@ -18,7 +18,7 @@ from aire.utils.errors import UserError
 from aire.utils.files import write_text
 
 _ROOT = Path(__file__).parents[2]
-_README = _ROOT / "README.md"
+_PAGES = (_ROOT / "README.md", *sorted((_ROOT / "docs").glob("**/*.md")))
 _REPORT = ("report.md", "results.json", "*.csv", "*.png", "*.tex")
 
 
@@ -49,6 +49,13 @@ def publish_model(workdir: Path) -> Path:
     shutil.copyfile(workdir / "model.json", target.with_suffix(".json"))
     shutil.copyfile(workdir / "training" / "metrics.csv", target.with_suffix(".csv"))
     return target
+
+
+def update_pages() -> None:
+    """Put the current tables into the README and the pages of docs/."""
+    for page in _PAGES:
+        if (text := with_tables(page.read_text())) != page.read_text():
+            write_text(page, text)
 
 
 def with_tables(readme: str, results: Path = _ROOT / "experiments" / "results") -> str:
@@ -85,7 +92,7 @@ def main(arguments: list[str]) -> None:
         if "--zoo" in arguments:
             print(publish_model(folders[0]))
         print(publish_report(folders[0]))
-        write_text(_README, with_tables(_README.read_text()))
+        update_pages()
     except UserError as error:
         sys.exit(f"error: {error}")
 

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import binomtest, chisquare, ks_2samp
 
 from aire.data import listops
-from aire.data.listops import MAX_LENGTH, VOCABULARY, Generated, load
+from aire.data.listops import MAX_LENGTH, VOCABULARY, Further, Generated, load, load_further
 from aire.utils.errors import UserError
 from tests.data.helpers import TINY, sequences, tokens_of, vary
 from tests.helpers import refused
@@ -196,6 +196,21 @@ def test_validation_and_test_do_not_depend_on_the_size_of_train(tiny, tmp_path):
     for name in ("validation", "test"):
         assert sequences(more[name]) == sequences(tiny[name])
     assert sequences(more["train"])[:30] == sequences(tiny["train"])
+
+
+def test_further_examples_are_others_and_change_nothing(tiny, tmp_path):
+    """They have a stream of their own. Fewer of them are the first of more. They are prepared apart."""
+    options = vars(vary(TINY, min_length=12))
+    splits = load(tmp_path, Generated(**options), length=32)
+    more, fewer = (
+        load_further(tmp_path, Further(**options, split="selection", examples=n), length=32) for n in (30, 9)
+    )
+    other = load_further(tmp_path, Further(**options, split="more_test", examples=30), length=32)
+    assert sequences(more)[:9] == sequences(fewer)
+    every = [tuple(s) for split in (*splits.values(), more, other) for s in sequences(split)]
+    assert len(set(every)) == len(every) == 50 + 60
+    assert all((np.array(split.lengths) > 13).all() for split in (more, other))
+    assert len(list(tmp_path.glob("list_ops/*"))) == 4
 
 
 def test_prepared_once(tiny, tmp_path, monkeypatch, capsys):

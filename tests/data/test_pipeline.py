@@ -211,10 +211,15 @@ def test_evaluation_covers_every_example_once_in_order():
 
 
 def test_evaluation_pads_with_examples_that_have_tokens():
-    split = pad([np.ones(2, np.uint8)] * 3, [1] * 3, 4, name="test")
-    *_, last = evaluation_batches(split, 8)
-    np.testing.assert_array_equal(last["lengths"], [2] * 8)
-    np.testing.assert_array_equal(last["weight"], [1, 1, 1, 0, 0, 0, 0, 0])
+    split = pad([np.ones(2, np.uint8)] * 5, [1] * 5, 4, name="test")
+    *_, last = evaluation_batches(split, 3)
+    np.testing.assert_array_equal(last["lengths"], [2] * 3)
+    np.testing.assert_array_equal(last["weight"], [1, 1, 0])
+
+
+def test_a_batch_is_no_larger_than_the_split():
+    [batch] = evaluation_batches(make_split(3), 10**9)
+    np.testing.assert_array_equal(batch["y"], [0, 1, 2])
 
 
 def test_evaluation_needs_a_batch_size():

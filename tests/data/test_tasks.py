@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import aire
-from aire.data.pipeline import Batches
+from aire.data.pipeline import Batches, Split
+from aire.data.splits import divide_validation
 from aire.data.tasks import load_task
 from aire.utils.errors import UserError
 from experiments.model_source import model_config
@@ -48,6 +49,38 @@ def test_smoke_data(data_dir, name):
     again = load_task(configured(name, "smoke").data.to_dict(), data_dir)
     for split, other in zip(task.splits.values(), again.splits.values(), strict=True):
         np.testing.assert_array_equal(split.x, other.x)
+
+
+@pytest.mark.parametrize("name", ["lra_listops", "lra_pathfinder", "smnist"])
+def test_selection_has_other_examples_than_validation(data_dir, name):
+    """More examples that evaluate leave the other splits as they are, and the settings of the training, too."""
+    options = configured(name, "smoke").data
+    splits = load_task(options.to_dict(), data_dir).splits
+    options.update(selection_examples=10, more_test_examples=8)
+    more = load_task(options.to_dict(), data_dir).splits
+    for split in ("train", "validation"):
+        np.testing.assert_array_equal(more[split].x, splits[split].x)
+    np.testing.assert_array_equal(more["selection"].x, splits["selection"].x[:10])
+    np.testing.assert_array_equal(more["test"].x[:32], splits["test"].x)
+    assert (len(more["selection"]), len(more["test"])) == (10, 40)
+    rows = [x.tobytes() for split in ("validation", "selection", "test") for x in more[split].x]
+    assert len(set(rows)) == len(rows)
+
+
+def test_the_validation_split_is_divided():
+    whole = Split(np.arange(9), np.arange(9), np.arange(9))
+
+    def sizes(**limits) -> list[list[int]]:
+        divided = divide_validation({"validation": whole}, **limits)
+        return [divided[name].y.tolist() for name in ("validation", "selection")]
+
+    assert sizes() == [[0, 1, 2, 3], [4, 5, 6, 7, 8]]
+    assert sizes(validation_examples=2, selection_examples=3) == [[0, 1], [2, 3, 4]]
+    assert sizes(validation_examples=9) == sizes()
+    with pytest.raises(UserError, match="selection_examples=-1: expected at least 0"):
+        sizes(selection_examples=-1)
+    with pytest.raises(UserError, match="1 validation examples: expected at least 2"):
+        divide_validation({"validation": whole[:1]})
 
 
 @pytest.mark.parametrize(

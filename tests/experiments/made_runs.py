@@ -5,20 +5,19 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 from flax import nnx
 
-from aire.training.evaluate import Evaluation
 from configs import compare_methods
 from experiments.compare import compare_report
 from experiments.compare.compare_results import Comparison, Result
 from experiments.prune import prune_report
 from experiments.prune.prune_results import Choice, Outcome
-from experiments.records import Chosen, Point, Uncut, write_results
+from experiments.records import Chosen, Measurement, Point, Uncut, write_results
 
 SOURCE = {"commit": "abc", "versions": {}, "machine": "1 × cpu"}
-VALIDATION = (0.9, 0.88, 0.5)  # accuracies at ratios 0, 0.2 and 0.4
+SELECTION = (0.9, 0.88, 0.5)  # accuracies at ratios 0, 0.2 and 0.4
 
 
 def evaluation(accuracy):
-    return Evaluation(0.5, accuracy)
+    return Measurement(0.5, accuracy, examples=100, lost=0, gained=0)
 
 
 class Model(nnx.Module):
@@ -30,7 +29,7 @@ class Model(nnx.Module):
         self.weights = nnx.Param(jnp.zeros(parameters))
 
 
-def points(method, accuracies=VALIDATION, draw=0):
+def points(method, accuracies=SELECTION, draw=0):
     return [Point(method, draw, r, 10, evaluation(a)) for r, a in zip((0.0, 0.2, 0.4), accuracies, strict=True)]
 
 
@@ -60,8 +59,8 @@ def write_prune(folder, config, test=0.8, cuts=None):
     write(folder, outcome.to_json(), prune_report.point_rows(outcome.points))
 
 
-def chosen(ratio, validation, test):
-    return Chosen(ratio, evaluation(validation), evaluation(test))
+def chosen(ratio, selection, test):
+    return Chosen(ratio, evaluation(selection), evaluation(test))
 
 
 def write_compare(folder, task, models, tests=(0.8, 0.82)):
@@ -71,9 +70,13 @@ def write_compare(folder, task, models, tests=(0.8, 0.82)):
     names = [f"seed_{m}" if isinstance(m, int) else m for m in models]
     uncut = {n: Uncut(f"model {n}", evaluation(0.9), evaluation(t)) for n, t in zip(names, tests, strict=False)}
     results = [
-        Result(name, method, seed, points(method, (0.9, 0.88, at), seed), chosen(0.4, at, model.test.accuracy - 0.01))
+        Result(
+            *(name, method, seed, points(method, (0.9, 0.88, at), seed)),
+            {1.0: chosen(0.4, at, model.test.accuracy - 0.01), 0.3: chosen(0.0, 0.9, model.test.accuracy)},
+        )
         for name, model in uncut.items()
         for method, seed, at in (("aire", 0, 0.895), ("random", 0, 0.5), ("random", 1, 0.7))
     ]
-    comparison = Comparison(config, uncut, results, SOURCE)
+    seconds = {name: {"aire": 1.0, "random": 3.0} for name in uncut}
+    comparison = Comparison(config, uncut, results, seconds, failures={}, provenance=SOURCE)
     write(folder, comparison.to_json(), compare_report.point_rows(comparison))

@@ -9,7 +9,10 @@ from experiments import baselines
 
 
 def task(make_split, d_input: int) -> Task:
-    splits = {name: make_split(np.random.default_rng(i)) for i, name in enumerate(("train", "validation", "test"))}
+    splits = {
+        name: make_split(np.random.default_rng(i))
+        for i, name in enumerate(("train", "validation", "selection", "test"))
+    }
     return Task("synthetic", splits, d_input, 3)
 
 
@@ -52,13 +55,13 @@ def pairs(rng) -> Split:
     ],
 )
 def test_a_linear_classifier_finds_what_is_linear(make_split, d_input, name):
-    assert baselines.measure(task(make_split, d_input))[name] == {"validation": 1.0, "test": 1.0}
+    assert baselines.measure(task(make_split, d_input))[name] == {"selection": 1.0, "test": 1.0}
 
 
 def test_majority_is_that_of_the_training_split():
     made = task(pixels, 1)
     answer = np.bincount(made.splits["train"].y).argmax()
-    expected = {name: np.mean(made.splits[name].y == answer) for name in ("validation", "test")}
+    expected = {name: np.mean(made.splits[name].y == answer) for name in ("selection", "test")}
     assert baselines.measure(made)["majority class"] == expected
 
 

@@ -10,15 +10,18 @@ from flax import nnx
 
 import aire
 from aire.data.pipeline import Split
-from aire.pruning import Cut
-from aire.pruning.methods import data_free
+from aire.data.tasks import Task
+from aire.pruning import Cut, Readout
+from aire.pruning.methods import METHODS, Method, data_free
 from aire.report.tables import mean_spread
-from aire.training.evaluate import Evaluation, make_evaluator
+from aire.ssm import layers
+from aire.training.evaluate import Answers, Evaluation, make_evaluator
 from aire.utils.errors import UserError
 from configs import compare_methods
+from experiments.calibration_inputs import calibration_split, noise
 from experiments.compare.compare_job import check_models
 from experiments.evaluations import CutEvaluator, EvaluationFile
-from experiments.records import Point
+from experiments.records import Measurement, Point
 from experiments.sweep import Cuts, largest_within, load_scores, sweep
 from tests.experiments.conftest import OWN_SCORE, call, comparison
 from tests.helpers import refused
@@ -48,11 +51,11 @@ def test_the_chosen_ratios_are_the_largest_within_a_point(compared):
     workdir, _ = compared
     points, results = rows(workdir), json.loads((workdir / "results.json").read_text())
     (uncut,) = results["models"].values()
-    full = uncut["validation"]["accuracy"]
-    assert len(results["chosen"]) == len(DATA_FREE) - 1 + 5 + 1
-    for c in results["chosen"]:
+    full = uncut["selection"]["accuracy"]
+    assert len(results["chosen"]) == 2 * (len(DATA_FREE) - 1 + 5 + 1)
+    for c in (c for c in results["chosen"] if c["within"] == 1.0):
         own = [p for p in points if (p["method"], int(p["draw"])) == (c["method"], c["draw"])]
-        within = [float(p["ratio"]) for p in own if float(p["validation_accuracy"]) >= full - 0.01 - 1e-9]
+        within = [float(p["ratio"]) for p in own if float(p["selection_accuracy"]) >= full - 0.01 - 1e-9]
         assert c["ratio"] == max(within) == float(next(p["ratio"] for p in own if p["chosen"] == "1"))
 
 
@@ -76,9 +79,10 @@ def test_a_stopped_comparison_evaluates_only_what_is_missing(finished, compared,
     [
         ({"models": ("zoo",)}, r"no model 'lra_listops_smoke' in the zoo.*seeds to train here: --config.models="),
         ({"models": ("nowhere",)}, "no model file at nowhere"),
-        ({"models": ()}, "expected at least one"),
+        ({"models": ()}, r"models=\(\): expected 1 to 1,000 values, each a seed"),
         ({"models": (1, 1)}, "each once"),
         ({"repetitions": 0}, "repetitions=0"),
+        ({"calibrations": 0}, "calibrations=0"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_trained(changes, message):
@@ -127,7 +131,7 @@ def split(n=6, seed=0):
 def evaluator(make_model):
     def make(cache, seed=0, splits=None):
         model = make_model(state_sizes=(4, 4), seed=seed)
-        return CutEvaluator(model, splits or {"validation": split()}, make_evaluator(model, 6), cache)
+        return CutEvaluator(model, splits or {"selection": split()}, make_evaluator(model, 6), cache)
 
     return make
 
@@ -137,20 +141,20 @@ def test_cuts_evaluate_as_the_cut_model(evaluator):
     evaluate = evaluator({})
     result, data = aire.prune(evaluate.model, 0.5, "lamp"), split()
     answers = np.argmax(nnx.jit(lambda model: model(data.x, data.lengths))(result.model), axis=-1)
-    assert evaluate(result.cut, "validation").accuracy == pytest.approx(np.mean(answers == data.y))
+    assert evaluate(result.cut, "selection").accuracy == pytest.approx(np.mean(answers == data.y))
 
 
 def test_keys_differ_by_model_mask_and_split(evaluator):
     everything = {"blocks/0/ssm": np.ones(4, bool), "blocks/1/ssm": np.ones(4, bool)}
     other = everything | {"blocks/1/ssm": np.array([True, True, True, False])}
     swapped = {"blocks/0/ssm": other["blocks/1/ssm"], "blocks/1/ssm": everything["blocks/0/ssm"]}
-    splits = {"validation": split(), "test": split(seed=1)}
+    splits = {"selection": split(), "test": split(seed=1)}
     a, again, b = evaluator({}, splits=splits), evaluator({}), evaluator({}, seed=1)
-    keys = [a.key(Cut(keep), "validation") for keep in (everything, other, swapped)]
-    keys += [a.key(Cut(everything), "test"), b.key(Cut(everything), "validation")]
+    keys = [a.key(Cut(keep), "selection") for keep in (everything, other, swapped)]
+    keys += [a.key(Cut(everything), "test"), b.key(Cut(everything), "selection")]
     assert len(set(keys)) == 5
-    assert a.key(Cut(dict(reversed(everything.items()))), "validation") == keys[0]
-    assert again.key(Cut(everything), "validation") == keys[0]
+    assert a.key(Cut(dict(reversed(everything.items()))), "selection") == keys[0]
+    assert again.key(Cut(everything), "selection") == keys[0]
 
 
 def test_keys_depend_on_what_a_split_decodes_to_not_on_the_object(evaluator):
@@ -159,7 +163,7 @@ def test_keys_depend_on_what_a_split_decodes_to_not_on_the_object(evaluator):
 
     def key(factor: int) -> str:
         decoded = dataclasses.replace(split(), decode=lambda x: x * np.float32(factor))
-        return evaluator({}, splits={"validation": decoded}).key(Cut(everything), "validation")
+        return evaluator({}, splits={"selection": decoded}).key(Cut(everything), "selection")
 
     assert key(1) == key(1) != key(2)
 
@@ -173,16 +177,16 @@ def test_a_sweep_evaluates_each_distinct_cut_once(evaluator, monkeypatch):
     runs = [("aire", 0), ("aire_uniform", 0), ("random", 0), ("random", 1)]
     cuts = Cuts(evaluate.model, split(), config)
     points = sweep(evaluate, cuts, runs)
-    distinct = {tuple(np.concatenate(list(c.keep.values())).tolist()) for r in runs for c in cuts(r).values()}
+    distinct = {tuple(np.concatenate(list(c.keep.values())).tolist()) for r in runs for _, c in cuts(r)}
     assert [(p.method, p.seed, p.ratio) for p in points] == [(*run, r) for run in runs for r in (0.0, 0.25, 0.5, 0.75)]
-    assert len(calls) == len(cache) == len(distinct) < len(points)
-    assert sweep(evaluate, cuts, runs) == points and len(calls) == len(cache)
+    assert len(calls) - 1 == len(cache) == len(distinct) < len(points)  # the first is of the uncut model
+    assert sweep(evaluate, cuts, runs) == points and len(calls) - 1 == len(cache)
 
 
 def test_one_scope_for_all_methods(evaluator):
     config = compare_methods.get_config("smoke").prune
     config.scope = "uniform"
-    keep = Cuts(evaluator({}).model, split(), config)(("aire_unnormalised", 0))[0.5].keep
+    keep = Cuts(evaluator({}).model, split(), config).at(("aire_unnormalised", 0), 0.5).keep
     assert [int(mask.sum()) for mask in keep.values()] == [2, 2]
 
 
@@ -192,24 +196,79 @@ def test_the_largest_ratio_within_the_tolerance():
     assert largest_within(points, Evaluation(0.0, 0.9), 1.0).ratio == 0.2
 
 
+def test_the_error_of_a_change_counts_the_examples_that_changed():
+    right, uncut = np.array([1, 1, 0, 0, 1, 0], bool), np.array([1, 1, 1, 1, 0, 0], bool)
+    m = Measurement.beside(Answers(0.5, 0.5, right), uncut)
+    assert (m.examples, m.lost, m.gained) == (6, 2, 1)
+    changes = right.astype(float) - uncut
+    assert m.change == pytest.approx(changes.mean()) and m.standard_error == pytest.approx(changes.std() / 6**0.5)
+
+
+def test_a_method_that_fails_at_a_ratio_does_not_end_the_run(evaluator, monkeypatch, tmp_path):
+    """Where its refit fails, there is no point. The refitted cuts are read back at the next start."""
+
+    def refit(model, cut, calibration):
+        calls.append(cut.n_states)
+        if cut.n_states < 4:
+            raise np.linalg.LinAlgError("singular")
+        (path, layer), *_ = layers(model).items()
+        kept = np.asarray(layer.readout())[..., np.asarray(cut.keep[path])]
+        return dataclasses.replace(cut, readouts={path: Readout(2 * kept, np.asarray(layer.D[...]))})
+
+    monkeypatch.setitem(METHODS, "twice", Method("aire", refit=refit))
+    config, evaluate, calls = compare_methods.get_config("smoke").prune, evaluator({}), []
+    cuts = Cuts(evaluate.model, split(), config, tmp_path)
+    points = sweep(evaluate, cuts, [("twice", 0), ("aire", 0)])
+    assert [(p.method, p.ratio) for p in points] == [
+        *(("twice", r) for r in (0.0, 0.25, 0.5)),
+        *(("aire", r) for r in (0.0, 0.25, 0.5, 0.75)),
+    ]
+    assert cuts.failures == {("twice", 0, 0.75): "LinAlgError: singular"} and calls == [6, 4, 2]
+    again = Cuts(evaluate.model, split(), config, tmp_path)
+    assert sweep(evaluate, again, [("twice", 0), ("aire", 0)]) == points and calls == [6, 4, 2, 2]
+    assert again.at(("twice", 0), 0.5).digest() == cuts.at(("twice", 0), 0.5).digest()
+    assert Cuts(evaluate.model, split(), config, tmp_path).at(("twice", 1), 0.5).n_states == 4 and len(calls) == 5
+
+
+def test_calibration_inputs_may_be_noise():
+    tokens = dataclasses.replace(split(40), x=np.where(split(40).x > 9, 7, split(40).x))
+    drawn = noise(tokens)
+    used = np.arange(5) < drawn.lengths[:, None]
+    assert set(np.unique(drawn.x[used])) == set(np.unique(tokens.x)) and drawn.x.dtype == tokens.x.dtype
+    values = Split(np.linspace(-1, 3, 2000, dtype=np.float32).reshape(20, 100, 1), np.full(20, 100), np.zeros(20))
+    drawn = noise(values).x
+    assert drawn.shape == (20, 100, 1) and drawn.mean() == pytest.approx(1, abs=0.1)
+    assert drawn.std() == pytest.approx(4 / 12**0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"), [("nowhere", 'expected "train", "noise"'), ("smnist:smoke", "inputs differ from the task's")]
+)
+def test_wrong_sources_of_calibration_inputs_are_named(source, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        calibration_split(source, Task("", {"train": split()}, 20, 10), tmp_path)
+
+
 def test_evaluations_survive_a_torn_line(tmp_path):
     path = tmp_path / "runs" / "evaluations.jsonl"
     first = EvaluationFile(path)
-    first["a"], first["b"] = Evaluation(0.1, 2 / 3), Evaluation(1e-9, 1.0)
+    a, b = Measurement(0.1, 2 / 3, examples=3, lost=1, gained=0), Measurement(1e-9, 1.0, examples=3, lost=0, gained=2)
+    first["a"], first["b"] = a, b
     complete = path.read_bytes()
     for torn in (complete[:-1], complete + b'{"key": "c", "lo'):
         path.write_bytes(torn)
         again = EvaluationFile(path)
-        assert path.read_bytes().endswith(b"\n") and again["a"] == Evaluation(0.1, 2 / 3)
+        assert path.read_bytes().endswith(b"\n") and again["a"] == a
         assert set(again) == ({"a"} if torn == complete[:-1] else {"a", "b"})
-        again["b"] = Evaluation(1e-9, 1.0)
+        again["b"] = b
         assert dict(EvaluationFile(path)) == dict(first)
 
 
 def test_a_flipped_bit_never_changes_an_evaluation(tmp_path, caplog):
     path = tmp_path / "evaluations.jsonl"
     saved = EvaluationFile(path)
-    saved["a"], saved["b"] = Evaluation(0.125, 2 / 3), Evaluation(1e-9, 1.0)
+    saved["a"] = Measurement(0.125, 2 / 3, examples=3, lost=1, gained=0)
+    saved["b"] = Measurement(1e-9, 1.0, examples=3, lost=0, gained=2)
     content = path.read_bytes()
     silent = 0
     for place in range(len(content)):
@@ -227,14 +286,15 @@ def test_a_flipped_bit_never_changes_an_evaluation(tmp_path, caplog):
 
 def test_lines_of_an_older_version_are_read_with_a_warning(tmp_path, caplog):
     path = tmp_path / "evaluations.jsonl"
-    path.write_text('{"key": "a", "loss": 1.0, "accuracy": 0.5}\n')
-    assert dict(EvaluationFile(path)) == {"a": Evaluation(1.0, 0.5)}
+    path.write_text('{"key": "a", "loss": 1.0, "accuracy": 0.5, "examples": 4, "lost": 1, "gained": 0}\n')
+    assert dict(EvaluationFile(path)) == {"a": Measurement(1.0, 0.5, examples=4, lost=1, gained=0)}
     assert ["some lines have no digest" in record.getMessage() for record in caplog.records] == [True]
 
 
 def test_a_file_that_holds_something_else_is_refused(tmp_path):
     path = tmp_path / "evaluations.jsonl"
-    path.write_text('{"key": "a", "loss": 1.0, "accuracy": 0.5}\n{"key": "b"}\n')
+    complete = '{"key": "a", "loss": 1.0, "accuracy": 0.5, "examples": 4, "lost": 1, "gained": 0}'
+    path.write_text(complete + '\n{"key": "b"}\n')
     with refused(r"evaluations.jsonl, line 2 is not an evaluation; delete this line .* or move the file away"):
         EvaluationFile(path)
     with pytest.raises(UserError, match="cannot write"):

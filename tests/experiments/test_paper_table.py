@@ -51,6 +51,17 @@ def test_our_numbers_are_beside_the_papers(tmp_path):
     assert average["cut (%)"] == "30.0" and average["cut, paper"] == "60.8" and average["cut, diff."] == ""
 
 
+def test_our_own_methods_have_rows_of_their_own(tmp_path):
+    """Only where they were run, and never beside a number of the paper."""
+    cuts = {"aire": (0.2, 0.61), "last": (0.2, 0.6), "surgeon": (0.4, 0.615)}
+    write_prune(tmp_path / "run", papers.task_config("lra_listops", "s5", "full"), 0.62, cuts)
+    table = rows(tmp_path, accuracy_rows)
+    row = table["ListOps", "ours: surgeon"]
+    assert [row[c] for c in ("cut (%)", "cut, paper", "test (%)", "lost (points)")] == ["40.0", "", "61.50", "0.50"]
+    assert table["average, 1 of 6 tasks", "ours: surgeon"]["cut (%)"] == "40.0"
+    assert [label for _, label in table if label.startswith("ours")] == ["ours: surgeon"] * 2
+
+
 def test_averages_are_over_the_papers_six_tasks(tmp_path):
     for i, task in enumerate((*LRA, "speech_commands")):
         cuts = {"aire": (0.2 if i < 3 else 0.4, 0.8 - 0.01 * i)}
@@ -148,7 +159,7 @@ def test_damaged_runs_are_named_and_foreign_folders_skipped(tmp_path):
     (tmp_path / "keyless" / "results.json").write_text(json.dumps(older))
     (tmp_path / "no_points" / "results.csv").unlink()
     (tmp_path / "few_points" / "results.csv").write_text(
-        "method,ratio,states,validation_accuracy,validation_loss\naire,0.0,9,0.9,1\nlast,0.2,9,1,1\n"
+        "method,ratio,states,selection_accuracy,selection_loss\naire,0.0,9,0.9,1\nlast,0.2,9,1,1\n"
     )
     foreign = ("[1]", '{"config": "text"}', '{"config": {"experiment": "speed", "name": "lra_text"}}', "{}")
     for i, content in enumerate(foreign):

@@ -27,7 +27,7 @@ from aire.utils.files import occupied
 from configs import lra_listops_prune
 from experiments import settings, sweep
 from experiments.speed.speed_job import SECTIONS
-from tests.experiments.conftest import ROOT, call, command, start
+from tests.experiments.conftest import ROOT, SAMPLE, call, command, start
 from tests.helpers import logits, write_idx
 
 pytestmark = pytest.mark.usefixtures("jax_defaults")  # the job runs as a user's program
@@ -44,10 +44,10 @@ def test_a_run_writes_all_files(finished):
         assert (workdir / figure).read_bytes().startswith(b"\x89PNG")
         assert figure in (workdir / "report.md").read_text()
     rows = list(csv.DictReader((workdir / "results.csv").read_text().splitlines()))
-    assert list(dict.fromkeys(row["method"] for row in rows)) == list(METHODS)
+    assert list(dict.fromkeys(row["method"] for row in rows)) == list(SAMPLE)
     assert [float(row["ratio"]) for row in rows[:4]] == [0.0, 0.25, 0.5, 0.75]
     assert [int(row["states"]) for row in rows[:4]] == [16, 12, 8, 4]
-    assert "256 training examples, without labels, for measured" in printed
+    assert "256 examples of train, without labels, for measured" in printed
     assert "bag of tokens" in printed and "uncut model" in printed and "states" in printed
 
 
@@ -60,8 +60,8 @@ def test_results_agree_with_each_other_and_the_saved_model(finished):
     pruned = aire.load(workdir / "pruned.safetensors")
     assert list(pruned.config.state_sizes) == chosen["states"]
     rows = [r for r in csv.DictReader((workdir / "results.csv").read_text().splitlines()) if r["method"] == "aire"]
-    full = results["full"]["validation"]["accuracy"]
-    within = [float(r["ratio"]) for r in rows if float(r["validation_accuracy"]) >= full - 0.01 - 1e-9]
+    full = results["full"]["selection"]["accuracy"]
+    within = [float(r["ratio"]) for r in rows if float(r["selection_accuracy"]) >= full - 0.01 - 1e-9]
     assert chosen["ratio"] == max(within)
 
 
@@ -78,6 +78,14 @@ def check_pruned_model(workdir, results, data):
     batch = split.take(np.arange(len(split)))
     answers = np.argmax(logits(model, batch["x"], batch["lengths"]), axis=-1)
     assert np.mean(answers == split.y) == pytest.approx(results["chosen"]["aire"]["test"]["accuracy"])
+
+
+@pytest.mark.slow
+def test_every_method_runs(data, tmp_path):
+    more = f"--config.prune.methods={tuple(METHODS)}", "--config.prune.ratios=(0.0, 0.5)"
+    call(SMOKE, *more, data=data, workdir=tmp_path)
+    rows = csv.DictReader((tmp_path / "results.csv").read_text().splitlines())
+    assert list(dict.fromkeys(row["method"] for row in rows)) == list(METHODS)
 
 
 @pytest.mark.xdist_group("run")
@@ -121,7 +129,7 @@ def test_image_data(data, tmp_path):
     folder = write_idx(tmp_path / "files", idx_arrays(train=192, test=80))
     args = "--config=fashion_mnist_prune:smoke", f"--config.data.folder={folder}", "--config.prune.methods=('aire',)"
     printed = call(*args, data=data, workdir=tmp_path / "run")
-    sizes = "64 / 16 / 32 examples of up to 49 steps, 10 classes"
+    sizes = "64 / 8 / 8 / 32 examples of up to 49 steps, 10 classes"
     assert f"data: Fashion-MNIST, the files in {folder}: {sizes}" in printed
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert set(results["baselines"]) == {"majority class", "linear classifier"}
@@ -203,7 +211,7 @@ def test_image_data(data, tmp_path):
         ([SMOKE, "--config.seed=4294967296"], "seed=4294967296: expected a whole number from 0 to 4,294,967,295"),
         ([SMOKE, "--config.seed=9223372036854775808"], "seed=9223372036854775808: expected a whole number"),
         ([SMOKE, "--config.experiment=foo"], "experiment='foo': this config's is 'prune', which cannot be changed"),
-        ([SMOKE, "--config.name=a\0b"], "name='a\\x00b': expected a name without / and NUL"),
+        ([SMOKE, "--config.name=a\0b"], "name='a\\x00b': expected a name without / and NUL, at most"),
         (
             ["--config=compare_methods:smoke", "--config.models=(0.5,)"],
             "models=(0.5,): expected 1 to 1,000 values, each",
@@ -326,10 +334,11 @@ def test_an_unwritable_work_folder_is_named(data, tmp_path, monkeypatch):
 
 def test_a_second_run_in_a_work_folder_is_told_who_is_there(data, tmp_path, monkeypatch):
     """In this process, because a lock belongs to its open file. What a killed process left does not block."""
+    program = Path(sys.argv[0]).name
     with occupied(tmp_path):
         line = error_of(SMOKE, data=data, workdir=tmp_path, monkeypatch=monkeypatch)
     assert line.startswith(f"error: {tmp_path} is in use by process {os.getpid()} on {socket.gethostname()} since 20")
-    assert line.endswith("wait for it, or choose another --workdir") and Path(sys.argv[0]).name in line
+    assert line.endswith("wait for it, or choose another --workdir") and program in line
     assert not (tmp_path / "running.json").exists()
     held = "with files.occupied(pathlib.Path('.')): os.kill(os.getpid(), 9)"
     killed = subprocess.run(

@@ -71,8 +71,8 @@ def test_two_arrays_that_changed_places_are_found(content, tmp_path):
     path = tmp_path / "model.safetensors"
     B_re, B_im = (b'"blocks/0/ssm/%s":{"dtype"' % name for name in (b"B_re", b"B_im"))
     assert content.count(B_re) == content.count(B_im) == 1
-    path.write_bytes(content.replace(B_re, b"?").replace(B_im, B_re).replace(b"?", B_im))
-    with refused("is damaged: different from what was written: blocks/0/ssm/B_(re|im), blocks/0/ssm/B_(re|im)"):
+    path.write_bytes(content.replace(B_re, b"<between>").replace(B_im, B_re).replace(b"<between>", B_im))
+    with refused(r"is damaged: different from what was written: blocks/0/ssm/B_.., blocks/0/ssm/B_..$"):
         aire.load(path)
 
 
@@ -148,11 +148,11 @@ def test_headers(name, tmp_path):
     assert str(path) in str(error.value) and len(str(error.value)) < 1000
 
 
-@pytest.mark.parametrize("length", [2**24 + 1, 2**62, 2**64 - 1])
+@pytest.mark.parametrize("length", [2**22 + 1, 2**62, 2**64 - 1])
 def test_the_length_of_the_header_is_limited(length, tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(struct.pack("<Q", length) + b"{}")
-    with refused("a header of .* bytes, where at most 16,777,216 are read"):
+    with refused("a header of .* bytes, where at most 4,194,304 are read"):
         aire.load(path)
 
 
@@ -162,7 +162,7 @@ CONFIGS = {
     "a huge number": ("9" * 5000, "is not valid JSON"),
     "a list": ("[]", "expected a mapping"),
     "no fields": ("{}", "does not support"),
-    "an unknown field": (CONFIG | {"width": 3}, "'width' is unknown"),
+    "an unknown field": (CONFIG | {"width": 3}, "unknown 'width': expected some of"),
     "a layer that is a text": (CONFIG | {"ssm": "abc"}, "ssm='abc': expected a mapping"),
     "an unknown kind": (CONFIG | {"ssm": {"kind": "rnn"}}, "ssm.kind='rnn'"),
     "a kind that is a list": (CONFIG | {"ssm": {"kind": []}}, r"ssm.kind=\[\]"),
@@ -204,3 +204,27 @@ def test_sizes_are_bounded_by_the_arrays(tmp_path):
         aire.load(path)
     assert time.perf_counter() - start < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+def test_a_thousand_layers_that_do_not_fit_are_not_built(tmp_path):
+    """The arrays that hold the states are there, so it is the names of the others that do not fit."""
+    names = ["nu_log", "theta_log", "gamma_log", "B_re", "B_im", "C_re", "C_im"]
+    empty = F32 | {"shape": [0], "data_offsets": [0, 0]}
+    header = {f"blocks/{i}/ssm/{name}": empty for i in range(1000) for name in names}
+    config = json.dumps(CONFIG | {"state_sizes": list(range(1000))})
+    numbers = {"a": {"dtype": "F32", "shape": [1000], "data_offsets": [0, 4000]}}
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(packed(header | numbers | {"__metadata__": {"aire.ModelConfig.1": config}}, bytes(4000)))
+    start = time.perf_counter()
+    with refused(
+        "the number of its arrays does not fit 1,000 layers: a is 1 there, absent here; blocks/#/norm/bias is"
+    ):
+        aire.load(path)
+    assert time.perf_counter() - start < 2
+
+
+def test_deep_models_load(tmp_path):
+    config = ModelConfig(3, 4, 2, (2,) * 20, ssm_config({"kind": "lru"}))
+    arrays = {name: np.ones(v.shape, np.float32) for name, v in variables_of(abstract_model(config)).items()}
+    aire.save(fill_model(config, arrays, "ones"), tmp_path / "model.safetensors")
+    assert aire.load(tmp_path / "model.safetensors").config == config

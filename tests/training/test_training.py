@@ -278,6 +278,5 @@ def test_nothing_is_compiled_after_the_first_step_and_evaluation(make_model, tmp
     train(make_model((4,), d_model=5), tmp_path)
     assert [name for name, _ in starts] == ["step", "step", "step", "evaluation"] * 5
     counts = [count for _, count in starts]
-    assert counts[0] < counts[1]  # the step was compiled
-    assert counts[1] == counts[2] == counts[3] < counts[4]  # and the evaluation
-    assert counts[5:] == [counts[4]] * 15
+    assert 0 < counts[0] < counts[1]  # the evaluation was compiled first, then the step
+    assert counts[2:] == [counts[1]] * 18

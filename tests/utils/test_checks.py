@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from aire.utils.checks import Mistakes, boolean, check, choice, integer, make, number, several, text
+from aire.utils.checks import Mistakes, boolean, check, choice, file_name, integer, make, number, several, text
 from aire.utils.errors import UserError
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -20,7 +20,8 @@ NAN, INFINITY = float("nan"), float("inf")
         (number(), (-1e30, 0), (INFINITY, NAN, None)),
         (choice(("a", "b")), ("a",), ("c", None, ["a"], 1)),
         (boolean(), (True, False), (0, 1, "True", None)),
-        (text(), ("", "a b"), (None, 3, "a\0b")),
+        (text(), ("", "a b", "é" * 127 + "/b"), (None, 3, "a\0b", "é" * 128)),
+        (file_name(), ("a b", "é" * 100), (None, "", "a\0b", "..", "a/b", "é" * 101)),
         (several(integer(0, 3), 1, 2), ((1,), [0, 3]), ((), (1, 2, 3), (4,), 1, "1", None, (1.0,))),
     ],
 )

@@ -27,7 +27,7 @@ from aire.utils.errors import UserError
 from aire.utils.files import locked, reading, write_text, writing
 from aire.utils.progress import Progress
 
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")  # of the datasets
 _INDEX, _DIGESTS = ("dataset_info.json", "features.json"), "digests.json"
 log = logging.getLogger(__name__)
 
@@ -110,11 +110,27 @@ def load(
         if limit < 0:
             raise UserError(f"{dataset.TITLE}: {name}_examples={limit}: expected at least 0, which means all")
     with _quiet():
-        builder = _builder(dataset, data_dir, source)
-        if not builder.is_prepared():
-            _prepare(builder)
-            builder = _builder(dataset, data_dir, source)
+        builder = _prepared(dataset, data_dir, source)
         return {name: _read(builder, name, limit) for name, limit in limits.items()}
+
+
+def load_split(dataset: type[PreparedOnce], data_dir: str | Path, source: Source, name: str) -> list[dict]:
+    """Return all examples of one split. Prepare the source in `data_dir` if it is missing.
+
+    Raises:
+        UserError: as `load`.
+    """
+    with _quiet():
+        return _read(_prepared(dataset, data_dir, source), name, 0)
+
+
+def _prepared(dataset: type[PreparedOnce], data_dir: str | Path, source: Source) -> PreparedOnce:
+    """Return the builder of a prepared source. Prepare it first if it is missing."""
+    builder = _builder(dataset, data_dir, source)
+    if not builder.is_prepared():
+        _prepare(builder)
+        builder = _builder(dataset, data_dir, source)
+    return builder
 
 
 def _builder(dataset: type[PreparedOnce], data_dir: str | Path, source: Source) -> PreparedOnce:

@@ -1,0 +1,14 @@
+"""The campaign as a test: no attack gives a wrong result, a traceback, or costs more than 2 s and 1 GB."""
+
+import pytest
+
+from tests.campaign.attacks import ATTACKS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attacks(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcomes = list(ATTACKS[name].run(tmp_path))
+    assert len(outcomes) >= ATTACKS[name].expected
+    assert not [outcome for outcome in outcomes if not outcome.is_good]

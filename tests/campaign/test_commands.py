@@ -1,0 +1,95 @@
+"""500 wrong and odd command lines: each is an error of one line per mistake, or is accepted. No traceback, no hang."""
+
+import os
+import random
+import shutil
+import time
+
+import pytest
+from absl import flags
+from ml_collections import ConfigDict
+
+import run
+from aire.pruning import scores
+from aire.utils.errors import UserError
+from experiments.compare import compare_job
+from experiments.prune import prune_job
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("jax_defaults")]
+CASES = int(os.environ.get("AIRE_CAMPAIGN_COMMANDS", "500"))
+SECONDS = 5.0  # of computing, to find a mistake that needs no data
+CONFIGS = (
+    *(f"lra_listops_prune:{variants}" for variants in ("smoke", "smoke,s4d", "smoke,lru", "small", "")),
+    *("fashion_mnist_prune:smoke", "lra_retrieval_prune:smoke", "lra_pathfinder_prune", "speech_commands_prune:8khz"),
+    *("compare_methods:smoke", "compare_methods:lra_listops,small"),
+)
+VALUES = (
+    *("0", "-1", "1", "2", "3.5", "-0.0", "1e-30", "1e30", "nan", "inf", "-inf", "4294967296", "9223372036854775808"),
+    *("1" + 40 * "0", "True", "False", "None", "", " ", "a", "a\0b", "../x", "/", "é" * 300, "zoo", "scratch", "s4d"),
+    *("()", "(0.0,)", "(0.0, None)", "(0.0, 'a')", "('aire',)", "('aire', 'aire')", "(0.0, 0.5)", "[1, 2]", "{}", "("),
+    *("(1,)", "(0.5,)", "(None,)", "((),)", "global", "uniform", "measured", "lambda: 0", "__import__('os')"),
+)
+NEAR = {bool: ("True", "False"), int: ("1", "2", "8", "16", "0"), float: ("0.5", "0.001", "1", "0.0"), str: VALUES}
+
+
+class ReachedTheData(Exception):
+    """All checks have passed."""
+
+
+def reach(*_):
+    raise ReachedTheData
+
+
+def keys(config, prefix=""):
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from keys(value, f"{prefix}{name}.")
+        yield f"{prefix}{name}"
+
+
+def command_line(draw):
+    """A config, and one to three overrides of its entries, half of them with a value of the right type."""
+    given = f"--config={draw.choice(CONFIGS)}"
+    config = run.load_config([given])[0]
+    names = [*keys(config), "model.nothing", "data"]
+    overrides = []
+    for name in draw.choices(names, k=draw.randint(1, 3)):
+        value = config
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, ConfigDict) else None
+        near = NEAR.get(type(value), VALUES) if draw.random() < 0.5 else VALUES
+        overrides.append(f"--config.{name}={draw.choice(near)}")
+    return ["run.py", given, *overrides]
+
+
+def outcome(arguments):
+    """ "accepted", "refused", or what else happened."""
+    start = time.process_time()
+    try:
+        run.run(arguments)
+        result = "ran"
+    except ReachedTheData:
+        result = "accepted"
+    except (UserError, flags.Error) as error:
+        result = "refused" if str(error).strip() else "refused without a word"
+    except BaseException as error:
+        result = f"{type(error).__name__}: {error}"
+    seconds = time.process_time() - start
+    return f"{result}, after {seconds:.0f} s" if seconds > SECONDS else result
+
+
+def test_command_lines(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(scores, "SCORES", dict(scores.SCORES))
+    # Whether a model has room depends on the machine.
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**15, 0, 10**15))
+    for job in (prune_job, compare_job):
+        monkeypatch.setattr(job, "load_task", reach)
+    draw = random.Random(0)
+    lines = [command_line(draw) for _ in range(CASES)]
+    outcomes = [outcome(line) for line in lines]
+    good = {name: outcomes.count(name) for name in ("refused", "accepted")}
+    bad = [pair for pair in zip(outcomes, lines, strict=True) if pair[0] not in good]
+    print(f"| command lines | {CASES} | {good['refused']} refused, {good['accepted']} accepted |")
+    assert bad == []
+    assert good["refused"] > CASES // 2 and good["accepted"] > CASES // 50
