@@ -198,32 +198,58 @@ def expand(
     lam, B_bar = accurate_eigenvalues(modes), np.asarray(modes.B_bar, np.complex128)[:, 0]
     lam, B_bar = (np.append(a, 0)[index] for a in (lam, B_bar))
     result = np.array(found["outer"], np.float64)
-    for c in range(len(index)):
-        M = _block_map(lam[c], B_bar[c], layer.reverse, found["blocks"].shape[-1])
-        R, T, W = M.shape
-        for total, Gram in zip(result[:, c], found["blocks"][:, c], strict=True):
-            total += (M.reshape(R * T, W) @ Gram).reshape(R, -1) @ M.reshape(R, -1).T
+    for total, Grams in zip(result, found["blocks"], strict=True):
+        for c, Gram in enumerate(Grams):
+            crossed = _rows_of_block(lam[c], B_bar[c], layer.reverse, np.asarray(Gram, np.float64))
+            total[c] += _sum_rows(lam[c], B_bar[c], layer.reverse, crossed.swapaxes(1, 2))
     return result
 
 
-def _block_map(
-    lam: Complex128[np.ndarray, "m"], B_bar: Complex128[np.ndarray, "m"], reverse: tuple[bool, ...], size: int
-) -> Float64[np.ndarray, "R T {size}"]:
-    """M with r_k = M_k w, where w has the states before the block, F numbers, then T numbers of each signal."""
-    m, directions, T = lam.size, len(reverse), _BLOCK
-    powers = lam[:, None] ** np.arange(T + 1)
-    k, i = np.arange(T), np.arange(m)
-    F = 2 * directions * m
-    signals = (size - F) // T
-    M = np.zeros((F + signals, T, size))
-    z = M[:F].reshape(directions, 2, m, T, size)
-    starts, responses = z[..., :F].reshape(directions, 2, m, T, directions, 2, m), z[..., F : F + T]
-    for r, backward in enumerate(reverse):
-        age = powers[:, T - k if backward else k + 1]  # since the states before the block
-        for p, q, part in ((0, 0, age.real), (0, 1, -age.imag), (1, 0, age.imag), (1, 1, age.real)):
-            starts[r, p, i, :, r, q, i] = part
-        lag = (k[:, None] - k[None]) * (-1 if backward else 1)  # from the input to the state
-        response = np.where(lag >= 0, powers[:, abs(lag)] * B_bar[:, None, None], 0)
-        responses[r] = response.real, response.imag
-    M[F:, :, F:].reshape(signals, T, signals, T)[np.arange(signals), :, np.arange(signals)] = np.eye(T)
-    return M
+def _rows_of_block(
+    lam: Complex128[np.ndarray, "m"],
+    B_bar: Complex128[np.ndarray, "m"],
+    reverse: tuple[bool, ...],
+    w: Float64[np.ndarray, "W N"],
+) -> Float64[np.ndarray, "T R N"]:
+    """r_k = M_k w at each step of a block, by the recurrence.
+
+    w has the states before the block, F numbers, then T numbers of each signal.
+    """
+    T, F, N = _BLOCK, 2 * len(reverse) * lam.size, w.shape[1]
+    start, signals = w[:F].reshape(len(reverse), 2, -1, N), w[F:].reshape(-1, T, N)
+    r = np.empty((T, F + len(signals), N))
+    z = r[:, :F].reshape(T, *start.shape)
+    for d, backward in enumerate(reverse):
+        x = start[d, 0] + 1j * start[d, 1]
+        for k in range(T)[:: -1 if backward else 1]:
+            x = lam[:, None] * x + B_bar[:, None] * signals[0, k]
+            z[k, d] = x.real, x.imag
+    r[:, F:] = signals.swapaxes(0, 1)
+    return r
+
+
+def _sum_rows(
+    lam: Complex128[np.ndarray, "m"],
+    B_bar: Complex128[np.ndarray, "m"],
+    reverse: tuple[bool, ...],
+    w: Float64[np.ndarray, "T W N"],
+) -> Float64[np.ndarray, "R N"]:
+    """Σ_k M_k w_k, with another w for each step.
+
+    Of the states that is Σ_j λ̄^j (λ̄ x_j + B̄ Σ_k u_k,k-j), with x_k and u_k the states and inputs in w_k, because
+    inputs of the same lag j have the same factor. Backward, the steps count from the end.
+    """
+    T, F, N = _BLOCK, 2 * len(reverse) * lam.size, w.shape[2]
+    start, signals = w[:, :F].reshape(T, len(reverse), 2, -1, N), w[:, F:].reshape(T, -1, T, N)
+    total = np.empty((F + signals.shape[1], N))
+    z = total[:F].reshape(start.shape[1:])
+    powers = lam ** np.arange(T)[:, None]
+    for d, backward in enumerate(reverse):
+        x, u = start[:, d], signals[:, 0]
+        if backward:
+            x, u = x[::-1], u[::-1, ::-1]
+        lagged = np.stack([np.trace(u, -lag) for lag in range(T)])
+        x = np.einsum("km,kmn->mn", powers * lam, x[:, 0] + 1j * x[:, 1]) + (powers * B_bar).T @ lagged
+        z[d] = x.real, x.imag
+    total[F:] = np.einsum("kskn->sn", signals)
+    return total

@@ -92,9 +92,13 @@ def sums(
     def add(u: Array, y: Array, mask: Array, sets: Array) -> dict[str, Array]:
         z = features.stack(layer.state_pairs(u), index) * mask[..., None, None]
         u, y = ((a.astype(dtype) * mask[..., None]).reshape(*a.shape[:2], C, outputs) for a in (u, y))
-        # A product for each sequence takes half the time of one for each set, where the others would be zeros.
-        products = jnp.einsum("blcf,blcg->bcfg", z, jnp.concatenate([z, u, y], axis=-1), precision="highest")
-        new = {"products": products, "uu": (u * u).sum(axis=1), "uy": (u * y).sum(axis=1), "yy": (y * y).sum(axis=1)}
+
+        def products(a: Array, b: Array) -> Array:
+            # One for each sequence. One for each set, with zeros for all others, would take twice as long.
+            return jnp.einsum("blcf,blcg->bcfg", a, b, precision="highest")
+
+        of_z = {"zz": products(z, z), "zu": products(z, u), "zy": products(z, y)}
+        new = {**of_z, "uu": (u * u).sum(axis=1), "uy": (u * y).sum(axis=1), "yy": (y * y).sum(axis=1)}
         return {name: jnp.tensordot(sets.T, a, axes=1, precision="highest") for name, a in new.items()}
 
     rows = _NUMBERS // (C * (F + 2 * outputs) * (L + F))
@@ -103,14 +107,13 @@ def sums(
 
 def expand(layer: StateSpaceLayer, index: Int[np.ndarray, "channels m"], found: Mapping[str, np.ndarray]) -> list[Sums]:
     """The sums of the regression for each set, from `sums` added over all batches in float64."""
-    F = 2 * len(layer.reverse) * index.shape[1]
-    if "products" in found:
-        products, squares = found["products"], [found[name] for name in ("uu", "uy", "yy")]
-    else:
+    if "blocks" in found:
+        F = 2 * len(layer.reverse) * index.shape[1]
         outer = gram.expand(layer, index, found)
-        products, squares = outer[..., :F, :], [outer[..., i, j, None] for i, j in ((F, F), (F, F + 1), (F + 1, F + 1))]
-    zz, zu, zy = np.split(products, [F, (F + products.shape[-1]) // 2], axis=-1)
-    return [Sums(*parts) for parts in zip(zz, zu, zy, *squares, strict=True)]
+        zz, zu, zy = np.split(outer[..., :F, :], [F, F + 1], axis=-1)
+        uu, uy, yy = (outer[..., i, j, None] for i, j in ((F, F), (F, F + 1), (F + 1, F + 1)))
+        found = {"zz": zz, "zu": zu, "zy": zy, "uu": uu, "uy": uy, "yy": yy}
+    return [Sums(**dict(zip(found, parts, strict=True))) for parts in zip(*found.values(), strict=True)]
 
 
 def solve(data: Sums, old: RealReadout) -> RealReadout:

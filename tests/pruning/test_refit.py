@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 import aire
-from aire.pruning import Calibration, Cut, apply, apply_masked
-from aire.pruning.refit import RefitWarning, refit
+from aire.pruning import Calibration, Cut, apply, apply_masked, gram, regression
+from aire.pruning.refit import RefitWarning, _sums, layer_sums, refit
 from aire.ssm import S4D, S4DLayer, layers
 from aire.utils.errors import UserError
 
@@ -75,6 +75,33 @@ def test_a_refit_is_the_least_squares_fit(make_any, kind):
     np.testing.assert_allclose(error(found), error(expected), rtol=0.01, atol=1e-6 * np.mean(target**2))
     np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(target).max())
     np.testing.assert_allclose(outputs(apply_masked(layer, cut), u), found, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind,bidirectional", [("s5", True), ("s4d", True), ("s4d", False)])
+def test_sums_are_those_over_the_features(make_any, kind, bidirectional, monkeypatch):
+    """Of two sets, with cut states, padding behind complete and incomplete blocks, and a few sequences at a time."""
+    monkeypatch.setattr(gram, "_STATE_NUMBERS", 1000)
+    monkeypatch.setattr(regression, "_NUMBERS", 10000)
+    _sums.clear_cache()  # it was compiled for other sizes
+    layer, u, y = make_any(kind, bidirectional=bidirectional), inputs(), inputs(seed=1)
+    lengths, keep = np.array([40, 32, 3, 16, 0, 25, 40, 39]), np.arange(8) % 3 > 0
+    mask, sets = np.arange(40)[None] < lengths[:, None], np.stack([~held_out(8), held_out(8)])
+    index = regression.slots(layer, keep)
+    batches = [[a[rows] for a in (u, y, mask.astype(np.float32))] for rows in (slice(5), slice(5, 8))]
+    parts = zip(batches, (sets[:, :5].astype(np.float32), sets[:, 5:].astype(np.float32)), strict=True)
+    found = layer_sums(layer, index, [(*batch, s) for batch, s in parts])
+    x = np.asarray(jax.jit(lambda u: layer.states(u))(u), np.complex128)
+    x = np.concatenate([x, np.zeros_like(x[..., :1])], axis=-1)[..., index]  # (B, L, R, channels, m)
+    z = np.moveaxis(np.stack([x.real, x.imag], axis=3), 4, 2).reshape(8, 40, len(index), -1)
+    own, wanted = (a.astype(np.float64).reshape(8, 40, len(index), -1) for a in (u, y))
+    for sums, rows in zip(found, sets, strict=True):
+        a = {name: values[rows][mask[rows]] for name, values in (("z", z), ("u", own), ("y", wanted))}
+        for name in ("zz", "zu", "zy"):
+            expected = np.einsum("tcf,tcg->cfg", a[name[0]], a[name[1]])
+            np.testing.assert_allclose(getattr(sums, name), expected, atol=1e-5 * np.abs(expected).max())
+        for name in ("uu", "uy", "yy"):
+            expected = (a[name[0]] * a[name[1]]).sum(axis=0)
+            np.testing.assert_allclose(getattr(sums, name), expected, atol=1e-5 * np.abs(expected).max())
 
 
 class Stack(nnx.Module):
