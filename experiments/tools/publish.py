@@ -61,10 +61,13 @@ def update_pages() -> None:
 def with_tables(readme: str, results: Path = _ROOT / "experiments" / "results") -> str:
     """Return the README's text with current tables between `<!-- table: NAME -->` and `<!-- end -->`.
 
-    They are those of NAME's report, or of one CSV file if the name is NAME/FILE.csv.
+    They are those of NAME's report, or of one CSV file if the name is NAME/FILE.csv. Tables whose results are not
+    published stay as they are.
     """
 
     def table(match: re.Match) -> str:
+        if not (results / match[1]).exists():
+            return match[0]
         return f"<!-- table: {match[1]} -->\n{_tables(results, match[1])}<!-- end -->"
 
     return re.sub(r"<!-- table: (\S+) -->\n.*?<!-- end -->", table, readme, flags=re.DOTALL)
