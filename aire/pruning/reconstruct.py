@@ -6,7 +6,6 @@ the cut layer, the refitted one and the fitted one, the layer with the lowest er
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
 import numpy as np
@@ -36,6 +35,8 @@ def reconstruct(model: nnx.Module, cut: Cut, calibration: Calibration, config: F
     Raises:
         UserError: fewer than two sequences.
     """
+    if cut.is_whole:
+        return cut
     uncut = nnx.clone(model)
     uncut.eval()
     batches = split_batches(calibration.batches)
@@ -45,7 +46,8 @@ def reconstruct(model: nnx.Module, cut: Cut, calibration: Calibration, config: F
             masked = apply_masked(uncut, cut)
             fit, held_out = layer_data(uncut, masked, path, batches)
             fitting = _Fitting(layers(masked)[path], np.asarray(cut.keep[path]), fit, config)
-            cut = _with_layer(cut, path, _best_layer(fitting, held_out, calibration.fits, progress.update))
+            best = _best_layer(fitting, held_out, calibration.fits, progress.update)
+            cut = _with_layer(cut, path, fitting.masked.cut(fitting.keep), best)
     return cut
 
 
@@ -97,7 +99,7 @@ class _Fitting:
     def key(self, layer: StateSpaceLayer) -> str:
         """A digest of all that `fitted` depends on except the code."""
         arrays = {**_parameters(layer), "keep": self.keep, **vars(self.fit)}
-        return hashlib.sha256(f"{digests.of_arrays(arrays)} {self.config}".encode()).hexdigest()
+        return digests.of_text(f"{digests.of_arrays(arrays)} {self.config}")
 
     def _widened(self, layer: StateSpaceLayer) -> StateSpaceLayer:
         return self.masked.with_parameters(spread(self.masked, self.keep, _parameters(layer)))
@@ -142,8 +144,14 @@ def _parameters(layer: StateSpaceLayer) -> dict[str, np.ndarray]:
     return {name: np.asarray(getattr(layer, name)[...]) for name in layer.ROLES}
 
 
-def _with_layer(cut: Cut, path: str, layer: StateSpaceLayer) -> Cut:
-    """The cut with the parameters of this cut layer."""
-    fitted = {name: a for name, a in _parameters(layer).items() if layer.ROLES[name] in FITTED_ROLES}
-    readout = Readout(np.asarray(layer.readout()), np.asarray(layer.D[...]))
-    return dataclasses.replace(cut, readouts={**cut.readouts, path: readout}, fitted={**cut.fitted, path: fitted})
+def _with_layer(cut: Cut, path: str, before: StateSpaceLayer, after: StateSpaceLayer) -> Cut:
+    """The cut with what changed in this cut layer, so that only layers with a new readout or fit count as replaced."""
+    old, new = _parameters(before), _parameters(after)
+    changed = {name for name in new if not np.array_equal(old[name], new[name])}
+    fitted = {name: new[name] for name in changed if after.ROLES[name] in FITTED_ROLES}
+    if fitted:
+        cut = dataclasses.replace(cut, fitted={**cut.fitted, path: fitted})
+    if changed - fitted.keys():
+        readout = Readout(np.asarray(after.readout()), np.asarray(after.D[...]))
+        cut = dataclasses.replace(cut, readouts={**cut.readouts, path: readout})
+    return cut

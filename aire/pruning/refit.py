@@ -75,7 +75,7 @@ def refit(model: nnx.Module, cut: Cut, calibration: Calibration) -> Cut:
     Raises:
         UserError: fewer than two sequences.
     """
-    if all(np.all(kept) for kept in cut.keep.values()) and not cut.fitted:
+    if cut.is_whole:
         return cut
     uncut = nnx.clone(model)
     uncut.eval()

@@ -50,6 +50,11 @@ class Cut:
         """Number of kept states."""
         return sum(int(np.sum(mask)) for mask in self.keep.values())
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every state is kept and no other parameter fitted, so that there is nothing to make up for."""
+        return all(np.all(mask) for mask in self.keep.values()) and not self.fitted
+
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays of the cut by name. They identify the cut."""
         named = {path: np.asarray(mask) for path, mask in self.keep.items()}
