@@ -26,13 +26,11 @@ class OutputError(NamedTuple):
         fit: in the cut model, where the layers before are cut too, on the sequences that a refit uses.
         held_out: the same on the sequences that no refit uses. Far above `fit`: too few inputs, or the wrong ones. NaN
             with a single sequence.
-        replaced: whether a refit replaced the layer's readout.
     """
 
     predicted: float
     fit: float
     held_out: float
-    replaced: bool
 
 
 def output_errors(model: nnx.Module, cut: Cut, calibration: Calibration) -> dict[str, OutputError]:
@@ -51,11 +49,11 @@ def output_errors(model: nnx.Module, cut: Cut, calibration: Calibration) -> dict
             total[path] = total.get(path, 0) + np.asarray(sums, np.float64)
     errors = {}
     for path, layer in layers(model).items():
-        replaced = path in cut.readouts
-        predicted = predicted_error(layer.modes(), moments[path], cut.keep[path], refitted=replaced)
+        refitted = path in cut.readouts
+        predicted = predicted_error(layer.modes(), moments[path], cut.keep[path], refitted=refitted)
         squares, energy = total[path]
         fit, held_out = np.divide(squares, energy, out=np.full(2, np.nan), where=energy > 0)
-        errors[path] = OutputError(predicted, float(fit), float(held_out), replaced)
+        errors[path] = OutputError(predicted, float(fit), float(held_out))
     return errors
 
 

@@ -53,7 +53,7 @@ class PruneResult:
 
     Attributes:
         model: the smaller model.
-        cut: the kept states, and the readouts that a refit replaced.
+        cut: the kept states, and the readouts and other parameters that were replaced.
         scores: by layer path, the normalised scores that the selection compared.
         layers: one report per layer.
         parameters: number of trainable parameters of the model.
@@ -93,10 +93,10 @@ class PruneResult:
     def _error_table(self) -> list[str]:
         if not self.errors:
             return []
-        rows = [("layer", "output error: predicted", "measured", "held-out inputs", "readout")]
+        rows = [("layer", "output error: predicted", "measured", "held-out inputs", "parameters")]
         for path, e in self.errors.items():
-            predicted, fit, held_out = (f"{x:.2%}" for x in e[:3])
-            rows.append((path or "(model)", predicted, fit, held_out, "refitted" if e.replaced else "as before"))
+            predicted, fit, held_out = (f"{x:.2%}" for x in e)
+            rows.append((path or "(model)", predicted, fit, held_out, self.cut.changed(path)))
         return [tables.text(rows)]
 
 

@@ -55,6 +55,10 @@ class Cut:
         """Whether every state is kept and no other parameter fitted, so that there is nothing to make up for."""
         return all(np.all(mask) for mask in self.keep.values()) and not self.fitted
 
+    def changed(self, path: str) -> str:
+        """Say how a layer got the parameters of its kept states: "fitted", "readout refitted" or "as before"."""
+        return "fitted" if path in self.fitted else "readout refitted" if path in self.readouts else "as before"
+
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays of the cut by name. They identify the cut."""
         named = {path: np.asarray(mask) for path, mask in self.keep.items()}
