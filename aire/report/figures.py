@@ -32,7 +32,7 @@ def accuracy_against_ratio(
     title: str,
     path: Path,
 ) -> None:
-    """Plot validation accuracy against the ratio of states cut: mean and standard deviation over runs.
+    """Plot accuracy on the selection split against the ratio of states cut: mean and standard deviation over runs.
 
     A few methods share one plot. With more methods, each has its own plot with the other curves in grey.
 
@@ -93,7 +93,7 @@ def _one_plot(ratios, data: Mapping[str, np.ndarray], lines, chosen, title: str)
         _curve(axes, ratios, accuracies, chosen[method], *style, label=method)
     _lines(axes, lines, labels=True)
     axes.legend(title="ring: chosen", fontsize=8, title_fontsize=8)
-    axes.set(xlabel="states cut (%)", ylabel="validation accuracy (%)", title=title)
+    axes.set(xlabel="states cut (%)", ylabel="accuracy on selection (%)", title=title)
     return figure
 
 
@@ -116,7 +116,7 @@ def _small_multiples(ratios, data: Mapping[str, np.ndarray], lines, chosen, titl
     for axes in grid.flat[len(data) :]:
         axes.set_axis_off()
     figure.supxlabel("states cut (%)", fontsize=9)
-    figure.supylabel("validation accuracy (%)", fontsize=9)
+    figure.supylabel("accuracy on selection (%)", fontsize=9)
     figure.suptitle(f"{title}\norange: the method named; blue: {first}; grey: all others; ring: chosen", fontsize=10)
     return figure
 
