@@ -59,6 +59,7 @@ def get_config(variants: str = "") -> ConfigDict:
     config.models = ("zoo",) if config.init == "zoo" else (config.seed,)
     config.repetitions, config.calibrations = 5, 2
     config.also_within = (0.3,)  # further tolerances, in points
+    config.prune.methods = ("all",)
     if "small" in names:
         config.data.update(SMALL.get(task, {}))
         config.prune.ratios = common.pruning().ratios

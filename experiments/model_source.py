@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from flax import nnx
 from flax.traverse_util import flatten_dict
@@ -28,6 +29,18 @@ def model_config(config: ConfigDict, task: Task) -> ModelConfig:
     states, depth, ssm = options.pop("states"), options.pop("depth"), ssm_config(options.pop("ssm"))
     sizes = (kind_of(ssm).n_states(states, options["d_model"]),) * depth
     return ModelConfig(d_input=task.d_input, d_output=task.n_classes, state_sizes=sizes, ssm=ssm, **options)
+
+
+def data_options(config: ConfigDict) -> dict[str, Any]:
+    """Return the options of the data that a pruning run reads.
+
+    Without a training, only the calibration inputs of the training examples are prepared and read.
+    """
+    options = config.data.to_dict()
+    if config.init != "scratch":
+        n = config.prune.calibration.examples
+        options["train_examples"] = min(options["train_examples"] or n, n)
+    return options
 
 
 def obtain_model(config: ConfigDict, task: Task, workdir: Path) -> tuple[Classifier, str]:

@@ -20,12 +20,12 @@ from aire.utils.checks import check, text
 from experiments import baselines, settings
 from experiments.calibration_inputs import calibration_split
 from experiments.evaluations import CutEvaluator, EvaluationFile
-from experiments.model_source import obtain_model
+from experiments.model_source import data_options, obtain_model
 from experiments.provenance import provenance
-from experiments.prune.prune_report import write_report
+from experiments.prune.prune_report import Table, write_report
 from experiments.prune.prune_results import Choice, Outcome
 from experiments.records import Chosen, Point, Uncut
-from experiments.sweep import Cuts, announce_calibration, largest_within, prepare, sweep
+from experiments.sweep import Cuts, Trial, announce_calibration, largest_within, prepare, sweep
 from experiments.timing import forward, interleaved
 
 
@@ -37,35 +37,31 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     announce(config, methods, workdir, data_dir)
     source, clock = provenance(), Clock()
     cache = EvaluationFile(workdir / "evaluations.jsonl")
-    task = load_task(config.data.to_dict(), data_dir)
+    task = load_task(data_options(config), data_dir)
     print(f"data: {task.description()}", flush=True)
     clock.lap("data")
     model, origin = obtain_model(config, task, workdir)
     print(f"model: {origin}{unstable_states(model)}", flush=True)
     clock.lap("model")
-    base = baselines.measure(task)
+    base = baselines.measure(task) if config.init == "scratch" else {}  # they learn from all training examples
     clock.lap("baselines")
     evaluate = CutEvaluator(model, task.splits, make_evaluator(model, config.prune.batch_size), cache)
+    uncut = Uncut(origin, evaluate.uncut("selection"), evaluate.uncut("test"))
+    time_beside = Timer(model, task.splits["selection"], config.prune.batch_size)
+    table = Table(model, base, uncut, methods)
     inputs = calibration_split(config.prune.calibration.source, task, data_dir)
     cuts = Cuts(model, inputs, config.prune, workdir / "cuts")
-    points = sweep(evaluate, cuts, [(method, config.seed) for method in methods])
+    choices: list[Choice] = []
+
+    def after(trial: Trial, points: Sequence[Point]) -> None:
+        choices.append(choose(trial, points, evaluate, cuts, config.prune.tolerance, time_beside))
+        table.print(choices[-1])
+
+    points = sweep(evaluate, cuts, [(method, config.seed) for method in methods], after=after)
     clock.lap("sweep")
-    swept = [method for method in methods if any(p.method == method for p in points)]
-    choices = [choose(method, points, evaluate, cuts, config) for method in swept]
-    choices[0] = test_cut(choices[0], evaluate, task.splits["test"], config.prune.batch_size)
-    outcome = Outcome(
-        config=config,
-        model=model,
-        uncut=Uncut(origin, evaluate.uncut("selection"), evaluate.uncut("test")),
-        baselines=base,
-        points=points,
-        choices=choices,
-        seconds=clock.laps,
-        speedup=speedup(model, choices[0].result.model, task.splits["selection"], config.prune.batch_size),
-        provenance=source,
-    )
-    clock.lap("test and timing")
-    write_report(outcome, workdir)
+    choices[-1] = test_cut(choices[-1], evaluate, task.splits["test"], config.prune.batch_size)
+    clock.lap("test")
+    write_report(Outcome(config, model, uncut, base, points, choices, clock.laps, source), workdir)
 
 
 def announce(config: ConfigDict, methods: Sequence[str], workdir: Path, data_dir: Path) -> None:
@@ -104,13 +100,14 @@ class Clock:
         self.laps[name], self._last = now - self._last, now
 
 
-def choose(method: str, points: Sequence[Point], evaluate: CutEvaluator, cuts: Cuts, config: ConfigDict) -> Choice:
+def choose(
+    trial: Trial, points: Sequence[Point], evaluate: CutEvaluator, cuts: Cuts, tolerance: float, time_beside: "Timer"
+) -> Choice:
     """Cut at the ratio that selection chooses, and test the masked model, which computes the same as the cut one."""
-    own = [p for p in points if p.method == method]
-    point = largest_within(own, evaluate.uncut("selection"), config.prune.tolerance)
-    result = cuts.result((method, point.seed), point.ratio)
+    point = largest_within(points, evaluate.uncut("selection"), tolerance)
+    result = cuts.result(trial, point.ratio)
     chosen = Chosen(point.ratio, evaluate(result.cut, "selection"), evaluate(result.cut, "test"))
-    return Choice(method, chosen, result)
+    return Choice(trial[0], chosen, result, time_beside(result.model))
 
 
 def test_cut(choice: Choice, evaluate: CutEvaluator, split: Split, batch_size: int) -> Choice:
@@ -120,12 +117,19 @@ def test_cut(choice: Choice, evaluate: CutEvaluator, split: Split, batch_size: i
     return dataclasses.replace(choice, chosen=chosen)
 
 
-def speedup(uncut: nnx.Module, cut: nnx.Module, split: Split, batch_size: int) -> float:
-    """Return how many times as fast the cut model's forward pass is, side by side on one batch.
+class Timer:
+    """Time the forward pass of models with that of the uncut model, side by side on one batch.
 
     Compiled functions of plain arrays are timed, because a call through `nnx.jit` adds milliseconds.
     """
-    batch = split.take(np.arange(min(batch_size, len(split))))
-    inputs = {name: jax.numpy.asarray(batch[name]) for name in ("x", "lengths")}
-    seconds = interleaved({name: forward(model, inputs)[1] for name, model in {"uncut": uncut, "cut": cut}.items()})
-    return seconds["uncut"] / seconds["cut"]
+
+    def __init__(self, uncut: nnx.Module, split: Split, batch_size: int):
+        batch = split.take(np.arange(min(batch_size, len(split))))
+        self._inputs = {name: jax.numpy.asarray(batch[name]) for name in ("x", "lengths")}
+        _, self._uncut = forward(uncut, self._inputs)
+
+    def __call__(self, cut: nnx.Module) -> tuple[float, float]:
+        """Return the seconds of the uncut and of the cut model, medians."""
+        _, run = forward(cut, self._inputs)
+        seconds = interleaved({"uncut": self._uncut, "cut": run})
+        return seconds["uncut"], seconds["cut"]

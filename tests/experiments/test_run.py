@@ -26,6 +26,7 @@ from aire.utils.errors import UserError
 from aire.utils.files import occupied
 from configs import lra_listops_prune
 from experiments import settings, sweep
+from experiments.model_source import data_options
 from experiments.speed.speed_job import SECTIONS
 from tests.experiments.conftest import ROOT, SAMPLE, call, command, start
 from tests.helpers import logits, write_idx
@@ -48,7 +49,7 @@ def test_a_run_writes_all_files(finished):
     assert [float(row["ratio"]) for row in rows[:4]] == [0.0, 0.25, 0.5, 0.75]
     assert [int(row["states"]) for row in rows[:4]] == [16, 12, 8, 4]
     assert "256 examples of train, without labels, for measured" in printed
-    assert "bag of tokens" in printed and "uncut model" in printed and "states" in printed
+    assert "bag of tokens" in printed and "no cut" in printed and "states" in printed
 
 
 @pytest.mark.xdist_group("run")
@@ -80,9 +81,18 @@ def check_pruned_model(workdir, results, data):
     assert np.mean(answers == split.y) == pytest.approx(results["chosen"]["aire"]["test"]["accuracy"])
 
 
+def test_only_what_is_read_is_prepared():
+    """A model that is not trained here needs no training data, except for the calibration inputs."""
+    config = lra_listops_prune.get_config("small")
+    config.prune.calibration.examples = 64
+    assert data_options(config) == config.data.to_dict() | {"train_examples": 64}
+    config.init = "scratch"
+    assert data_options(config) == config.data.to_dict()
+
+
 @pytest.mark.slow
 def test_every_method_runs(data, tmp_path):
-    more = f"--config.prune.methods={tuple(METHODS)}", "--config.prune.ratios=(0.0, 0.5)"
+    more = "--config.prune.methods=all", "--config.prune.ratios=(0.0, 0.5)"
     call(SMOKE, *more, data=data, workdir=tmp_path)
     rows = csv.DictReader((tmp_path / "results.csv").read_text().splitlines())
     assert list(dict.fromkeys(row["method"] for row in rows)) == list(METHODS)
