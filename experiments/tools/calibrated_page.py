@@ -2,7 +2,8 @@
 
     python -m experiments.tools.calibrated_page [RESULTS]      RESULTS: by default experiments/results
 
-Reads the folders compare_TASK_small of `python run.py --config=compare_methods:TASK,small`, and writes to
+Reads the folders compare_TASK_small and compare_TASK_small_reconstruct of `python run.py
+--config=compare_methods:TASK,small` and `…:TASK,small,reconstruct`, and writes to
 RESULTS/calibrated: figure_light.png, figure_dark.png, largest_cut.csv, inputs.csv and report.md. The tables of docs/
 follow.
 """
@@ -58,6 +59,15 @@ class Compared:
             points.setdefault(point.method, {}).setdefault((row["model"], point.seed), []).append(point)
         uncut = {name: model["selection"]["accuracy"] for name, model in results["models"].items()}
         return cls(points, results["chosen"], uncut, results["seconds"])
+
+    def and_further(self, other: Self | None) -> Self:
+        """Add the methods of another comparison of the same models."""
+        if other is None:
+            return self
+        seconds = {model: own | other.seconds.get(model, {}) for model, own in self.seconds.items()}
+        return dataclasses.replace(
+            self, points={**self.points, **other.points}, chosen=[*self.chosen, *other.chosen], seconds=seconds
+        )
 
     @property
     def ratios(self) -> list[float]:
@@ -159,7 +169,11 @@ def main(arguments: Sequence[str]) -> None:
     results = Path(arguments[0]) if arguments else _RESULTS
     folder = results / "calibrated"
     names = {(task, layer): f"compare_{task}{layer}_small" for layer in LAYERS for task in TASKS}
-    found = {key: c for key, name in names.items() if (c := Compared.read(results / name))}
+    found = {
+        key: c.and_further(Compared.read(results / f"{name}_reconstruct"))
+        for key, name in names.items()
+        if (c := Compared.read(results / name))
+    }
     if not found:
         sys.exit(f"error: no comparison in {results}: run compare_methods and publish it first")
     folder.mkdir(exist_ok=True)
