@@ -10,7 +10,7 @@ from aire.models import Classifier, ModelConfig
 from aire.pruning import Cut, Method, Moments, PruneResult, Readout, calibrate, cut, mask, modes, prune, score, select
 from aire.ssm import LRU, S4D, S5, LRUConfig, Modes, S4DConfig, S5Config, map_layers
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "LRU",

@@ -1,4 +1,4 @@
-"""The README's snippets run, in order and in one namespace, and do what the text says."""
+"""The snippets of the README and of the pages run, in order and in one namespace, and do what the text says."""
 
 import re
 from pathlib import Path
@@ -13,15 +13,15 @@ from aire.pruning import METHODS
 from aire.pruning.scores import SCORES
 from aire.ssm import KINDS
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+PAGES = {"README.md": 1, "docs/index.md": 3, "docs/extend.md": 5, "docs/own_models.md": 1}  # number of snippets
 pytestmark = pytest.mark.usefixtures("jax_defaults")
 REGISTRIES = (SCORES, METHODS, KINDS, TASKS)
 
 
-def snippets(section: str) -> list[str]:
-    """Return the Python blocks of a section."""
-    (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## )", README, flags=re.MULTILINE | re.DOTALL)
-    return re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+def snippets(page: str) -> list[str]:
+    """Return the Python blocks of a page."""
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,9 @@ def ran(tmp_path_factory, jax_defaults):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # one of them saves a file
         try:
-            for number, code in enumerate([*snippets("In Python"), *snippets("Add your own")], 1):
-                exec(compile(code, f"README.md, snippet {number}", "exec"), names)
+            for page in PAGES:
+                for number, code in enumerate(snippets(page), 1):
+                    exec(compile(code, f"{page}, snippet {number}", "exec"), names)
             yield names | {"folder": folder}
         finally:
             for registry, own in zip(REGISTRIES, before, strict=True):
@@ -56,8 +57,8 @@ def reaching(modes) -> int:
 
 
 def test_every_snippet_is_found():
-    assert len(snippets("In Python")) == 3 and len(snippets("Add your own")) == 6
-    assert README.count("```python\n") == 9  # none is left out
+    pages = ["README.md", *(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
+    assert {page: len(found) for page in pages if (found := snippets(page))} == PAGES  # none is left out
 
 
 def test_a_model_is_pruned_and_saved(ran):
