@@ -5,6 +5,7 @@
 """
 
 from aire import convert, pruning, zoo
+from aire.io.exported import export
 from aire.io.model_file import load, save
 from aire.models import Classifier, ModelConfig
 from aire.pruning import Cut, Method, Moments, PruneResult, Readout, calibrate, cut, mask, modes, prune, score, select
@@ -30,6 +31,7 @@ __all__ = [
     "calibrate",
     "convert",
     "cut",
+    "export",
     "load",
     "map_layers",
     "mask",

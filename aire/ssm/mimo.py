@@ -53,7 +53,7 @@ class MIMO(StateSpaceLayer):
         if self.n_states:
             x = x.astype(u.dtype)
             C = self.output_scale * jnp.stack([self.C_re[...], -self.C_im[...]], axis=1)  # (R, 2, H, P)
-            y += x.reshape(len(rows), -1) @ C.swapaxes(2, 3).reshape(-1, rows.shape[-1]).astype(u.dtype)
+            y += x.reshape(rows.shape[0], -1) @ C.swapaxes(2, 3).reshape(-1, rows.shape[-1]).astype(u.dtype)
         return y.reshape(u.shape)
 
     def step(

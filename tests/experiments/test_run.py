@@ -374,6 +374,7 @@ jax.jit(lambda x: jax.numpy.sin(x) @ x)(jax.numpy.eye(9))
     environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=300)
     assert any((tmp_path / "work" / "compiled").iterdir())
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_cache_of_the_users_own_is_left_alone(tmp_path):
