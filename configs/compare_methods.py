@@ -77,7 +77,7 @@ def get_config(variants: str = "") -> ConfigDict:
         config.prune.update(methods=("reconstruct",), ratios=FIT_RATIOS)
     for name in inputs:
         _set_inputs(config, task, name.removeprefix("inputs_"))
-    del config.init, config.seed  # `models` replaces both
+    del config.init, config.seed, config.finetune  # `models` replaces them
     return config
 
 

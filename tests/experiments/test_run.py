@@ -134,6 +134,23 @@ def test_a_killed_run_resumes_to_identical_weights(finished, data, tmp_path):
     assert a.read_bytes() == b.read_bytes()
 
 
+@pytest.mark.xdist_group("run")
+@pytest.mark.slow
+def test_a_cut_model_is_trained_further(finished, data, tmp_path):
+    cut = finished[0] / "pruned.safetensors"
+    more = f"--config.init={cut}", "--config.finetune=True", "--config.prune.methods=('aire',)"
+    printed = call(SMOKE, *more, data=data, workdir=tmp_path)
+    assert f"model: loaded from {cut} (pruned.safetensors), fine-tuned here with seed 0, best at step" in printed
+    before, after = aire.load(cut), aire.load(tmp_path / "model.safetensors")
+    assert before.config == after.config
+    assert np.any(np.asarray(before.encoder.kernel[...]) != np.asarray(after.encoder.kernel[...]))
+
+
+def test_only_a_model_can_be_trained_further(data, tmp_path):
+    with pytest.raises(UserError, match=r"finetune=True: expected --config\.init=FILE"):
+        call(SMOKE, "--config.finetune=True", data=data, workdir=tmp_path)
+
+
 @pytest.mark.slow
 def test_image_data(data, tmp_path):
     folder = write_idx(tmp_path / "files", idx_arrays(train=192, test=80))
