@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, Shaped
 
-from aire.models.classifier import Classifier
+from aire.models.classifier import AnyArray, Classifier
 from aire.utils.errors import UserError
 
 
@@ -42,7 +42,9 @@ def start(model: Classifier, batch: int) -> StreamState:
     return StreamState(layers, jnp.zeros((batch, options.d_model), jnp.float32), jnp.zeros((), jnp.int32))
 
 
-def step(model: Classifier, x: Num[Array, "..."], state: StreamState) -> tuple[Float[Array, "B classes"], StreamState]:
+def step(
+    model: Classifier, x: Num[AnyArray, "..."], state: StreamState
+) -> tuple[Float[Array, "B classes"], StreamState]:
     """Advance by one step: return the logits of the sequences so far and the new state.
 
     The logits after the last step are those of the whole-sequence call, up to rounding. Takes the same time and memory
@@ -61,7 +63,9 @@ def step(model: Classifier, x: Num[Array, "..."], state: StreamState) -> tuple[F
     return _finish(model, StreamState(layers, h if last else state.pooled + h, state.steps + 1))
 
 
-def scan(model: Classifier, x: Num[Array, "..."], state: StreamState) -> tuple[Float[Array, "B classes"], StreamState]:
+def scan(
+    model: Classifier, x: Num[AnyArray, "..."], state: StreamState
+) -> tuple[Float[Array, "B classes"], StreamState]:
     """Advance by L steps at once, as `step` does L times, in the time of a whole-sequence call.
 
     Args:
@@ -77,7 +81,7 @@ def scan(model: Classifier, x: Num[Array, "..."], state: StreamState) -> tuple[F
     return _finish(model, StreamState(layers, pooled, state.steps + h.shape[1]))
 
 
-def _encode(model: Classifier, x: Num[Array, "..."]) -> Float[Array, "..."]:
+def _encode(model: Classifier, x: Num[AnyArray, "..."]) -> Float[Array, "..."]:
     x, options = jnp.asarray(x), model.config
     if jnp.issubdtype(x.dtype, jnp.integer):
         x = jax.nn.one_hot(x.astype(jnp.int32), options.d_input)
