@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from plotly.offline import get_plotlyjs
 
-from aire.report import eigenvalues
+from aire.report import eigenvalues, small_multiples
 from aire.ssm import Modes
 
 _STATES = 500  # whose eigenvalues are drawn in each layer
@@ -92,8 +92,16 @@ def data(report: Report) -> dict[str, Any]:
         "baselines": dict(report.baselines),
         "ratios": list(report.ratios),
         "layers": [_layer(path, m, drawn.get(path)) for path, m in report.modes.items()],
+        "colours": _colours(list(report.methods)),
         "methods": [_method(name, sweep, list(report.modes), drawn) for name, sweep in report.methods.items()],
     }
+
+
+def _colours(methods: Sequence[str]) -> dict[str, list[str]] | None:
+    """The colours of the methods by theme; None if they are too many for colours of their own."""
+    if len(methods) > small_multiples.MOST:
+        return None
+    return {theme: small_multiples.colours(methods, theme) for theme in small_multiples.THEMES}
 
 
 def _drawn(report: Report) -> dict[str, np.ndarray]:

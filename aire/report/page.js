@@ -5,11 +5,7 @@ const LAYERS = DATA.layers, DRAWN = LAYERS.filter((layer) => layer.drawn);
 const TOTAL = sum(LAYERS.map((layer) => layer.states));
 const NUMBERS = LAYERS.map((_, i) => i + 1);
 const PERCENT = DATA.ratios.map((ratio) => 100 * ratio);
-const COLOURS = {
-  light: ["#0072B2", "#D55E00", "#009E73", "#9a6fb0", "#7a7a7a", "#B58900"],
-  dark: ["#56B4E9", "#FF8A4C", "#2BC79A", "#C9A0DC", "#a0a0a0", "#E6C34A"],
-};
-const LEAST_ERROR = 1e-6;  // smaller ones are drawn here
+const LEAST_ERROR = 1e-5;  // smaller ones are drawn here
 const TOLERANCE = `${DATA.tolerance} ${DATA.tolerance === 1 ? "point" : "points"}`;
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const chosen = { method: DATA.methods.length - 1, ratio: DATA.methods.at(-1).chosen };
@@ -25,11 +21,13 @@ function points(share) { return `${share < 0 ? "−" : "+"}${Math.abs(100 * shar
 
 function style(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
 
-/** The colour of a method: its own if there are enough of them. */
+/** The colour of a method when it is chosen, and when another one is. With many methods, the others are grey. */
 function colour(method) {
-  const palette = COLOURS[dark.matches ? "dark" : "light"];
-  return palette[DATA.methods.length <= palette.length ? method : 0];
+  const theme = dark.matches ? "dark" : "light";
+  return DATA.colours ? DATA.colours[theme][method] : style("--one");
 }
+
+function quiet(method) { return DATA.colours ? colour(method) : style("--muted"); }
 
 /** Whether each drawn state of each drawn layer is kept, or null where the method failed. */
 function masks(method, ratio) {
@@ -66,7 +64,7 @@ function draw(id, traces, shape) {
 function drawAccuracy(now) {
   const line = (method, i) => ({
     name: method.name, meta: i, x: PERCENT, y: method.accuracy.map((a) => a === null ? null : 100 * a),
-    mode: "lines", line: { color: DATA.methods.length > 6 ? style("--muted") : colour(i), width: 1.5 }, opacity: 0.4,
+    mode: "lines", line: { color: quiet(i), width: 1.5 }, opacity: 0.4,
     hovertemplate: `${method.name}<br>%{x:.4~g} % cut: %{y:.2f} %<extra></extra>`,
   });
   const lines = DATA.methods.map(line);
@@ -89,7 +87,7 @@ function drawAccuracy(now) {
     line: { color: style("--rule"), width: 2 },
   };
   const note = ([text, y]) => ({
-    text, xref: "paper", x: 0, y: 100 * y, xanchor: "left", yanchor: "top", showarrow: false,
+    text, xref: "paper", x: 1, y: 100 * y, xanchor: "right", yanchor: "bottom", showarrow: false,
     font: { size: 11, color: style("--muted") },
   });
   const others = lines.filter((_, i) => i !== chosen.method);
@@ -127,6 +125,7 @@ function drawEigenvalues(now) {
     grid: { rows, columns, pattern: "independent", xgap: 0.06, ygap: 0.22 }, annotations: [],
     margin: { l: 58, r: 14, t: 26, b: 42 },
   });
+  const powers = { exponentformat: "power", tickfont: { size: 11 } };
   DRAWN.forEach((layer, i) => {
     const part = (of, marker, name) => {
       const is = layer.drawn.flatMap((_, k) => of(k) ? [k] : []);
@@ -136,7 +135,7 @@ function drawEigenvalues(now) {
         customdata: is.map((k) => [layer.drawn[k], layer.energy[k]]),
         marker: { size: is.map((k) => size(layer.energy[k])), ...marker },
         hovertemplate: `state %{customdata[0]}, ${name}<br>time scale %{y:.4~g} steps<br>`
-          + "frequency %{x:.3~g} cycles a step<br>energy %{customdata[1]:.2%} of the largest<extra></extra>",
+          + "frequency %{x:.3~g} cycles a step<br>energy %{customdata[1]:.3~%} of the largest<extra></extra>",
       };
     };
     const cut = { symbol: "circle-open", color: style("--muted"), opacity: 0.8, line: { width: 1.2 } };
@@ -144,10 +143,10 @@ function drawEigenvalues(now) {
     traces.push(part((k) => kept && !kept[i][k], cut, "cut"), part((k) => kept && kept[i][k], full, "kept"));
     const left = i % columns === 0, bottom = i + columns >= DRAWN.length;
     shape[`xaxis${suffix(i)}`] = axis(bottom ? "frequency (cycles a step)" : "", {
-      type: "log", range: [-4.2, -0.15], showticklabels: bottom, dtick: 1, exponentformat: "power", matches: i ? "x" : null,
+      type: "log", range: [-4.2, -0.15], showticklabels: bottom, dtick: 1, ...powers, matches: i ? "x" : null,
     });
     shape[`yaxis${suffix(i)}`] = axis(left ? "time scale (steps)" : "", {
-      type: "log", range: steps, showticklabels: left, dtick: 1, exponentformat: "power", matches: i ? "y" : null,
+      type: "log", range: steps, showticklabels: left, dtick: 1, ...powers, matches: i ? "y" : null,
     });
     const number = LAYERS.indexOf(layer), count = now.kept ? now.kept[number] : 0;
     shape.annotations.push({
@@ -163,18 +162,20 @@ function drawError(now) {
   const top = Math.max(1, ...known), low = Math.max(LEAST_ERROR, Math.min(0.01, ...known));
   const shown = (e) => e > 0 ? Math.max(100 * e, 100 * low) : null;
   const line = (method, i, more) => ({
-    name: method.name, x: NUMBERS, y: method.predicted[chosen.ratio].map(shown), mode: "lines", opacity: 0.35,
-    line: { color: DATA.methods.length > 6 ? style("--muted") : colour(i), width: 1.2 },
-    hovertemplate: `layer %{x}<br>${method.name}: predicted %{y:.3~g} %<extra></extra>`, ...more,
+    name: method.name, x: NUMBERS, y: method.predicted[chosen.ratio].map(shown),
+    customdata: method.predicted[chosen.ratio], mode: "lines", opacity: 0.35,
+    line: { color: quiet(i), width: 1.2 },
+    hovertemplate: `layer %{x}<br>${method.name}: predicted %{customdata:.3~%}<extra></extra>`, ...more,
   });
   const predicted = line(now.method, chosen.method, {
     name: "predicted", mode: "lines+markers", opacity: 1, line: { color: now.colour, width: 3 },
     marker: { size: 10, color: now.colour },
   });
   const measured = line(now.method, chosen.method, {
-    name: "measured", y: now.method.measured[chosen.ratio].map(shown), mode: "markers", opacity: 1,
+    name: "measured", y: now.method.measured[chosen.ratio].map(shown),
+    customdata: now.method.measured[chosen.ratio], mode: "markers", opacity: 1,
     marker: { symbol: "diamond-open", size: 14, color: style("--text"), line: { width: 2 } },
-    hovertemplate: "layer %{x}: measured %{y:.3~g} %<extra></extra>",
+    hovertemplate: "layer %{x}: measured %{customdata:.3~%}<extra></extra>",
   });
   const others = DATA.methods.map((m, i) => line(m, i)).filter((_, i) => i !== chosen.method);
   const nothing = chosen.ratio === 0 ? "nothing is cut" : "no prediction for this method";
@@ -198,6 +199,7 @@ function update() {
   document.querySelectorAll("#methods label").forEach((label, i) => label.style.setProperty("--own", colour(i)));
   element("methods").querySelectorAll("input")[chosen.method].checked = true;
   slider.value = chosen.ratio;
+  slider.style.setProperty("--at", `${100 * chosen.ratio / Math.max(1, slider.max)}%`);
   slider.nextElementSibling.textContent = percent(DATA.ratios[chosen.ratio], 0);
   slider.ariaValueText = `${percent(DATA.ratios[chosen.ratio], 0)} of the states cut`;
   write("accuracy-now", accuracy === null ? `${method.name} fails at this ratio` : percent(accuracy));
@@ -243,17 +245,9 @@ function controls() {
   addEventListener("resize", update);
 }
 
-let waiting = false;
-
-/** Choose and redraw, once a frame. */
 function choose(method, ratio) {
   Object.assign(chosen, { method, ratio });
-  if (waiting) return;
-  waiting = true;
-  requestAnimationFrame(() => {
-    waiting = false;
-    update();
-  });
+  update();
 }
 
 describe();
