@@ -44,7 +44,7 @@ function masks(method, ratio) {
 
 function axis(title, more = {}) {
   return {
-    title: { text: title, standoff: 8 }, gridcolor: style("--rule"), linecolor: style("--rule"), zeroline: false,
+    title: { text: title, standoff: 8, font: { size: 13 } }, gridcolor: style("--rule"), linecolor: style("--rule"), zeroline: false,
     ticks: "", automargin: true, ...more,
   };
 }
@@ -64,7 +64,7 @@ function draw(id, traces, shape) {
 function drawAccuracy(now) {
   const line = (method, i) => ({
     name: method.name, meta: i, x: PERCENT, y: method.accuracy.map((a) => a === null ? null : 100 * a),
-    mode: "lines", line: { color: quiet(i), width: 1.5 }, opacity: 0.4,
+    mode: "lines", line: { color: quiet(i), width: 1.5 }, opacity: 0.6,
     hovertemplate: `${method.name}<br>%{x:.4~g} % cut: %{y:.2f} %<extra></extra>`,
   });
   const lines = DATA.methods.map(line);
@@ -163,7 +163,7 @@ function drawError(now) {
   const shown = (e) => e > 0 ? Math.max(100 * e, 100 * low) : null;
   const line = (method, i, more) => ({
     name: method.name, x: NUMBERS, y: method.predicted[chosen.ratio].map(shown),
-    customdata: method.predicted[chosen.ratio], mode: "lines", opacity: 0.35,
+    customdata: method.predicted[chosen.ratio], mode: "lines", opacity: 0.6,
     line: { color: quiet(i), width: 1.2 },
     hovertemplate: `layer %{x}<br>${method.name}: predicted %{customdata:.3~%}<extra></extra>`, ...more,
   });
@@ -203,7 +203,7 @@ function update() {
   slider.nextElementSibling.textContent = percent(DATA.ratios[chosen.ratio], 0);
   slider.ariaValueText = `${percent(DATA.ratios[chosen.ratio], 0)} of the states cut`;
   write("accuracy-now", accuracy === null ? `${method.name} fails at this ratio` : percent(accuracy));
-  write("change-now", accuracy === null ? "–" : points(accuracy - DATA.uncut));
+  write("change-now", accuracy === null ? "" : `(${points(accuracy - DATA.uncut)})`);
   write("states-now", now.kept ? `${sum(now.kept).toLocaleString("en")} of ${TOTAL.toLocaleString("en")}` : "–");
   write("chosen-now", `${percent(DATA.ratios[method.chosen], 0)} (test ${percent(method.test)})`);
   drawAccuracy(now);

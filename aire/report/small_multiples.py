@@ -103,11 +103,11 @@ def _label_places(lines: Mapping[str, tuple[np.ndarray, np.ndarray]], inch: floa
     drawn = {label: np.interp(fine, x, y, left=np.nan, right=np.nan) for label, (x, y) in lines.items()}
     boxes: list[tuple[float, float, float]] = []  # left end, right end and height of the labels so far
     for label, (x, y) in lines.items():
-        length = 0.074 * len(label) * inch
+        length = 0.07 * len(label) * inch
         places: list[tuple[float, int, float, float]] = []
         for height in np.arange(_LABELLED_AT[0], _LABELLED_AT[1], -0.3):
             end = _crossing(x, y, height)
-            for left in (end + 0.12 * inch, end - 0.12 * inch - length):
+            for left in (end + 0.08 * inch, end - 0.08 * inch - length):
                 inside = (fine >= left) & (fine <= left + length)
                 hidden = sum(int(np.sum(np.abs(line[inside] - height) < 0.45)) for line in drawn.values())
                 near = [max(0, min(left + length, b) - max(left, a)) for a, b, h in boxes if abs(h - height) < 0.9]
