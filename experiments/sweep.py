@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 import aire
 from aire.data.pipeline import Split
 from aire.models import Classifier
-from aire.pruning import Calibration, Cut, PruneResult, find_cut, methods
+from aire.pruning import Calibration, Cut, Moments, PruneResult, find_cut, methods
+from aire.pruning.output_error import output_errors
 from aire.pruning.result import result_of
 from aire.training.evaluate import Evaluation
 from aire.utils.errors import UserError
@@ -131,12 +132,19 @@ class Cuts:
     def _score(self, trial: Trial) -> dict[str, Array]:
         method, seed = trial
         chosen = methods.get(method)
-        moments = self._calibration(seed).moments(self._model) if chosen.needs_moments else None
+        moments = self.moments(seed) if chosen.needs_moments else None
         return aire.score(self._model, chosen, moments=moments, unstable=self._config.unstable, seed=seed)
 
     def result(self, trial: Trial, ratio: float) -> PruneResult:
         """Return the model cut at one ratio, with its report."""
-        return result_of(self._model, aire.modes(self._model), self.scores(trial), self.at(trial, ratio))
+        cut, errors = self.at(trial, ratio), None
+        if methods.get(trial[0]).needs_calibration:
+            errors = output_errors(self._model, cut, self._calibration(trial[1]))
+        return result_of(self._model, aire.modes(self._model), self.scores(trial), cut, errors)
+
+    def moments(self, seed: int) -> dict[str, Moments]:
+        """Return the moments by layer path on the calibration inputs of a seed, measured once."""
+        return self._calibration(seed).moments(self._model)
 
     def _find(self, trial: Trial, ratio: float) -> Cut:
         method, seed = trial

@@ -136,19 +136,25 @@ def _lines(axes, lines: Mapping[str, float], labels: bool) -> None:
 
 
 def states_per_layer(before: Sequence[int], after: Mapping[str, Sequence[int]], title: str, path: Path) -> None:
-    """Draw a table of the states kept by method and layer, shaded by the fraction kept."""
+    """Draw a table of the states kept by method and layer. A bar in each cell shows the share kept."""
     sizes = np.array([before, *after.values()])
-    figure = Figure(figsize=(2.6 + 0.55 * len(before), 1.2 + 0.27 * len(sizes)), layout="constrained")
+    sizes = np.hstack([sizes, sizes.sum(axis=1, keepdims=True)])
+    rows, columns = sizes.shape
+    left, wide = np.arange(columns) + 0.3 * (np.arange(columns) == columns - 1), 0.9  # the total stands apart
+    figure = Figure(figsize=(2.4 + 0.75 * columns, 0.9 + 0.27 * rows), layout="constrained")
     axes = figure.subplots()
-    share = sizes / np.maximum(before, 1)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=2, aspect="auto")
-    for (row, layer), n in np.ndenumerate(sizes):
-        axes.text(layer, row, n, ha="center", va="center", fontsize=8)
-    axes.set_yticks(range(len(sizes)), ["before", *after], fontsize=8)
-    axes.set_xticks(range(len(before)), [str(i + 1) for i in range(len(before))], fontsize=8)
-    axes.set_xlabel("layer", fontsize=8)
-    axes.set_title(f"{title}: states kept", fontsize=9)
-    axes.tick_params(length=0)
+    for row, share in enumerate(sizes / np.maximum(sizes[0], 1)):
+        axes.barh(row, np.full(columns, wide), 0.72, left, color="0.94")
+        axes.barh(row, wide * share, 0.72, left, color="0.8" if row == 0 else "#8fc1e3")
+        for column, n in enumerate(sizes[row]):
+            axes.text(left[column] + 0.05, row, f"{n:,}", va="center", fontsize=8)
+    axes.set(xlim=(-0.1, left[-1] + 1), ylim=(rows - 0.4, -0.6))
+    axes.set_yticks(range(rows), ["no cut", *after], fontsize=8)
+    names = [*(f"layer {i + 1}" if columns < 9 else str(i + 1) for i in range(columns - 1)), "all"]
+    axes.set_xticks(left + wide / 2, names, fontsize=8)
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    axes.set_title(f"{title}: states kept in each layer", fontsize=9, pad=10)
     _save(figure, path)
 
 

@@ -4,6 +4,7 @@ import csv
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -39,7 +40,7 @@ SMOKE = "--config=lra_listops_prune:smoke"
 def test_a_run_writes_all_files(finished):
     workdir, printed = finished
     figures = {"accuracy_against_ratio.png", "states_per_layer.png", "eigenvalues.png"}
-    files = {"results.csv", "results.json", "report.md", "pruned.safetensors", "model.safetensors"}
+    files = {"results.csv", "results.json", "report.md", "report.html", "pruned.safetensors", "model.safetensors"}
     assert files | figures <= {path.name for path in workdir.iterdir()}
     for figure in figures:
         assert (workdir / figure).read_bytes().startswith(b"\x89PNG")
@@ -64,6 +65,26 @@ def test_results_agree_with_each_other_and_the_saved_model(finished):
     full = results["full"]["selection"]["accuracy"]
     within = [float(r["ratio"]) for r in rows if float(r["selection_accuracy"]) >= full - 0.01 - 1e-9]
     assert chosen["ratio"] == max(within)
+
+
+@pytest.mark.xdist_group("run")
+def test_the_interactive_report_has_the_sweep_and_predicts_errors_also_for_methods_without_data(finished):
+    workdir, _ = finished
+    page, rows = (workdir / "report.html").read_text(), list(csv.DictReader((workdir / "results.csv").open()))
+    data = json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page)[1])
+    chosen = json.loads((workdir / "results.json").read_text())["chosen"]
+    assert [method["name"] for method in data["methods"]] == list(SAMPLE)
+    for method in data["methods"]:
+        own = [row for row in rows if row["method"] == method["name"]]
+        assert method["accuracy"] == [float(row["selection_accuracy"]) for row in own]
+        assert [sum(kept) for kept in method["kept"]] == [int(row["states"]) for row in own]
+        assert method["kept"][method["chosen"]] == chosen[method["name"]]["states"]
+        assert method["predicted"][0] == [0, 0] and all(error > 0 for error in method["predicted"][-1])
+        measured = [row for row in method["measured"] if None not in row]
+        assert len(measured) == (method["name"] in ("measured", "aire_refit"))
+    by_name = {method["name"]: method["predicted"][-1] for method in data["methods"]}
+    assert all(refitted < plain for refitted, plain in zip(by_name["aire_refit"], by_name["aire"], strict=True))
+    assert "(report.html)" in (workdir / "report.md").read_text()
 
 
 @pytest.mark.xdist_group("run")
