@@ -81,9 +81,18 @@ class StateSpaceLayer(nnx.Module):
         """C."""
         return jax.lax.complex(self.C_re[...], self.C_im[...])
 
+    def precise_input(self) -> Complex[Array, "n I"]:
+        """B̄ for scores. Where `discrete` loses digits of it, a subclass computes it in another way."""
+        return self.discrete()[1]
+
     def modes(self) -> Modes:
-        """The layer as a bank of discrete modes, the input of scores."""
-        return Modes(*self.discrete(), self.readout(), self.margin(), self.channels(), self.output_scale)
+        """The layer as a bank of discrete modes, the input of scores.
+
+        Its margin and B̄ have the digits of the parameters also for slow modes. Those that the layer itself computes
+        with may have fewer, so that its outputs are the reference's.
+        """
+        Lambda_bar, B_bar = self.discrete()[0], self.precise_input()
+        return Modes(Lambda_bar, B_bar, self.readout(), self.margin(), self.channels(), self.output_scale)
 
     def system(self, u: Shaped[ArrayLike, "B L H"]) -> Float[Array, "B L H"]:
         """The output of the state space, y_k = s Re(C x_k) + D u_k. Differs from a call if an output stage follows."""

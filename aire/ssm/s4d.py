@@ -14,7 +14,7 @@ from jaxtyping import Array, Complex, Float, Float64, Int32, PRNGKeyArray, Shape
 from aire.ssm import hippo
 from aire.ssm.abstract import host_arrays
 from aire.ssm.base import StateSpaceLayer, as_floats
-from aire.ssm.discretize import DISCRETIZATIONS, LOGARITHMS, OPTION_RULES, check_steps
+from aire.ssm.discretize import DISCRETIZATIONS, GAINS, LOGARITHMS, OPTION_RULES, check_steps
 from aire.ssm.kernel import bank_kernel, convolve
 from aire.utils.checks import check, choice
 
@@ -112,6 +112,10 @@ class S4D(StateSpaceLayer):
         """λ̄ and B̄."""
         discretize, _ = DISCRETIZATIONS[self.config.discretization]
         return discretize(*self.continuous())
+
+    def precise_input(self) -> Complex[Array, "n 1"]:
+        Lambda, _, Delta = self.continuous()
+        return GAINS[self.config.discretization](Lambda, Delta)[:, None]
 
     def margin(self) -> Float[Array, "n"]:
         Lambda, _, Delta = self.continuous()
