@@ -42,7 +42,8 @@ class MIMO(StateSpaceLayer):
     def __call__(self, u: Shaped[ArrayLike, "B L H"]) -> Float[Array, "B L H"]:
         """Apply the layer to a sequence, from zero initial states.
 
-        Outputs have the precision of the inputs. With bfloat16 inputs the recurrence still runs in float32.
+        Outputs have the precision of the inputs. With bfloat16 inputs the recurrence still runs in float32. For the
+        error over very long sequences see `aire.ssm.scan.diagonal_scan`.
         """
         u = as_floats(u, self.D.dtype)
         rows = u.reshape(-1, u.shape[-1])
