@@ -9,6 +9,7 @@ from aire.io.model_file import load, save
 from aire.models import Classifier, ModelConfig
 from aire.pruning import Cut, Method, Moments, PruneResult, Readout, calibrate, cut, mask, modes, prune, score, select
 from aire.ssm import LRU, S4D, S5, LRUConfig, Modes, S4DConfig, S5Config, map_layers
+from aire.utils.traced import checked
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,7 @@ __all__ = [
     "S4DConfig",
     "S5Config",
     "calibrate",
+    "checked",
     "convert",
     "cut",
     "load",

@@ -12,6 +12,7 @@ from jaxtyping import Array, Complex, Complex64, Float, PRNGKeyArray
 
 from aire.ssm import hippo
 from aire.ssm.abstract import host_arrays
+from aire.ssm.base import check_new_layer
 from aire.ssm.discretize import DISCRETIZATIONS, GAINS, OPTION_RULES, check_steps
 from aire.ssm.mimo import MIMO
 from aire.utils.checks import boolean, check, choice, integer
@@ -86,6 +87,7 @@ class S5(MIMO):
     log_step: nnx.Param
 
     def __init__(self, d_model: int, n_states: int, config: S5Config, *, rngs: nnx.Rngs):
+        check_new_layer(d_model, n_states, config, S5Config, rngs)
         self.config = config
         for name, array in init_params(rngs.params(), d_model, n_states, config).items():
             setattr(self, name, nnx.Param(array))

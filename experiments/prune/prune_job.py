@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -31,9 +32,8 @@ from experiments.timing import forward, interleaved
 
 def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     """Run the job that a config describes; see configs/lra_listops_prune.py."""
-    check(config, seed=settings.SEED, init=text())
-    methods = prepare(config, workdir)
-    settings.check_init(config, workdir)
+    methods = prepare(config, workdir, partial(check_own, config, workdir))
+    settings.check_room(config, workdir, data_dir)
     announce(config, methods, workdir, data_dir)
     source, clock = provenance(), Clock()
     cache = EvaluationFile(workdir / "evaluations.jsonl")
@@ -66,6 +66,12 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     )
     clock.lap("test and timing")
     write_report(outcome, workdir)
+
+
+def check_own(config: ConfigDict, workdir: Path) -> None:
+    """Raise UserError for mistakes in what only this job has: the seed and the model to prune."""
+    check(config, seed=settings.SEED, init=text())
+    settings.check_init(config, workdir)
 
 
 def announce(config: ConfigDict, methods: Sequence[str], workdir: Path, data_dir: Path) -> None:
