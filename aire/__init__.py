@@ -11,6 +11,7 @@ from aire.models import Classifier, ModelConfig
 from aire.pruning import Cut, Method, Moments, PruneResult, Readout, calibrate, cut, mask, modes, prune, score, select
 from aire.ssm import LRU, S4D, S5, LRUConfig, Modes, S4DConfig, S5Config, map_layers
 from aire.training.cut_state import cut_optimizer
+from aire.utils.traced import checked
 
 __version__ = "0.2.0.dev0"
 
@@ -30,6 +31,7 @@ __all__ = [
     "S4DConfig",
     "S5Config",
     "calibrate",
+    "checked",
     "convert",
     "cut",
     "cut_optimizer",

@@ -3,6 +3,7 @@
 import importlib.util
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from jax import Array
@@ -15,6 +16,7 @@ from aire.pruning import Calibration, Cut, Moments, PruneResult, find_cut, metho
 from aire.pruning.output_error import output_errors
 from aire.pruning.result import result_of
 from aire.training.evaluate import Evaluation
+from aire.utils.checks import Mistakes
 from aire.utils.errors import UserError
 from aire.utils.progress import Progress
 from aire.utils.stopping import Stopped
@@ -27,16 +29,25 @@ from experiments.saved_cuts import SavedCuts
 Trial = tuple[str, int]  # a method and a seed, which matters to methods that use random numbers
 
 
-def prepare(config: ConfigDict, workdir: Path) -> list[str]:
+def prepare(config: ConfigDict, workdir: Path, *more: Callable[[], object]) -> list[str]:
     """Check the settings, load the user's scores, and return the methods to sweep.
 
+    Args:
+        config: of the job.
+        workdir: folder of the run.
+        more: further checks, such as of what only one job has. They raise UserError.
     Raises:
-        UserError: a setting is wrong, or the work folder cannot be written. It is better to know before the training.
+        UserError: one line for each mistake in the settings; or the methods fail or keep nothing; or the work folder
+            cannot be written. It is better to know before the training.
     """
-    settings.check_sections(config)
-    settings.check_writable(workdir)
+    checks = [*more, partial(settings.check_sections, config)]
     if config.prune.scores_file:
-        load_scores(config.prune.scores_file)
+        checks.append(partial(load_scores, config.prune.scores_file))
+    with Mistakes() as mistakes:
+        for one in [*checks, partial(settings.check_names, config)]:
+            with mistakes.within(""):
+                one()
+    settings.check_writable(workdir)
     return settings.check_methods(config)
 
 

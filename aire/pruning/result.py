@@ -15,6 +15,7 @@ from aire.pruning.output_error import OutputError
 from aire.pruning.surgery import Cut, apply
 from aire.report import tables
 from aire.ssm import Modes, layers
+from aire.utils.arguments import instance
 
 
 class Change(NamedTuple):
@@ -140,4 +141,5 @@ def _energy_kept(modes: Modes, keep: ArrayLike) -> float:
 
 def count_parameters(module: nnx.Module) -> int:
     """The number of trainable parameters of a module, in real numbers."""
+    instance("module", module, nnx.Module, "a flax.nnx.Module")
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))

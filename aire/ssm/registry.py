@@ -9,6 +9,7 @@ from aire.ssm.base import StateSpaceLayer
 from aire.ssm.lru import LRU, LRUConfig
 from aire.ssm.s4d import S4D, S4DConfig
 from aire.ssm.s5 import S5, S5Config
+from aire.utils.arguments import instance
 from aire.utils.checks import make
 from aire.utils.errors import UserError
 
@@ -82,6 +83,7 @@ def register(kind: LayerKind) -> None:
     Raises:
         UserError: the config is not a frozen dataclass or has no such field, or the layer is not a `StateSpaceLayer`.
     """
+    instance("kind", kind, LayerKind, "an aire.ssm.LayerKind")
     if not (isinstance(kind.config, type) and dataclasses.is_dataclass(kind.config) and _is_frozen(kind.config)):
         raise UserError(
             f"{kind.config!r} is not a frozen dataclass: decorate it with @dataclasses.dataclass(frozen=True)"

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -33,11 +34,8 @@ from experiments.timing import forward, interleaved
 
 def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     """Run the job that a config describes; see configs/lra_listops_prune.py."""
-    check(config, seed=settings.SEED, init=text(), finetune=boolean())
-    if config.finetune and config.init == "scratch":
-        raise UserError("finetune=True: expected --config.init=FILE or --config.init=zoo, a model to train further")
-    methods = prepare(config, workdir)
-    settings.check_init(config, workdir)
+    methods = prepare(config, workdir, partial(check_own, config, workdir))
+    settings.check_room(config, workdir, data_dir)
     announce(config, methods, workdir, data_dir)
     source, clock = provenance(), Clock()
     cache = EvaluationFile(workdir / "evaluations.jsonl")
@@ -68,6 +66,14 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     predicted = predict_errors(choices, cuts, model, config.seed)
     clock.lap("predicted errors")
     write_report(Outcome(config, model, uncut, base, points, choices, predicted, clock.laps, source), workdir)
+
+
+def check_own(config: ConfigDict, workdir: Path) -> None:
+    """Raise UserError for mistakes in what only this job has: the seed and the model to prune."""
+    check(config, seed=settings.SEED, init=text(), finetune=boolean())
+    if config.finetune and config.init == "scratch":
+        raise UserError("finetune=True: expected --config.init=FILE or --config.init=zoo, a model to train further")
+    settings.check_init(config, workdir)
 
 
 def announce(config: ConfigDict, methods: Sequence[str], workdir: Path, data_dir: Path) -> None:
