@@ -16,7 +16,8 @@ from aire.data.tasks import load_task
 from aire.models import Classifier
 from aire.ssm import kind_of, ssm_config
 from aire.training.evaluate import make_evaluator
-from aire.utils.checks import check, text
+from aire.utils.checks import boolean, check, text
+from aire.utils.errors import UserError
 from experiments import baselines, settings
 from experiments.calibration_inputs import calibration_split
 from experiments.evaluations import CutEvaluator, EvaluationFile
@@ -32,7 +33,9 @@ from experiments.timing import forward, interleaved
 
 def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     """Run the job that a config describes; see configs/lra_listops_prune.py."""
-    check(config, seed=settings.SEED, init=text())
+    check(config, seed=settings.SEED, init=text(), finetune=boolean())
+    if config.finetune and config.init == "scratch":
+        raise UserError("finetune=True: expected --config.init=FILE or --config.init=zoo, a model to train further")
     methods = prepare(config, workdir)
     settings.check_init(config, workdir)
     announce(config, methods, workdir, data_dir)
@@ -71,12 +74,13 @@ def announce(config: ConfigDict, methods: Sequence[str], workdir: Path, data_dir
     """Print what will be done before anything slow starts."""
     m, p = config.model, config.prune
     origins = {"zoo": "trained, from the zoo", "scratch": f"trained here, {config.train.epochs} epochs"}
+    further = f", then trained {config.train.epochs} epochs further" if config.finetune else ""
     origin = origins.get(config.init, config.init.replace("{runs}", str(workdir.parent)))
     states = kind_of(ssm_config(m.ssm.to_dict())).describe_states(m.states)
     print(
         f"{config.name}: prune a trained model, choose the ratio on the selection split, test once\n"
         f"  data    {config.data.task}, prepared once in {data_dir}\n"
-        f"  model   {m.depth} layers of {states}, {m.d_model} features: {origin}\n"
+        f"  model   {m.depth} layers of {states}, {m.d_model} features: {origin}{further}\n"
         f"  sweep   {', '.join(methods)}: {len(p.ratios)} ratios each\n"
         f"{announce_calibration(methods, p)}"
         f"  output  {workdir}",

@@ -155,6 +155,23 @@ def test_a_killed_run_resumes_to_identical_weights(finished, data, tmp_path):
     assert a.read_bytes() == b.read_bytes()
 
 
+@pytest.mark.xdist_group("run")
+@pytest.mark.slow
+def test_a_cut_model_is_trained_further(finished, data, tmp_path):
+    cut = finished[0] / "pruned.safetensors"
+    more = f"--config.init={cut}", "--config.finetune=True", "--config.prune.methods=('aire',)"
+    printed = call(SMOKE, *more, data=data, workdir=tmp_path)
+    assert f"model: loaded from {cut} (pruned.safetensors), fine-tuned here with seed 0, best at step" in printed
+    before, after = aire.load(cut), aire.load(tmp_path / "model.safetensors")
+    assert before.config == after.config
+    assert np.any(np.asarray(before.encoder.kernel[...]) != np.asarray(after.encoder.kernel[...]))
+
+
+def test_only_a_model_can_be_trained_further(data, tmp_path):
+    with pytest.raises(UserError, match=r"finetune=True: expected --config\.init=FILE"):
+        call(SMOKE, "--config.finetune=True", data=data, workdir=tmp_path)
+
+
 @pytest.mark.slow
 def test_image_data(data, tmp_path):
     folder = write_idx(tmp_path / "files", idx_arrays(train=192, test=80))
@@ -383,11 +400,17 @@ def test_a_second_run_in_a_work_folder_is_told_who_is_there(data, tmp_path, monk
 
 
 def test_compiled_programs_are_kept_in_the_work_folder(tmp_path):
-    slow = "jax.jit(lambda x: [x := jax.numpy.sin(x) @ x for _ in range(300)][-1])(jax.numpy.eye(9))"  # to compile
-    code = f"import jax, pathlib, run; run.keep_compiled(pathlib.Path('work')); {slow}"
+    """The limit on the compile time is set to 0 after `keep_compiled`, so the test does not depend on the machine."""
+    code = """
+import jax, pathlib, run
+run.keep_compiled(pathlib.Path("work"))
+assert jax.config.jax_persistent_cache_min_compile_time_secs == 0.1
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.jit(lambda x: jax.numpy.sin(x) @ x)(jax.numpy.eye(9))
+"""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
     environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=100)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=300)
     assert any((tmp_path / "work" / "compiled").iterdir())
     assert len(list(tmp_path.iterdir())) == 1
 
