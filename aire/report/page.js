@@ -226,7 +226,7 @@ function describe() {
   const predicts = DATA.methods.some((m) => m.predicted.flat().some((e) => e !== null));
   write("error-note", predicts
     ? "Squared error of the layer's output on the calibration inputs, relative to its energy. Line: predicted for the "
-      + "cut of this layer alone. Diamond: measured with all layers cut, at the ring's ratio."
+      + "cut of this layer alone. Diamond: measured with all layers cut, at the ring's ratio. A whole layer has no error."
     : "No method of this run uses calibration inputs, so no error is predicted.");
   element("error").parentElement.hidden = !predicts;
 }
