@@ -14,6 +14,7 @@ from aire.utils.files import writing
 
 _COLOUR = "#0072B2"
 MOST = 8  # layers that are drawn
+STATES = 500  # that are drawn of a layer
 _AREAS = 5, 90  # of the smallest and the largest marker, in points²
 _SLOWEST_TURN = 1e-4  # cycles a step; slower states and real ones are drawn here
 _SLOWEST = 1e6  # steps; slower states are drawn here, and so are unstable ones
@@ -24,7 +25,8 @@ def draw(modes: Mapping[str, Modes], keep: Mapping[str, Array], title: str, path
 
     Above in the unit disk. Below the time scale −1/log|λ̄| in steps against the frequency |arg λ̄|/2π in cycles a step,
     both on logarithmic axes, which separate the slow states that the disk shows as a heap near 1. The area of a marker
-    grows with the state's share of the layer's AIRE energy. Cut states are hollow.
+    grows with the state's share of the layer's AIRE energy. Cut states are hollow. Of a layer with more than 500
+    states, a random sample is drawn.
 
     Args:
         modes: by layer path.
@@ -41,18 +43,31 @@ def draw(modes: Mapping[str, Modes], keep: Mapping[str, Array], title: str, path
         _unit_disk(disk)
         plane.set(xscale="log", yscale="log", xlim=(_SLOWEST_TURN / 1.6, 0.7), ylim=steps)
         plane.set_xlabel("frequency (cycles a step)", fontsize=9)
-        z, area, kept = np.asarray(modes[layer].Lambda_bar), _areas(modes[layer]), np.asarray(keep[layer])
-        for axes, (x, y) in ((disk, (z.real, z.imag)), (plane, (frequency(z), time_scale(modes[layer])))):
-            axes.scatter(x[kept], y[kept], s=area[kept], color=_COLOUR, alpha=0.55, lw=0)
-            axes.scatter(x[~kept], y[~kept], s=area[~kept], facecolors="none", edgecolors="0.35", lw=0.7)
-            axes.tick_params(labelsize=8)
-        disk.set_title(f"{layer}: {int(kept.sum())} of {len(z)} kept", fontsize=9)
+        _states(disk, plane, modes[layer], np.asarray(keep[layer]))
+        disk.set_title(f"{layer}: {int(np.sum(keep[layer])):,} of {len(keep[layer]):,} kept", fontsize=9)
     grid[1, 0].set_ylabel("time scale (steps)", fontsize=9)
     grid[0, 0].set_ylabel("λ̄ in the unit disk", fontsize=9)
-    more = f" (first {MOST} of {len(modes)} layers)" if len(modes) > MOST else ""
+    more = f"; the first {MOST} of {len(modes)} layers" if len(modes) > MOST else ""
+    more += f"; {STATES} states of a layer, at random" if any(len(keep[layer]) > STATES for layer in drawn) else ""
     figure.suptitle(title + more, fontsize=10)
     with writing(path):
         figure.savefig(path, dpi=150)
+
+
+def sample(n: int, most: int = STATES) -> np.ndarray:
+    """The indices of the states to draw of n: all, or a random sample of so many, always the same."""
+    return np.arange(n) if n <= most else np.sort(np.random.default_rng(0).choice(n, most, replace=False))
+
+
+def _states(disk: Axes, plane: Axes, modes: Modes, keep: np.ndarray) -> None:
+    """Draw the states of a layer in both planes, the kept ones above."""
+    drawn = sample(len(keep))
+    z, kept = np.asarray(modes.Lambda_bar)[drawn], keep[drawn]
+    area = _areas(modes)[drawn] * min(1, 100 / max(1, len(drawn))) ** 0.5
+    for axes, (x, y) in ((disk, (z.real, z.imag)), (plane, (frequency(z), time_scale(modes)[drawn]))):
+        axes.scatter(x[~kept], y[~kept], s=area[~kept], facecolors="none", edgecolors="0.45", lw=0.6)
+        axes.scatter(x[kept], y[kept], s=area[kept], color=_COLOUR, alpha=0.55, lw=0)
+        axes.tick_params(labelsize=8)
 
 
 def relative_energy(modes: Modes) -> np.ndarray:

@@ -108,6 +108,7 @@ def _small_multiples(ratios, data: Mapping[str, np.ndarray], lines, chosen, titl
         colour = _STYLES[0 if method == first else 1][0]
         _curve(axes, ratios, accuracies, chosen[method], colour, "-", "o")
         _lines(axes, lines, labels=i == 0)
+        axes.margins(y=0.1)  # room for the label of the highest line
         axes.set_title(method, fontsize=9)
         axes.tick_params(labelsize=8, labelbottom=i + columns >= len(data))
     for axes in grid.flat[len(data) :]:
@@ -128,11 +129,14 @@ def _curve(axes, ratios, accuracies: np.ndarray, chosen: float, colour, style, m
 
 
 def _lines(axes, lines: Mapping[str, float], labels: bool) -> None:
-    for name, accuracy in lines.items():
+    """Draw horizontal lines. Their labels are where few curves are: those of the higher ones below, on the left."""
+    for i, (name, accuracy) in enumerate(lines.items()):
         axes.axhline(100 * accuracy, color="0.55", lw=0.8, ls=(0, (1, 1)))
         if labels:
-            at, units = (1, 100 * accuracy), ("axes fraction", "data")
-            axes.annotate(name, at, (-3, 2), units, "offset points", ha="right", fontsize=7)
+            (x, side), up = ((1, "right"), True) if i == 0 else ((0, "left"), accuracy < 0.5)
+            at, units, shift = (x, 100 * accuracy), ("axes fraction", "data"), (3 - 6 * x, 2 if up else -2)
+            vertical = "bottom" if up else "top"
+            axes.annotate(name, at, shift, units, "offset points", ha=side, va=vertical, fontsize=7)
 
 
 def states_per_layer(before: Sequence[int], after: Mapping[str, Sequence[int]], title: str, path: Path) -> None:

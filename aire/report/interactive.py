@@ -18,7 +18,6 @@ from plotly.offline import get_plotlyjs
 from aire.report import eigenvalues, small_multiples
 from aire.ssm import Modes
 
-_STATES = 500  # whose eigenvalues are drawn in each layer
 _BITS = 6_000_000  # of the masks in a file: 1 MB
 
 
@@ -108,13 +107,8 @@ def _drawn(report: Report) -> dict[str, np.ndarray]:
     """The indices of the states whose eigenvalues are drawn, by layer path: a random sample of large layers."""
     first = dict(list(report.modes.items())[: eigenvalues.MOST])
     cuts = len(report.ratios) * len(report.methods)
-    most = min(_STATES, _BITS // (cuts * len(first)))
-    draw = np.random.default_rng(0)
-
-    def sample(n: int) -> np.ndarray:
-        return np.arange(n) if n <= most else np.sort(draw.choice(n, most, replace=False))
-
-    return {path: sample(m.margin.size) for path, m in first.items()}
+    most = _BITS // (cuts * len(first))
+    return {path: eigenvalues.sample(m.margin.size, min(most, eigenvalues.STATES)) for path, m in first.items()}
 
 
 def _layer(path: str, modes: Modes, drawn: np.ndarray | None) -> dict[str, Any]:

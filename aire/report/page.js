@@ -119,7 +119,7 @@ function drawEigenvalues(now) {
   const columns = innerWidth < 760 ? Math.min(2, DRAWN.length) : Math.min(4, DRAWN.length);
   const rows = Math.ceil(DRAWN.length / columns), suffix = (i) => i ? String(i + 1) : "";
   const kept = now.masks, all = DRAWN.flatMap((layer) => layer.steps), traces = [];
-  const size = (energy) => 4 + 10 * energy ** 0.25;
+  const size = (energy, n) => (3 + 10 * energy ** 0.25) * Math.min(1, 100 / n) ** 0.25;
   const steps = [Math.log10(Math.min(5, ...all)) - 0.3, Math.log10(Math.max(100, ...all)) + 0.3];
   const shape = layout(Math.max(300, 230 * rows), {
     grid: { rows, columns, pattern: "independent", xgap: 0.06, ygap: 0.22 }, annotations: [],
@@ -133,7 +133,7 @@ function drawEigenvalues(now) {
         name, xaxis: `x${suffix(i)}`, yaxis: `y${suffix(i)}`, mode: "markers",
         x: is.map((k) => layer.frequency[k]), y: is.map((k) => layer.steps[k]),
         customdata: is.map((k) => [layer.drawn[k], layer.energy[k]]),
-        marker: { size: is.map((k) => size(layer.energy[k])), ...marker },
+        marker: { size: is.map((k) => size(layer.energy[k], layer.drawn.length)), ...marker },
         hovertemplate: `state %{customdata[0]}, ${name}<br>time scale %{y:.4~g} steps<br>`
           + "frequency %{x:.3~g} cycles a step<br>energy %{customdata[1]:.3~%} of the largest<extra></extra>",
       };
@@ -150,7 +150,7 @@ function drawEigenvalues(now) {
     });
     const number = LAYERS.indexOf(layer), count = now.kept ? now.kept[number] : 0;
     shape.annotations.push({
-      text: `<b>layer ${number + 1}</b>: ${count} of ${layer.states} kept`, xref: `x${suffix(i)} domain`,
+      text: `<b>layer ${number + 1}</b>: ${count.toLocaleString("en")} of ${layer.states.toLocaleString("en")} kept`, xref: `x${suffix(i)} domain`,
       yref: `y${suffix(i)} domain`, x: 0.5, y: 1, yanchor: "bottom", showarrow: false,
     });
   });
@@ -226,7 +226,7 @@ function describe() {
   const predicts = DATA.methods.some((m) => m.predicted.flat().some((e) => e !== null));
   write("error-note", predicts
     ? "Squared error of the layer's output on the calibration inputs, relative to its energy. Line: predicted for the "
-      + "cut of this layer alone. Diamond: measured with all layers cut, at the ring's ratio."
+      + "cut of this layer alone. Diamond: measured with all layers cut, at the ring's ratio. A whole layer has no error."
     : "No method of this run uses calibration inputs, so no error is predicted.");
   element("error").parentElement.hidden = !predicts;
 }

@@ -93,7 +93,9 @@ def _figures(outcome: Outcome, workdir: Path) -> None:
     else:
         _many_methods(outcome, workdir)
     before = outcome.model.config.state_sizes
-    after = {f"{c.method} (−{100 * c.chosen.ratio:.0f} %)": c.result.model.config.state_sizes for c in outcome.choices}
+    after = {
+        f"{c.method}, {100 * c.chosen.ratio:.0f} % cut": c.result.model.config.state_sizes for c in outcome.choices
+    }
     figures.states_per_layer(before, after, name, workdir / "states_per_layer.png")
     title = f"{name}: {last.method}, {100 * last.chosen.ratio:.0f} % of the states cut (hollow)"
     eigenvalues.draw(aire.modes(outcome.model), last.result.keep, title, workdir / "eigenvalues.png")

@@ -18,7 +18,7 @@ from aire.report.interactive import MethodSweep, Report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 RATIOS = [0.0, 0.25, 0.5]
-SIZES = {"blocks/0/ssm": 7, "blocks/1/ssm": 600}  # of the second, not all are drawn
+SIZES = {"blocks/0/ssm": 7, "blocks/1/ssm": 600, "blocks/2/ssm": 0}  # of the second, not all are drawn
 
 
 def made_modes(n, random):
@@ -36,7 +36,7 @@ def made(methods=("random", "</script><b>", "surgeon")):
     def sweep(fails, knows):
         keep = [{path: random.uniform(size=n) >= ratio for path, n in SIZES.items()} for ratio in RATIOS]
         accuracy = 0.7 - np.array(RATIOS) * random.uniform(size=3)
-        predicted = random.uniform(size=(3, 2)) if knows else np.full((3, 2), np.nan)
+        predicted = random.uniform(size=(3, 3)) if knows else np.full((3, 3), np.nan)
         measured = np.where(np.arange(3)[:, None] == 1, predicted * 2, np.nan)
         if fails:
             keep[-1], accuracy[-1] = None, np.nan
@@ -64,7 +64,7 @@ def test_the_page_has_the_numbers_and_masks_of_the_sweep():
     data = embedded(interactive.html(report))
     assert data["ratios"] == RATIOS and data["uncut"] == 0.7 and data["baselines"] == {"majority class": 0.2}
     assert [layer["states"] for layer in data["layers"]] == list(SIZES.values())
-    drawn = [np.array(layer["drawn"]) for layer in data["layers"]]
+    drawn = [np.array(layer["drawn"], int) for layer in data["layers"]]
     assert drawn[0].tolist() == list(range(7)) and len(set(drawn[1])) == 500 < SIZES["blocks/1/ssm"]
     for layer, states, modes in zip(data["layers"], drawn, report.modes.values(), strict=True):
         z = np.asarray(modes.Lambda_bar, np.complex128)[states]
@@ -91,7 +91,11 @@ def test_many_methods_share_one_colour_and_many_cuts_draw_fewer_states():
     assert interactive.data(report)["colours"] is None
     many = {str(i): report.methods["0"] for i in range(4000)}
     data = interactive.data(Report("made", report.modes, 0.7, 1.0, {}, RATIOS, many))
-    assert [len(layer["drawn"]) for layer in data["layers"]] == [7, 250]  # 250 · 2 layers · 3 ratios · 4000 = 6e6 bits
+    assert [len(layer["drawn"]) for layer in data["layers"]] == [
+        7,
+        166,
+        0,
+    ]  # 166 · 3 layers · 3 ratios · 4000 < 6e6 bits
 
 
 # Reads what the page shows, moves the slider, switches the method, and writes all that into the page.
@@ -147,13 +151,13 @@ def test_in_a_browser_the_slider_and_the_methods_move_everything(theme, tmp_path
     assert found["refused"] == [] and found["requests"] == []
     names = list(report.methods)
     expected = [(names[2], 1), (names[2], 2), (names[0], 2), (names[1], 2)]
-    drawn = [np.array(layer["drawn"]) for layer in interactive.data(report)["layers"]]
+    drawn = [np.array(layer["drawn"], int) for layer in interactive.data(report)["layers"]]
     for seen, (name, ratio) in zip(found["steps"], expected, strict=True):
         sweep = report.methods[name]
         assert seen["ratio"] == f"{100 * RATIOS[ratio]:.0f} %"
         if sweep.keep[ratio] is None:
             assert seen["accuracy"] == f"{name} fails at this ratio" and seen["mark"][1] is None
-            assert seen["bars"] == [0, 0] and seen["markers"] == 0
+            assert seen["bars"] == [0, 0, 0] and seen["markers"] == 0
             continue
         assert seen["accuracy"] == f"{100 * sweep.accuracy[ratio]:.2f} %"
         assert seen["mark"] == pytest.approx([100 * RATIOS[ratio], 100 * sweep.accuracy[ratio]])
