@@ -9,6 +9,7 @@ from aire.ssm.base import StateSpaceLayer
 from aire.ssm.lru import LRU, LRUConfig
 from aire.ssm.s4d import S4D, S4DConfig
 from aire.ssm.s5 import S5, S5Config
+from aire.ssm.s6 import S6, S6Config
 from aire.utils.checks import make
 from aire.utils.errors import UserError
 
@@ -73,6 +74,7 @@ KINDS: dict[str, LayerKind] = {
         importer="aire.convert.from_s4d:from_checkpoint",
     ),
     "lru": LayerKind(LRUConfig, LRU, norm_epsilon=1e-6, importer="aire.convert.from_lru:from_checkpoint"),
+    "s6": LayerKind(S6Config, S6, norm_epsilon=1e-5),
 }
 
 

@@ -1,0 +1,269 @@
+"""The S6 layer: the selective state space with the projections around it, Mamba's mixer (Gu and Dao, 2023)."""
+
+import dataclasses
+from typing import ClassVar, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
+
+from aire.ssm import hippo
+from aire.ssm.base import StateSpaceLayer, as_floats
+from aire.ssm.discretize import check_steps
+from aire.ssm.selective_scan import selective_scan, selective_step
+from aire.utils.checks import boolean, check, integer, number
+
+
+@dataclasses.dataclass(frozen=True)
+class S6Config:
+    """Options of an S6 layer, besides its sizes.
+
+    Attributes:
+        kind: "s6", the name of this kind of layer in files.
+        expand: channels D of the state space for each feature of the model.
+        d_conv: width of the convolution before the state space.
+        dt_rank: rank R of the map from the channels to their time steps; 0 for ⌈d_model / 16⌉.
+        dt_min, dt_max: range of the initial time steps.
+        dt_floor: the smallest initial time step.
+        use_bias: whether in_proj and out_proj have a bias.
+        conv_bias: whether the convolution has a bias.
+        bidirectional: scan in both directions, each with its own C.
+    """
+
+    kind: str = dataclasses.field(default="s6", init=False)
+    expand: int = 2
+    d_conv: int = 4
+    dt_rank: int = 0
+    dt_min: float = 0.001
+    dt_max: float = 0.1
+    dt_floor: float = 1e-4
+    use_bias: bool = False
+    conv_bias: bool = True
+    bidirectional: bool = False
+
+    def __post_init__(self):
+        positive = number(above=0)
+        check(
+            self,
+            expand=integer(1, 64),
+            d_conv=integer(1, 1024),
+            dt_rank=integer(0, 2**16),
+            **dict.fromkeys(("dt_min", "dt_max", "dt_floor"), positive),
+            **dict.fromkeys(("use_bias", "conv_bias", "bidirectional"), boolean()),
+        )
+        check_steps(self.dt_min, self.dt_max)
+
+    def rank(self, d_model: int) -> int:
+        """R for this number of features."""
+        return self.dt_rank or -(-d_model // 16)
+
+
+class S6State(NamedTuple):
+    """What a sequence carries from step to step.
+
+    Attributes:
+        conv: the last K = d_conv − 1 inputs of the convolution.
+        h: the states.
+    """
+
+    conv: Float[Array, "B K D"]
+    h: Float[Array, "B N D"]
+
+
+class Gates(NamedTuple):
+    """What the inputs of the state space decide at each step.
+
+    Attributes:
+        Delta: time steps Δ of the channels.
+        B: the input map of the states.
+        C: their output map, in each direction.
+    """
+
+    Delta: Float[Array, "B L D"]
+    B: Float[Array, "B L N"]
+    C: Float[Array, "R B L N"]
+
+
+class S6(StateSpaceLayer):
+    """y_t[d] = C_t · h_t[d] + D[d] x_t[d] with h_t[d, n] = exp(Δ_t[d] A[d, n]) h_{t-1}[d, n] + Δ_t[d] B_t[n] x_t[d].
+
+    [x | z] = in_proj u; x = silu(conv(x)); [δ | B | C] = x_proj x; Δ = softplus(dt_proj δ + dt_bias); A = −exp(A_log).
+    The layer's output is out_proj (y · silu(z)).
+
+    A state n is one dimension of the product C_t · B_s. All D channels have it: each state of the count stands for D
+    modes (d, n), and a cut takes it from all channels. With zero states y = D x.
+
+    In two directions, all gates but C are shared, as λ̄ and B̄ are in S5. The convolution is causal in both.
+
+    Parameters, all float32, with the names and shapes of state-spaces/mamba: in_proj (2 D, H), conv_weight (D, d_conv),
+    x_proj (R + N + directions · N, D) with rows [δ; B; C; C of the backward direction], dt_proj (D, R), dt_bias (D,),
+    A_log (D, N), D (D,), out_proj (H, D). With the options: conv_bias (D,), in_proj_bias (2 D,), out_proj_bias (H,).
+
+    The recurrence has a custom VJP: gradients are reverse mode only (no jvp, no jacfwd).
+
+    Args:
+        d_model: features H.
+        n_states: states N of each channel.
+        config: the layer's options.
+        rngs: source of the `params` key.
+    """
+
+    STATE_AXIS: ClassVar = {"A_log": 1}  # and two or three parts of x_proj, see `cut`
+    ROLES: ClassVar = {"A_log": "eigenvalue", "dt_bias": "step", "D": "skip"}
+
+    in_proj: nnx.Param
+    conv_weight: nnx.Param
+    x_proj: nnx.Param
+    dt_proj: nnx.Param
+    dt_bias: nnx.Param
+    A_log: nnx.Param
+    out_proj: nnx.Param
+
+    def __init__(self, d_model: int, n_states: int, config: S6Config, *, rngs: nnx.Rngs):
+        self.config = config
+        for name, array in init_params(rngs.params(), d_model, n_states, config).items():
+            setattr(self, name, nnx.Param(array))
+
+    def __call__(self, u: Shaped[ArrayLike, "B L H"]) -> Float[Array, "B L H"]:
+        """Apply the layer to a sequence, from zero initial states.
+
+        Outputs have the precision of the inputs. With bfloat16 inputs the recurrence still runs in float32.
+        """
+        u = as_floats(u, self.D.dtype)
+        x, z, _ = self.inputs(u, self.initial_state(len(u)).conv)
+        gates, A = self.gates(x), self.eigenvalues()
+        y = self._skip(x)
+        if self.n_states:
+            for C, reverse in zip(gates.C, self.reverse, strict=True):
+                y += selective_scan(x, gates.Delta, A, gates.B, C, reverse=reverse)[0].astype(u.dtype)
+        return self._output(y, z)
+
+    def scan(self, u: Float[Array, "B L H"], state: S6State) -> tuple[Float[Array, "B L H"], S6State]:
+        """Apply the layer to the next steps of a sequence: return the outputs and the state after them.
+
+        Raises:
+            UserError: the layer is bidirectional, so it needs the complete sequence.
+        """
+        self.check_one_direction()
+        x, z, conv = self.inputs(u, state.conv)
+        gates, y, h = self.gates(x), self._skip(x), state.h
+        if self.n_states:
+            states, h = selective_scan(x, gates.Delta, self.eigenvalues(), gates.B, gates.C[0], h)
+            y += states.astype(u.dtype)
+        return self._output(y, z), S6State(conv, h)
+
+    def step(self, u: Float[Array, "B H"], state: S6State) -> tuple[Float[Array, "B H"], S6State]:
+        """Advance the recurrence by one step: return the output and the new state.
+
+        Raises:
+            UserError: the layer is bidirectional, so it needs the complete sequence.
+        """
+        self.check_one_direction()
+        x, z, conv = self.inputs(u[:, None], state.conv)
+        Delta, B, C = self.gates(x)
+        y, h = selective_step(
+            x[:, 0].astype(Delta.dtype), Delta[:, 0], self.eigenvalues(), B[:, 0], C[0, :, 0], state.h
+        )
+        return self._output(self._skip(x) + y[:, None].astype(u.dtype), z)[:, 0], S6State(conv, h)
+
+    def initial_state(self, batch: int) -> S6State:  # type: ignore[override]
+        """Zero states, the initial argument of `step` and `scan`."""
+        D, dtype = self.D.size, self.D.dtype
+        return S6State(
+            jnp.zeros((batch, self.config.d_conv - 1, D), dtype), jnp.zeros((batch, self.n_states, D), dtype)
+        )
+
+    def inputs(
+        self, u: Float[Array, "B L H"], before: Float[Array, "B K D"]
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "B L D"], Float[Array, "B K D"]]:
+        """The inputs x of the state space, its output gates z before the SiLU, and the last inputs of the convolution.
+
+        Args:
+            u: inputs of the layer.
+            before: the inputs of the convolution before the first step.
+        """
+        L = u.shape[1]
+        x, z = jnp.split(_linear(u, self.in_proj, getattr(self, "in_proj_bias", None)), 2, axis=-1)
+        known = jnp.concatenate([before.astype(x.dtype), x], axis=1)
+        weight = self.conv_weight[...].astype(x.dtype)
+        taps = [weight[None, None, :, k] * known[:, k : k + L] for k in range(self.config.d_conv)]
+        total = sum(taps[1:], start=taps[0])
+        if (bias := getattr(self, "conv_bias", None)) is not None:
+            total += bias[...].astype(x.dtype)[None, None]
+        return jax.nn.silu(total), z, known[:, L:].astype(before.dtype)
+
+    def gates(self, x: Float[Array, "B L D"]) -> Gates:
+        """Δ, B and C, in the parameters' precision."""
+        R, N = self.dt_proj.shape[1], self.n_states
+        rows = _linear(x, self.x_proj, dtype=self.D.dtype)
+        delta, B, C = jnp.split(rows, [R, R + N], axis=-1)
+        Delta = jax.nn.softplus(_linear(delta, self.dt_proj, self.dt_bias))
+        return Gates(Delta, B, jnp.moveaxis(C.reshape(*C.shape[:2], len(self.reverse), N), 2, 0))
+
+    def eigenvalues(self) -> Float[Array, "N D"]:
+        """A."""
+        return -jnp.exp(self.A_log[...]).T
+
+    def cut(self, keep: Bool[ArrayLike, "N"]) -> Self:
+        """Return a layer with only the states where `keep` is true. Its arrays are smaller."""
+        keep = np.asarray(keep)
+        rows = np.concatenate([np.ones(self.dt_proj.shape[1], bool), np.tile(keep, 1 + len(self.reverse))])
+        kept, rows = np.flatnonzero(keep), np.flatnonzero(rows)
+        return self._replaced({"A_log": self.A_log[...][:, kept], "x_proj": self.x_proj[...][rows]})
+
+    def mask(self, keep: Bool[ArrayLike, "N"]) -> Self:
+        """Return a layer of the same size in which the states where `keep` is false reach no output."""
+        others = self.dt_proj.shape[1] + self.n_states
+        rows = jnp.concatenate([jnp.ones(others, bool), jnp.tile(jnp.asarray(keep), len(self.reverse))])
+        return self._replaced({"x_proj": jnp.where(rows[:, None], self.x_proj[...], 0)})
+
+    def _skip(self, x: Array) -> Array:
+        return self.D[...].astype(x.dtype)[None, None] * x
+
+    def _output(self, y: Array, z: Array) -> Array:
+        return _linear(y * jax.nn.silu(z), self.out_proj, getattr(self, "out_proj_bias", None))
+
+
+def init_params(key: PRNGKeyArray, d_model: int, n_states: int, config: S6Config) -> dict[str, Array]:
+    """Draw the parameters of an S6 layer, shapes as in `S6` (state-spaces/mamba's initialisation).
+
+    Each channel has the eigenvalues −1 … −N. The reference also divides out_proj by the root of the number of layers,
+    which only the model knows.
+    """
+    H, D, R = d_model, config.expand * d_model, config.rank(d_model)
+    directions = 1 + config.bidirectional
+    keys = iter(jax.random.split(key, 7))
+
+    def uniform(shape: tuple[int, ...], fan_in: int) -> Array:
+        bound = fan_in**-0.5
+        return jax.random.uniform(next(keys), shape, jnp.float32, -bound, bound)
+
+    dt = jnp.maximum(jnp.exp(hippo.log_steps(next(keys), D, config.dt_min, config.dt_max)), config.dt_floor)
+    params = {
+        "in_proj": uniform((2 * D, H), H),
+        "conv_weight": uniform((D, config.d_conv), config.d_conv),
+        "conv_bias": uniform((D,), config.d_conv),
+        "x_proj": uniform((R + (1 + directions) * n_states, D), D),
+        "dt_proj": uniform((D, R), R),
+        "dt_bias": dt + jnp.log(-jnp.expm1(-dt)),  # the inverse of softplus
+        "A_log": jnp.tile(jnp.log(jnp.arange(1, n_states + 1, dtype=jnp.float32))[None], (D, 1)),
+        "D": jnp.ones((D,), jnp.float32),
+        "out_proj": uniform((H, D), D),
+    }
+    if not config.conv_bias:
+        del params["conv_bias"]
+    biases = {"in_proj_bias": 2 * D, "out_proj_bias": H} if config.use_bias else {}
+    return params | {name: jnp.zeros((size,), jnp.float32) for name, size in biases.items()}
+
+
+def _linear(
+    x: Float[Array, "B L I"], weight: nnx.Param, bias: nnx.Param | None = None, dtype: jnp.dtype | None = None
+) -> Float[Array, "B L O"]:
+    """weight x + bias on two axes (see `Linear`), in the precision of x, or with results in `dtype`."""
+    rows = x.reshape(-1, x.shape[-1])
+    y = jnp.matmul(rows, weight[...].T.astype(x.dtype), preferred_element_type=dtype)
+    y = y.reshape(*x.shape[:-1], weight.shape[0])
+    return y if bias is None else y + bias[...].astype(y.dtype)[None, None]
