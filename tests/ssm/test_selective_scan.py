@@ -174,7 +174,5 @@ def test_a_program_traced_on_a_cpu_for_a_gpu_has_the_form_of_the_gpu():
 
 
 def test_an_unknown_form_is_refused():
-    with pytest.raises(
-        UserError, match=r"form of the scan 'fast': expected one of \['chunked', 'sequential'\]"
-    ):
+    with pytest.raises(UserError, match=r"form of the scan 'fast': expected one of \['chunked', 'sequential'\]"):
         selective_scan(*arrays(case(2), jnp.float32), form="fast")
