@@ -47,6 +47,22 @@ class Method:
         return self.needs_moments or self.refit is not None
 
     @property
+    def is_linear(self) -> bool:
+        """Whether it works only on layers with a fixed readout, not on selective ones."""
+        return scores.get(self.score).linear or self.refit in (refit, reconstruct)
+
+    def measures(self, *, selective: bool) -> bool:
+        """Whether its score needs the moments of every layer of a model, which may have selective layers.
+
+        The energy of a response needs modes, which selective layers have only on average over inputs.
+        """
+        return self.needs_moments or (selective and scores.get(self.score).stable)
+
+    def sees_inputs(self, *, selective: bool) -> bool:
+        """`needs_calibration` on a model that may have selective layers."""
+        return self.needs_calibration or self.measures(selective=selective)
+
+    @property
     def draws(self) -> bool:
         """Whether it depends on a seed: for random numbers, or for the choice of calibration inputs."""
         return self.needs_calibration or "key" in scores.get(self.score).needs
@@ -70,6 +86,7 @@ METHODS: dict[str, Method] = {
     "last_released": Method("last_released"),
     # Ours, with calibration inputs. "measured" is AIRE with measured in place of white-noise energies.
     "measured": Method("measured"),
+    "measured_output": Method("measured_output"),
     "aire_refit": Method("aire", refit=refit),
     "measured_refit": Method("measured", refit=refit),
     "surgeon_order": Method(surgeon.SCORE, "none"),

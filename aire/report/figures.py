@@ -167,11 +167,12 @@ def eigenvalues(
     colours = matplotlib.cm.ScalarMappable(norm, "viridis")
     for axes, (layer, m) in zip(grid.flat, modes.items(), strict=False):
         _unit_disk(axes)
-        z, kept = np.asarray(m.Lambda_bar), np.asarray(keep[layer])
-        rgba = colours.to_rgba(np.asarray(scores[layer]))
+        unit = np.arange(m.margin.size) if m.unit is None else np.asarray(m.unit)
+        z, kept = np.asarray(m.Lambda_bar), np.asarray(keep[layer])[unit]
+        rgba = colours.to_rgba(np.asarray(scores[layer]))[unit]
         axes.scatter(z.real[kept], z.imag[kept], s=20, c=rgba[kept])
         axes.scatter(z.real[~kept], z.imag[~kept], s=24, facecolors="none", edgecolors=rgba[~kept], linewidths=1.1)
-        axes.set_title(f"{layer}: {int(np.sum(keep[layer]))} of {len(z)} kept", fontsize=8)
+        axes.set_title(f"{layer}: {int(np.sum(keep[layer]))} of {len(keep[layer])} kept", fontsize=8)
     for axes in grid.flat[len(modes) :]:
         axes.set_axis_off()
     figure.colorbar(colours, ax=grid, label="score", shrink=0.8)

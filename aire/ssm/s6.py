@@ -1,6 +1,7 @@
 """The S6 layer: the selective state space with the projections around it, Mamba's mixer (Gu and Dao, 2023)."""
 
 import dataclasses
+import functools
 from typing import ClassVar, NamedTuple, Self
 
 import jax
@@ -8,13 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Complex, Float, PRNGKeyArray, Shaped
 
 from aire.ssm import hippo
 from aire.ssm.base import StateSpaceLayer, as_floats
 from aire.ssm.discretize import check_steps
-from aire.ssm.selective_scan import selective_scan, selective_step
+from aire.ssm.modes import Modes
+from aire.ssm.selective_scan import compose, selective_scan, selective_step
+from aire.ssm.selective_sums import StateSums, state_sums
 from aire.utils.checks import boolean, check, integer, number
+from aire.utils.errors import UserError
+
+NO_READOUT = "the output map of an S6 layer depends on its inputs: there is none to read, refit or replace"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +119,7 @@ class S6(StateSpaceLayer):
 
     STATE_AXIS: ClassVar = {"A_log": 1}  # and two or three parts of x_proj, see `cut`
     ROLES: ClassVar = {"A_log": "eigenvalue", "dt_bias": "step", "D": "skip"}
+    SELECTIVE: ClassVar = True
 
     in_proj: nnx.Param
     conv_weight: nnx.Param
@@ -207,6 +214,61 @@ class S6(StateSpaceLayer):
         """A."""
         return -jnp.exp(self.A_log[...]).T
 
+    def modes(self) -> Modes:
+        """The modes (d, n) of the layer's parameters: Δ without its input, and B and C by the norms of their rows.
+
+        Only `magnitude` and `random` score these. `GateMoments.modes` gives those that the inputs make.
+        """
+        (N, D), R, directions = self.eigenvalues().shape, self.dt_proj.shape[1], len(self.reverse)
+        Delta = jax.nn.softplus(self.dt_bias[...])[:, None]
+        exponent = Delta * self.eigenvalues().T
+        B, C = jnp.split(jnp.linalg.norm(self.x_proj[...][R:], axis=1), [N])
+        d, n = jnp.divmod(jnp.arange(D * N, dtype=jnp.int32), max(N, 1))
+        return Modes(
+            Lambda_bar=_complex(jnp.exp(exponent).ravel()),
+            B_bar=_complex((Delta * B[None]).reshape(-1, 1)),
+            C=_complex(jnp.tile(C.reshape(directions, 1, N), (1, 1, D))),
+            margin=-jnp.expm1(2 * exponent).ravel(),
+            channel=d,
+            unit=n,
+            nominal=True,
+        )
+
+    def states(self, u: Shaped[ArrayLike, "B L H"]) -> Float[Array, "B L R modes"]:
+        """All states, from zero initial states, in the order of the modes. They are real."""
+        u = as_floats(u, self.D.dtype)
+        x, _, _ = self.inputs(u, self.initial_state(len(u)).conv)
+        Delta, B, _ = self.gates(x)
+        decays = jnp.exp(Delta[..., None] * self.eigenvalues().T[None, None])
+        written = (Delta * x.astype(Delta.dtype))[..., None] * B[:, :, None]
+        scans = [jax.lax.associative_scan(compose, (decays, written), axis=1, reverse=r)[1] for r in self.reverse]
+        return jnp.stack([h.reshape(*h.shape[:2], -1) for h in scans], axis=2)
+
+    def gate_sums(self, u: Float[Array, "B L H"], mask: Float[Array, "B L"]) -> dict[str, Array]:
+        x, z, _ = self.inputs(u, self.initial_state(u.shape[0]).conv)
+        gates, A = self.gates(x), self.eigenvalues()
+        x, z, m = x.astype(A.dtype), z.astype(A.dtype), mask.astype(A.dtype)
+        found = [
+            state_sums(x, gates.Delta, A, gates.B, C, jax.nn.silu(z), m, reverse=reverse)
+            for C, reverse in zip(gates.C, self.reverse, strict=True)
+        ]
+        sums = StateSums(*(jnp.stack(arrays) for arrays in zip(*found, strict=True)))  # (directions, N, D)
+        to_output = jnp.sum(self.out_proj[...] ** 2, axis=0)  # ‖W_out[:, d]‖²
+        einsum = functools.partial(jnp.einsum, precision="highest")
+        return {
+            "inputs": einsum("bl,bld->d", m, x**2),
+            "drives": einsum("bl,bld,bln->nd", m, gates.Delta**2, gates.B**2),
+            "margins": sums.margins[0],
+            "readouts": einsum("bl,rbln->rn", m, gates.C**2),
+            "states": sums.states,
+            "contributions": sums.contributions,
+            "outputs": sums.gated * to_output[None, None],
+        }
+
+    def readout(self) -> Complex[Array, "R O n"]:
+        """A selective layer has none. Raises UserError."""
+        raise UserError(NO_READOUT)
+
     def cut(self, keep: Bool[ArrayLike, "N"]) -> Self:
         """Return a layer with only the states where `keep` is true. Its arrays are smaller."""
         keep = np.asarray(keep)
@@ -267,3 +329,7 @@ def _linear(
     y = jnp.matmul(rows, weight[...].T.astype(x.dtype), preferred_element_type=dtype)
     y = y.reshape(*x.shape[:-1], weight.shape[0])
     return y if bias is None else y + bias[...].astype(y.dtype)[None, None]
+
+
+def _complex(a: Float[Array, "*A"]) -> Complex[Array, "*A"]:
+    return jax.lax.complex(a, jnp.zeros_like(a))

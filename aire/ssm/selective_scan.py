@@ -55,8 +55,8 @@ def selective_scan(
     Raises:
         UserError: an unknown form.
     """
-    if form is not None and form not in _FORMS:
-        raise UserError(f"unknown form of the scan {form!r}: expected one of {sorted(_FORMS)}")
+    if form is not None and form not in FORMS:
+        raise UserError(f"unknown form of the scan {form!r}: expected one of {sorted(FORMS)}")
     inputs = tuple(jnp.flip(a, 1) if reverse else a for a in (a.astype(A.dtype) for a in (u, Delta, B, C)))
     start = jnp.zeros((u.shape[0], *A.shape), A.dtype) if h is None else h.astype(A.dtype)
     y, last = _scan(A, inputs, start, form)
@@ -83,27 +83,27 @@ def _scan(A: Array, inputs: Inputs, h: Array, form: str | None) -> tuple[Array, 
 
 
 def _scan_fwd(A: Array, inputs: Inputs, h: Array, form: str | None) -> tuple[tuple[Array, Array], tuple]:
-    y, last, starts = _by_platform(_forward, form, A, inputs, h)
+    y, last, starts = by_platform(_forward, form, A, inputs, h)
     return (y, last), (A, inputs, starts)
 
 
 def _scan_bwd(form: str | None, residuals: tuple, gradients: tuple[Array, Array]) -> tuple[Array, Inputs, Array]:
-    grad_A, *grads, grad_h = _by_platform(_backward, form, *residuals, *gradients)
+    grad_A, *grads, grad_h = by_platform(_backward, form, *residuals, *gradients)
     return grad_A, tuple(grads), grad_h
 
 
 _scan.defvjp(_scan_fwd, _scan_bwd)
 
 
-def _by_platform(function: Callable[..., Any], form: str | None, *args: Any) -> Any:
+def by_platform(function: Callable[..., Any], form: str | None, *args: Any) -> Any:
     """Call function(form, …), with the form of the platform that the program is lowered for if it is None."""
     if form is not None:
-        return function(_FORMS[form], *args)
-    forms = {platform: functools.partial(function, _FORMS[name]) for platform, name in PLATFORM_FORMS.items()}
-    return lax.platform_dependent(*args, **forms, default=functools.partial(function, _FORMS[OTHER_PLATFORMS]))
+        return function(FORMS[form], *args)
+    forms = {platform: functools.partial(function, FORMS[name]) for platform, name in PLATFORM_FORMS.items()}
+    return lax.platform_dependent(*args, **forms, default=functools.partial(function, FORMS[OTHER_PLATFORMS]))
 
 
-class _Form(NamedTuple):
+class Form(NamedTuple):
     """How a chunk is computed. Its arrays have time first: (K, B, …).
 
     Attributes:
@@ -117,7 +117,7 @@ class _Form(NamedTuple):
     rows: Callable[[int, int], int]
 
 
-def _forward(form: _Form, A: Array, inputs: Inputs, h: Array) -> tuple[Array, Array, Array]:
+def _forward(form: Form, A: Array, inputs: Inputs, h: Array) -> tuple[Array, Array, Array]:
     """Outputs, last states, and the states at the start of every chunk (B, chunks, N, D)."""
 
     def group(arrays: tuple) -> tuple[Array, Array, Array]:
@@ -127,17 +127,17 @@ def _forward(form: _Form, A: Array, inputs: Inputs, h: Array) -> tuple[Array, Ar
             u, Delta, B, C = inputs
             v = Delta * u
             p, last = form.states(A, Delta, v, B, h)
-            y = _einsum("kbn,kbnd->kbd", C, p) + jnp.sum(C * B, axis=2, keepdims=True) * v
+            y = einsum("kbn,kbnd->kbd", C, p) + jnp.sum(C * B, axis=2, keepdims=True) * v
             return last, (y, h)
 
-        last, (y, starts) = lax.scan(chunk, h, tuple(map(_chunks, inputs)))
+        last, (y, starts) = lax.scan(chunk, h, tuple(map(in_chunks, inputs)))
         return _unchunked(y, inputs[0].shape[1]), last, starts.swapaxes(0, 1)
 
-    return _in_groups(group, (inputs, h), form.rows(h.shape[0], A.size))
+    return in_groups(group, (inputs, h), form.rows(h.shape[0], A.size))
 
 
 def _backward(
-    form: _Form, A: Array, inputs: Inputs, starts: Array, dy: Array, g: Array
+    form: Form, A: Array, inputs: Inputs, starts: Array, dy: Array, g: Array
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
     """Gradients of A, u, Δ, B, C and the states before the first step, from those of the outputs and last states."""
 
@@ -150,43 +150,45 @@ def _backward(
             p, _ = form.states(A, Delta, v, B, h)
             gs, g = form.adjoint(A, Delta, C, dy, g)
             d_exponent = gs * p  # by Δ_t A
-            dv = _einsum("kbn,kbnd->kbd", B, gs)
-            dDelta = _einsum("nd,kbnd->kbd", A, d_exponent) + dv * u
-            dB = _einsum("kbd,kbnd->kbn", v, gs)
-            dC = _einsum("kbd,kbnd->kbn", dy, p) + B * jnp.sum(v * dy, axis=2, keepdims=True)
-            dA += _einsum("kbd,kbnd->bnd", Delta, d_exponent)
+            dv = einsum("kbn,kbnd->kbd", B, gs)
+            dDelta = einsum("nd,kbnd->kbd", A, d_exponent) + dv * u
+            dB = einsum("kbd,kbnd->kbn", v, gs)
+            dC = einsum("kbd,kbnd->kbn", dy, p) + B * jnp.sum(v * dy, axis=2, keepdims=True)
+            dA += einsum("kbd,kbnd->bnd", Delta, d_exponent)
             return (g, dA), (dv * Delta, dDelta, dB, dC)
 
-        chunks = (starts.swapaxes(0, 1), *map(_chunks, (*inputs, dy)))
+        chunks = (starts.swapaxes(0, 1), *map(in_chunks, (*inputs, dy)))
         (g, dA), grads = lax.scan(chunk, (g, jnp.zeros_like(g)), chunks, reverse=True)
         return dA, *(_unchunked(a, dy.shape[1]) for a in grads), g
 
-    dA, *grads = _in_groups(group, (inputs, starts, dy, g), form.rows(g.shape[0], A.size))
+    dA, *grads = in_groups(group, (inputs, starts, dy, g), form.rows(g.shape[0], A.size))
     return jnp.sum(dA, axis=0), *grads
 
 
-def _in_groups(function: Callable[[tuple], tuple], arrays: tuple, rows: int) -> Any:
+def in_groups(function: Callable[[tuple], tuple], arrays: tuple, rows: int) -> Any:
     """Apply a function to `rows` sequences at a time. The first axis of all arrays and results is the batch."""
     batch = jax.tree.leaves(arrays)[0].shape[0]
     if rows == batch:
         return function(arrays)
-    split = jax.tree.map(lambda a: a.reshape(-1, rows, *a.shape[1:]), arrays)
+    split = jax.tree.map(lambda a: a.reshape(batch // rows, rows, *a.shape[1:]), arrays)
     return jax.tree.map(lambda a: a.reshape(batch, *a.shape[2:]), lax.map(function, split))
 
 
-def _chunks(a: Float[Array, "B L X"]) -> Float[Array, "chunks K B X"]:
+def in_chunks(a: Float[Array, "B L X"]) -> Float[Array, "chunks K B X"]:
     """Cut into chunks of time. Steps without time (Δ = 0) fill the last one: they change no state."""
     B, L, X = a.shape
     size = max(1, 1 << round(L.bit_length() / 2))  # about √L: as many steps in a chunk as chunks
     a = jnp.pad(a.swapaxes(0, 1), [(0, -L % size), (0, 0), (0, 0)])
-    return a.reshape(-1, size, B, X)
+    return a.reshape(len(a) // size, size, B, X)
 
 
 def _unchunked(a: Float[Array, "chunks K B X"], length: int) -> Float[Array, "B {length} X"]:
-    return a.reshape(-1, *a.shape[2:])[:length].swapaxes(0, 1)
+    chunks, size, *rest = a.shape
+    return a.reshape(chunks * size, *rest)[:length].swapaxes(0, 1)
 
 
-def _einsum(axes: str, *arrays: Array) -> Array:
+def einsum(axes: str, *arrays: Array) -> Array:
+    """`jnp.einsum` in full precision."""
     return jnp.einsum(axes, *arrays, precision="highest")  # not TF32: these sums are part of the recurrence
 
 
@@ -212,7 +214,7 @@ def _adjoint_by_steps(A: Array, Delta: Array, C: Array, dy: Array, g: Array) -> 
 
 def _states_by_products(A: Array, Delta: Array, v: Array, B: Array, h: Array) -> tuple[Array, Array]:
     decays = jnp.exp(Delta[:, :, None] * A[None, None])
-    products, local = lax.associative_scan(_compose, (decays, B[..., None] * v[:, :, None]))
+    products, local = lax.associative_scan(compose, (decays, B[..., None] * v[:, :, None]))
     states = local + products * h[None]
     return decays * jnp.concatenate([h[None], states[:-1]]), states[-1]
 
@@ -220,12 +222,12 @@ def _states_by_products(A: Array, Delta: Array, v: Array, B: Array, h: Array) ->
 def _adjoint_by_products(A: Array, Delta: Array, C: Array, dy: Array, g: Array) -> tuple[Array, Array]:
     decays = jnp.exp(Delta[:, :, None] * A[None, None])
     later = jnp.concatenate([decays[1:], jnp.ones_like(decays[:1])])
-    products, local = lax.associative_scan(_compose, (later, C[..., None] * dy[:, :, None]), reverse=True)
+    products, local = lax.associative_scan(compose, (later, C[..., None] * dy[:, :, None]), reverse=True)
     gs = local + products * g[None]
     return gs, decays[0] * gs[0]
 
 
-def _compose(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
+def compose(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
     """Two steps h → a h + b as one. Products of decays stay in (0, 1]; sums of their logarithms would lose digits."""
     return second[0] * first[0], second[0] * first[1] + second[1]
 
@@ -237,7 +239,7 @@ def _rows(batch: int, numbers: int) -> int:
 
 # On a CPU the steps of a chunk run one after another, for a few sequences. An accelerator would wait for each step, so
 # there all steps of a chunk, for all sequences, are computed by O(log K) operations on large arrays.
-_FORMS = {
-    "sequential": _Form(_states_by_steps, _adjoint_by_steps, _rows),
-    "chunked": _Form(_states_by_products, _adjoint_by_products, lambda batch, numbers: batch),
+FORMS = {
+    "sequential": Form(_states_by_steps, _adjoint_by_steps, _rows),
+    "chunked": Form(_states_by_products, _adjoint_by_products, lambda batch, numbers: batch),
 }
