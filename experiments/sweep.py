@@ -12,6 +12,8 @@ import aire
 from aire.data.pipeline import Split
 from aire.models import Classifier
 from aire.pruning import Calibration, Cut, PruneResult, find_cut, methods
+from aire.pruning.api import selective_layers
+from aire.pruning.moments import AnyMoments
 from aire.pruning.result import result_of
 from aire.training.evaluate import Evaluation
 from aire.utils.errors import UserError
@@ -129,14 +131,18 @@ class Cuts:
         return self._scores[1]
 
     def _score(self, trial: Trial) -> dict[str, Array]:
+        options = {"moments": self._moments(trial), "unstable": self._config.unstable, "seed": trial[1]}
+        return aire.score(self._model, trial[0], **options)
+
+    def _moments(self, trial: Trial) -> dict[str, AnyMoments] | None:
         method, seed = trial
-        chosen = methods.get(method)
-        moments = self._calibration(seed).moments(self._model) if chosen.needs_moments else None
-        return aire.score(self._model, chosen, moments=moments, unstable=self._config.unstable, seed=seed)
+        measures = methods.get(method).measures(selective=bool(selective_layers(self._model)))
+        return self._calibration(seed).moments(self._model) if measures else None
 
     def result(self, trial: Trial, ratio: float) -> PruneResult:
         """Return the model cut at one ratio, with its report."""
-        return result_of(self._model, aire.modes(self._model), self.scores(trial), self.at(trial, ratio))
+        modes = aire.modes(self._model, self._moments(trial))
+        return result_of(self._model, modes, self.scores(trial), self.at(trial, ratio))
 
     def _find(self, trial: Trial, ratio: float) -> Cut:
         method, seed = trial
@@ -177,9 +183,9 @@ def sweep(evaluate: CutEvaluator, cuts: Cuts, trials: Sequence[Trial], name: str
     return points
 
 
-def announce_calibration(names: Sequence[str], config: ConfigDict) -> str:
+def announce_calibration(names: Sequence[str], config: ConfigDict, *, selective: bool) -> str:
     """Return a line about the methods that see inputs, for an announcement; "" if there are none."""
-    calibrated = ", ".join(name for name in names if methods.get(name).needs_calibration)
+    calibrated = ", ".join(name for name in names if methods.get(name).sees_inputs(selective=selective))
     examples, source = config.calibration.examples, config.calibration.source
     return f"  inputs  {examples} examples of {source}, without labels, for {calibrated}\n" if calibrated else ""
 

@@ -11,12 +11,13 @@ from flax import nnx
 
 from aire.pruning import scores, surgeon
 from aire.pruning.calibration import Calibration
+from aire.pruning.recalibrate import recalibrated
 from aire.pruning.reconstruct import reconstruct
 from aire.pruning.refit import refit
 from aire.pruning.surgery import Cut
 from aire.utils.errors import UserError
 
-# refit(unpruned model, cut, calibration) -> the cut with new readouts
+# refit(unpruned model, cut, calibration) -> the cut with new readouts, or with other states
 Refit = Callable[[nnx.Module, Cut, Calibration], Cut]
 
 
@@ -28,7 +29,8 @@ class Method:
         score: a key of `scores.SCORES`.
         normalize: a key of `scores.NORMALIZATIONS`.
         scope: "global", or "uniform" for the same share of every layer, as in `select`.
-        refit: a step after the cut, refit(model, cut, calibration) -> the cut with replaced readouts, or None.
+        refit: a step after the cut, refit(model, cut, calibration) -> the cut with replaced readouts or with other
+            states, or None.
     """
 
     score: str
@@ -87,6 +89,10 @@ METHODS: dict[str, Method] = {
     # Ours, with calibration inputs. "measured" is AIRE with measured in place of white-noise energies.
     "measured": Method("measured"),
     "measured_output": Method("measured_output"),
+    "measured_recalibrated": Method("measured", refit=recalibrated("measured")),
+    # GHOST (ICML 2026): the root of the mean over samples, steps and channels of (h C)², layer by layer on the model
+    # that is already cut, with one share for all layers. Squares have the same order within a layer.
+    "ghost": Method("measured", "none", "uniform", refit=recalibrated("measured")),
     "aire_refit": Method("aire", refit=refit),
     "measured_refit": Method("measured", refit=refit),
     "surgeon_order": Method(surgeon.SCORE, "none"),

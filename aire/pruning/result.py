@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from aire.pruning import scores
 from aire.pruning.output_error import OutputError
+from aire.pruning.speed import milliseconds
 from aire.pruning.surgery import Cut, apply
 from aire.report import tables
 from aire.ssm import Modes, StateSpaceLayer, layers
@@ -61,6 +62,7 @@ class PruneResult:
         layers: one report per layer.
         parameters: number of trainable parameters of the model.
         errors: by layer path, the output error on the calibration inputs. Empty for methods that need none.
+        uncut: the model before the cut.
     """
 
     model: nnx.Module
@@ -68,7 +70,8 @@ class PruneResult:
     scores: Mapping[str, Array]
     layers: list[LayerReport]
     parameters: Change
-    errors: Mapping[str, OutputError] = dataclasses.field(default_factory=dict)
+    errors: Mapping[str, OutputError]
+    uncut: nnx.Module
 
     @property
     def keep(self) -> Mapping[str, ArrayLike]:
@@ -80,10 +83,11 @@ class PruneResult:
         """Number of stored states of the model."""
         return Change.total(layer.states for layer in self.layers)
 
-    def summary(self) -> str:
+    def summary(self, x: ArrayLike | None = None, lengths: ArrayLike | None = None) -> str:
         """A table of states before and after, energy kept, parameters and bytes of state, by layer and in total.
 
-        With calibration inputs, a second table of each layer's relative output error.
+        With calibration inputs, a second table of each layer's relative output error. With inputs `x` of the model, a
+        last table of the milliseconds that both models take on them, measured now.
         """
         rows: list[tuple[str, ...]] = [
             ("layer", "states", "cut", "energy kept", "parameters", "state of a sequence, bytes")
@@ -94,7 +98,15 @@ class PruneResult:
         totals = (Change.total(getattr(r, name) for r in self.layers) for name in ("parameters", "state_bytes"))
         rows.append(("all layers", *_states(self.states), "", *map(_arrow, totals)))
         rows.append(("whole model", "", "", "", _arrow(self.parameters), ""))
-        return "\n\n".join([tables.text(rows), *self._error_table()])
+        return "\n\n".join([tables.text(rows), *self._error_table(), *self._time_table(x, lengths)])
+
+    def _time_table(self, x: ArrayLike | None, lengths: ArrayLike | None) -> list[str]:
+        if x is None:
+            return []
+        rows = [("milliseconds", "uncut", "cut", "times as fast")]
+        for name, (before, after) in milliseconds(self.uncut, self.model, x, lengths).items():
+            rows.append((name, f"{before:.3g}", f"{after:.3g}", f"{before / after:.2f}"))
+        return [tables.text(rows)]
 
     def _error_table(self) -> list[str]:
         if not self.errors:
@@ -141,7 +153,7 @@ def result_of(
         for path, layer in before.items()
     ]
     parameters = Change(count_parameters(model), count_parameters(smaller))
-    return PruneResult(smaller, cut, state_scores, reports, parameters, errors or {})
+    return PruneResult(smaller, cut, state_scores, reports, parameters, errors or {}, model)
 
 
 def _energy_kept(modes: Modes, keep: ArrayLike) -> float:

@@ -44,6 +44,11 @@ class LayerKind:
         """The arrays of its layer that have a state axis."""
         return getattr(self.layer, "STATE_AXIS")  # noqa: B009, a class by `register`, typed as what is called
 
+    @property
+    def selective(self) -> bool:
+        """Whether its layer is selective, see `StateSpaceLayer.SELECTIVE`."""
+        return getattr(self.layer, "SELECTIVE")  # noqa: B009, as above
+
     def n_states(self, states: int, d_model: int) -> int:
         """The number of stored states of a layer, from `states` and `d_model` of a config."""
         return states * d_model if self.per_channel else states
