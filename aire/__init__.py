@@ -8,7 +8,7 @@ from aire import convert, pruning, zoo
 from aire.io.model_file import load, save
 from aire.models import Classifier, ModelConfig
 from aire.pruning import Cut, Method, Moments, PruneResult, Readout, calibrate, cut, mask, modes, prune, score, select
-from aire.ssm import LRU, S4D, S5, LRUConfig, Modes, S4DConfig, S5Config, map_layers
+from aire.ssm import LRU, S4D, S5, S6, LRUConfig, Modes, S4DConfig, S5Config, S6Config, map_layers
 
 __version__ = "0.1.0"
 
@@ -16,6 +16,7 @@ __all__ = [
     "LRU",
     "S4D",
     "S5",
+    "S6",
     "Classifier",
     "Cut",
     "LRUConfig",
@@ -27,6 +28,7 @@ __all__ = [
     "Readout",
     "S4DConfig",
     "S5Config",
+    "S6Config",
     "calibrate",
     "convert",
     "cut",

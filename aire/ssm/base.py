@@ -30,8 +30,8 @@ class StateSpaceLayer(nnx.Module):
 
     Attributes:
         STATE_AXIS: the state axis of each array that has one. Cutting and importing use it.
-        ROLES: the role of each trained array: "eigenvalue", "step", "input", "output" or "skip". The optimiser groups
-            parameters by role.
+        ROLES: the role of trained arrays: "eigenvalue", "step", "input", "output" or "skip". The optimiser groups
+            parameters by role. Arrays without a role train as the rest of the model.
         RUN_OPTIONS: the fields of `config` that belong to a run, not to the trained layer.
         SELECTIVE: whether λ̄, B̄ and C depend on the inputs. Such a layer has no fixed readout, its `modes` are nominal,
             and it defines `gate_sums`.

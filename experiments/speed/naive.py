@@ -1,8 +1,8 @@
 """Naive layers and blocks, written as in the papers: the baseline of the benchmark.
 
 S5: complex arrays, `associative_scan` over λ̄ and B̄ u, one sequence at a time under `vmap` (S5 paper, appendix A and its
-listing). S4D: the Vandermonde product over all states and steps, then the FFT (S4D paper, listing 1). S6: the scan alone,
-an `associative_scan` of all states. All compute the same as our layers; tests compare values and gradients.
+listing). S4D: the Vandermonde product over all states and steps, then the FFT (S4D paper, listing 1). S6: the scan
+alone, an `associative_scan` of all states. All compute the same as our layers; tests compare values and gradients.
 """
 
 import dataclasses
