@@ -217,7 +217,8 @@ def try_methods(names: Sequence[str], config: ConfigDict) -> None:
     with Mistakes() as mistakes:
         for name in names:
             with mistakes.within("prune.scores_file: "):
-                calibration = [{"x": x}] if methods.get(name).needs_calibration else None
+                sees_inputs = methods.get(name).sees_inputs(selective=kind_of(ssm).selective)
+                calibration = [{"x": x}] if sees_inputs else None
                 try:
                     aire.prune(tiny, 0.5, name, calibration=calibration, unstable=config.prune.unstable)
                 except UserError:

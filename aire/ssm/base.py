@@ -35,15 +35,18 @@ class StateSpaceLayer(nnx.Module):
 
     Attributes:
         STATE_AXIS: the state axis of each array that has one. Cutting and importing use it.
-        ROLES: the role of each trained array: "eigenvalue", "step", "input", "output" or "skip". The optimiser groups
-            parameters by role.
+        ROLES: the role of trained arrays: "eigenvalue", "step", "input", "output" or "skip". The optimiser groups
+            parameters by role. Arrays without a role train as the rest of the model.
         RUN_OPTIONS: the fields of `config` that belong to a run, not to the trained layer.
+        SELECTIVE: whether λ̄, B̄ and C depend on the inputs. Such a layer has no fixed readout, its `modes` are nominal,
+            and it defines `gate_sums`.
         config: the layer's options, a frozen dataclass with a field `kind`, and `bidirectional` if the layer can be.
     """
 
     STATE_AXIS: ClassVar[Mapping[str, int]]
     ROLES: ClassVar[Mapping[str, str]]
     RUN_OPTIONS: ClassVar[tuple[str, ...]] = ()
+    SELECTIVE: ClassVar[bool] = False
 
     config: Any
     C_re: nnx.Param
@@ -98,6 +101,10 @@ class StateSpaceLayer(nnx.Module):
         """
         Lambda_bar, B_bar = self.discrete()[0], self.precise_input()
         return Modes(Lambda_bar, B_bar, self.readout(), self.margin(), self.channels(), self.output_scale)
+
+    def gate_sums(self, u: Float[Array, "B L H"], mask: Float[Array, "B L"]) -> dict[str, Array]:
+        """Sums over the steps where `mask` is 1, of a selective layer: the arrays of `aire.pruning.GateMoments`."""
+        raise NotImplementedError
 
     def system(self, u: Shaped[ArrayLike, "B L H"]) -> Float[Array, "B L H"]:
         """The output of the state space, y_k = s Re(C x_k) + D u_k. Differs from a call if an output stage follows."""

@@ -82,13 +82,13 @@ def announce(config: ConfigDict, methods: Sequence[str], workdir: Path, data_dir
     origins = {"zoo": "trained, from the zoo", "scratch": f"trained here, {config.train.epochs} epochs"}
     further = f", then trained {config.train.epochs} epochs further" if config.finetune else ""
     origin = origins.get(config.init, config.init.replace("{runs}", str(workdir.parent)))
-    states = kind_of(ssm_config(m.ssm.to_dict())).describe_states(m.states)
+    kind = kind_of(ssm_config(m.ssm.to_dict()))
     print(
         f"{config.name}: prune a trained model, choose the ratio on the selection split, test once\n"
         f"  data    {config.data.task}, prepared once in {data_dir}\n"
-        f"  model   {m.depth} layers of {states}, {m.d_model} features: {origin}{further}\n"
+        f"  model   {m.depth} layers of {kind.describe_states(m.states)}, {m.d_model} features: {origin}{further}\n"
         f"  sweep   {', '.join(methods)}: {len(p.ratios)} ratios each\n"
-        f"{announce_calibration(methods, p)}"
+        f"{announce_calibration(methods, p, selective=kind.selective)}"
         f"  output  {workdir}",
         flush=True,
     )
