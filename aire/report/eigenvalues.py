@@ -48,7 +48,9 @@ def draw(modes: Mapping[str, Modes], keep: Mapping[str, Array], title: str, path
     grid[1, 0].set_ylabel("time scale (steps)", fontsize=9)
     grid[0, 0].set_ylabel("λ̄ in the unit disk", fontsize=9)
     more = f"; the first {MOST} of {len(modes)} layers" if len(modes) > MOST else ""
-    more += f"; {STATES} states of a layer, at random" if any(modes[layer].margin.size > STATES for layer in drawn) else ""
+    more += (
+        f"; {STATES} states of a layer, at random" if any(modes[layer].margin.size > STATES for layer in drawn) else ""
+    )
     figure.suptitle(title + more, fontsize=10)
     with writing(path):
         figure.savefig(path, dpi=150)

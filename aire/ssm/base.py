@@ -131,7 +131,7 @@ class StateSpaceLayer(nnx.Module):
         """
         raise NotImplementedError
 
-    def scan(self, u: Shaped[ArrayLike, "B L H"], x: Any) -> tuple[Float[Array, "B L H"], Any]:
+    def scan(self, u: Float[Array, "B L H"], x: Any) -> tuple[Float[Array, "B L H"], Any]:
         """Apply the layer to the next L steps of a sequence, as `step` does L times: return outputs and last states.
 
         Raises:

@@ -215,7 +215,7 @@ class S4DLayer(S4D):
         y, x = super().step(u, x)
         return self._mix(y), x
 
-    def scan(self, u: Shaped[ArrayLike, "B L H"], x: Any) -> tuple[Float[Array, "B L H"], Any]:
+    def scan(self, u: Float[Array, "B L H"], x: Any) -> tuple[Float[Array, "B L H"], Any]:
         """As `S4D.scan`, with the output stage."""
         y, x = super().scan(u, x)
         return self._mix(y), x
