@@ -29,7 +29,6 @@ from aire.training.loop import MAX_BATCH, TrainConfig
 from aire.utils.checks import Mistakes, check, choice, compare, integer, make, number, seed, several, text
 from aire.utils.errors import MissingFileError, UserError
 from aire.utils.files import writing
-from experiments.model_source import data_options
 
 SEED = seed()
 CHECKPOINTS = 4  # on the disk at once: the two newest, the best, and the one that is written
@@ -227,9 +226,13 @@ def try_methods(names: Sequence[str], config: ConfigDict) -> None:
                     raise UserError(f"{name!r} fails on a tiny model with {type(error).__name__}: {error}") from error
 
 
-def check_room(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
-    """Raise UserError if a new model has no room in the memory or on the disk, or the data none on the disk."""
-    form = describe(data_options(config))
+def check_room(config: ConfigDict, data: Mapping[str, Any], workdir: Path, data_dir: Path) -> None:
+    """Raise UserError if a new model has no room in the memory or on the disk, or the data none on the disk.
+
+    Args:
+        data: the options of the data that the run reads.
+    """
+    form = describe(data)
     if config.init == "scratch":
         _check_room(new_model(config.model, form), config, form, workdir)
     if missing := form.missing_bytes(data_dir):

@@ -28,7 +28,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     """Run the comparison that a config describes; see configs/compare_methods.py."""
     names = prepare(config, workdir, partial(check_models, config, workdir))
     for entry in config.models:
-        settings.check_room(one_model(config, entry), workdir / "models" / "one", data_dir)
+        settings.check_room(one_model(config, entry), config.data.to_dict(), workdir / "models" / "one", data_dir)
     trials = [(name, seed) for name in names for seed in range(repetitions(name, config))]
     announce(config, names, workdir, data_dir)
     source = provenance()

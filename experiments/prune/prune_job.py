@@ -35,7 +35,7 @@ from experiments.timing import forward, interleaved
 def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     """Run the job that a config describes; see configs/lra_listops_prune.py."""
     methods = prepare(config, workdir, partial(check_own, config, workdir))
-    settings.check_room(config, workdir, data_dir)
+    settings.check_room(config, data_options(config), workdir, data_dir)
     announce(config, methods, workdir, data_dir)
     source, clock = provenance(), Clock()
     cache = EvaluationFile(workdir / "evaluations.jsonl")

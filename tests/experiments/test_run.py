@@ -361,7 +361,7 @@ def test_every_config_passes_its_own_checks(tmp_path, monkeypatch):
                 config = importlib.import_module(f"configs.{name}").get_config(variants)
                 sweep.prepare(config, tmp_path)
                 if config.init == "scratch" and variants == "":
-                    settings.check_room(config, tmp_path, tmp_path)
+                    settings.check_room(config, config.data.to_dict(), tmp_path, tmp_path)
 
 
 def error_of(*args, monkeypatch, **folders):
