@@ -154,7 +154,7 @@ def new_model(section: ConfigDict, form: Form) -> ModelConfig:
 
 def check_names(config: ConfigDict) -> list[str]:
     """Return the methods to sweep. Raise UserError that names every unknown one."""
-    names = _named(tuple(config.prune.methods or ()))
+    names = _named(tuple(config.prune.methods or ()), kind_of(ssm_config(config.model.ssm.to_dict())).selective)
     with Mistakes() as mistakes:
         for name in names:
             with mistakes.within("prune.methods: "):
@@ -184,14 +184,19 @@ def check_methods(config: ConfigDict) -> list[str]:
 
 
 _BUILT_IN = frozenset(methods.names())
-STORY = ("random", "magnitude_global", "last", "aire", "measured", "surgeon")  # what a reader should see first
+# What a reader should see first, for layers with a fixed readout and for selective ones.
+STORY = ("random", "magnitude_global", "last", "aire", "measured", "surgeon")
+SELECTIVE_STORY = ("random", "magnitude_global", "ghost", "aire", "measured", "measured_output")
 
 
-def _named(names: Sequence[str]) -> list[str]:
-    """Return the methods that a config's `prune.methods` means."""
+def _named(names: Sequence[str], selective: bool) -> list[str]:
+    """Return the methods that a config's `prune.methods` means, for a model whose layers may be selective."""
     if names == ("all",):
-        return methods.names()
-    return list(names) or [*STORY, *(name for name in methods.names() if name not in _BUILT_IN)]
+        return [name for name in methods.names() if not (selective and methods.get(name).is_linear)]
+    return list(names) or [
+        *(SELECTIVE_STORY if selective else STORY),
+        *(name for name in methods.names() if name not in _BUILT_IN),
+    ]
 
 
 def _check_some_are_kept(method: str, ratio: float, scope: str, states: int, depth: int) -> None:

@@ -80,7 +80,7 @@ KINDS: dict[str, LayerKind] = {
         importer="aire.convert.from_s4d:from_checkpoint",
     ),
     "lru": LayerKind(LRUConfig, LRU, norm_epsilon=1e-6, importer="aire.convert.from_lru:from_checkpoint"),
-    "s6": LayerKind(S6Config, S6, norm_epsilon=1e-5),
+    "s6": LayerKind(S6Config, S6, norm_epsilon=1e-5, block="aire.models.mamba_block:MambaBlock"),
 }
 
 
