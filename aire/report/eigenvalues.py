@@ -48,7 +48,9 @@ def draw(modes: Mapping[str, Modes], keep: Mapping[str, Array], title: str, path
     grid[1, 0].set_ylabel("time scale (steps)", fontsize=9)
     grid[0, 0].set_ylabel("λ̄ in the unit disk", fontsize=9)
     more = f"; the first {MOST} of {len(modes)} layers" if len(modes) > MOST else ""
-    more += f"; {STATES} states of a layer, at random" if any(len(keep[layer]) > STATES for layer in drawn) else ""
+    more += (
+        f"; {STATES} states of a layer, at random" if any(modes[layer].margin.size > STATES for layer in drawn) else ""
+    )
     figure.suptitle(title + more, fontsize=10)
     with writing(path):
         figure.savefig(path, dpi=150)
@@ -61,8 +63,8 @@ def sample(n: int, most: int = STATES) -> np.ndarray:
 
 def _states(disk: Axes, plane: Axes, modes: Modes, keep: np.ndarray) -> None:
     """Draw the states of a layer in both planes, the kept ones above."""
-    drawn = sample(len(keep))
-    z, kept = np.asarray(modes.Lambda_bar)[drawn], keep[drawn]
+    drawn = sample(modes.margin.size)
+    z, kept = np.asarray(modes.Lambda_bar)[drawn], modes.by_mode(keep)[drawn]
     area = _areas(modes)[drawn] * min(1, 100 / max(1, len(drawn))) ** 0.5
     for axes, (x, y) in ((disk, (z.real, z.imag)), (plane, (frequency(z), time_scale(modes)[drawn]))):
         axes.scatter(x[~kept], y[~kept], s=area[~kept], facecolors="none", edgecolors="0.45", lw=0.6)

@@ -121,7 +121,7 @@ def _small_multiples(ratios, data: Mapping[str, np.ndarray], lines, chosen, titl
 
 def _curve(axes, ratios, accuracies: np.ndarray, chosen: float, colour, style, marker, label: str = "") -> None:
     x, mean = _percent(ratios), _percent(accuracies.mean(axis=0))
-    axes.plot(x, mean, style, color=colour, marker=marker, ms=3, label=label)
+    axes.plot(x, mean, color=colour, linestyle=style, marker=marker, ms=3, label=label)
     if len(accuracies) > 1:
         spread = _percent(accuracies.std(axis=0, ddof=1))
         axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.25, lw=0)

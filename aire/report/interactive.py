@@ -92,7 +92,7 @@ def data(report: Report) -> dict[str, Any]:
         "ratios": list(report.ratios),
         "layers": [_layer(path, m, drawn.get(path)) for path, m in report.modes.items()],
         "colours": _colours(list(report.methods)),
-        "methods": [_method(name, sweep, list(report.modes), drawn) for name, sweep in report.methods.items()],
+        "methods": [_method(name, sweep, report.modes, drawn) for name, sweep in report.methods.items()],
     }
 
 
@@ -112,7 +112,7 @@ def _drawn(report: Report) -> dict[str, np.ndarray]:
 
 
 def _layer(path: str, modes: Modes, drawn: np.ndarray | None) -> dict[str, Any]:
-    layer: dict[str, Any] = {"name": path or "(model)", "states": modes.margin.size}
+    layer: dict[str, Any] = {"name": path or "(model)", "states": modes.n_states}
     if drawn is not None:
         layer["drawn"] = drawn.tolist()
         z = np.asarray(modes.Lambda_bar)[drawn]
@@ -122,17 +122,18 @@ def _layer(path: str, modes: Modes, drawn: np.ndarray | None) -> dict[str, Any]:
     return layer
 
 
-def _method(name: str, sweep: MethodSweep, layers: Sequence[str], drawn: Mapping[str, np.ndarray]) -> dict[str, Any]:
-
+def _method(
+    name: str, sweep: MethodSweep, modes: Mapping[str, Modes], drawn: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
     def bits(keep: Mapping[str, ArrayLike]) -> str:
-        return _bits([np.asarray(keep[path])[index] for path, index in drawn.items()])
+        return _bits([modes[path].by_mode(keep[path])[index] for path, index in drawn.items()])
 
     return {
         "name": name,
         "accuracy": _numbers(sweep.accuracy),
         "chosen": sweep.chosen,
         "test": sweep.test,
-        "kept": [keep and [int(np.sum(keep[path])) for path in layers] for keep in sweep.keep],
+        "kept": [keep and [int(np.sum(keep[path])) for path in modes] for keep in sweep.keep],
         "masks": [keep and bits(keep) for keep in sweep.keep],
         "predicted": [_rounded(row) for row in sweep.predicted],
         "measured": [_rounded(row) for row in sweep.measured],

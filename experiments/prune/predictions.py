@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 import aire
 from aire.models import Classifier
 from aire.pruning import Moments, features, methods, surgeon
+from aire.pruning.api import selective_layers
 from aire.pruning.refit import refit
 from aire.ssm import Modes
 from experiments.prune.prune_results import Choice
@@ -19,9 +20,10 @@ Errors = dict[str, dict[float, dict[str, float]]]  # by method, ratio and layer 
 def predict_errors(choices: Sequence[Choice], cuts: Cuts, model: Classifier, seed: int) -> Errors:
     """Predict where that costs little: for methods without a refit, and for `surgeon`, whose scores are errors.
 
-    If no method of the sweep has measured moments, nothing is predicted.
+    If no method of the sweep has measured moments, nothing is predicted; nor if a layer is selective, because its output
+    is no linear function of its states.
     """
-    if not any(methods.get(c.method).needs_moments for c in choices):
+    if not any(methods.get(c.method).needs_moments for c in choices) or selective_layers(model):
         return {}
     modes, moments = aire.modes(model), cuts.moments(seed)
     found: Errors = {}

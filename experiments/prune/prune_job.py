@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -33,11 +34,8 @@ from experiments.timing import forward, interleaved
 
 def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     """Run the job that a config describes; see configs/lra_listops_prune.py."""
-    check(config, seed=settings.SEED, init=text(), finetune=boolean())
-    if config.finetune and config.init == "scratch":
-        raise UserError("finetune=True: expected --config.init=FILE or --config.init=zoo, a model to train further")
-    methods = prepare(config, workdir)
-    settings.check_init(config, workdir)
+    methods = prepare(config, workdir, partial(check_own, config, workdir))
+    settings.check_room(config, data_options(config), workdir, data_dir)
     announce(config, methods, workdir, data_dir)
     source, clock = provenance(), Clock()
     cache = EvaluationFile(workdir / "evaluations.jsonl")
@@ -70,19 +68,27 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     write_report(Outcome(config, model, uncut, base, points, choices, predicted, clock.laps, source), workdir)
 
 
+def check_own(config: ConfigDict, workdir: Path) -> None:
+    """Raise UserError for mistakes in what only this job has: the seed and the model to prune."""
+    check(config, seed=settings.SEED, init=text(), finetune=boolean())
+    if config.finetune and config.init == "scratch":
+        raise UserError("finetune=True: expected --config.init=FILE or --config.init=zoo, a model to train further")
+    settings.check_init(config, workdir)
+
+
 def announce(config: ConfigDict, methods: Sequence[str], workdir: Path, data_dir: Path) -> None:
     """Print what will be done before anything slow starts."""
     m, p = config.model, config.prune
     origins = {"zoo": "trained, from the zoo", "scratch": f"trained here, {config.train.epochs} epochs"}
     further = f", then trained {config.train.epochs} epochs further" if config.finetune else ""
     origin = origins.get(config.init, config.init.replace("{runs}", str(workdir.parent)))
-    states = kind_of(ssm_config(m.ssm.to_dict())).describe_states(m.states)
+    kind = kind_of(ssm_config(m.ssm.to_dict()))
     print(
         f"{config.name}: prune a trained model, choose the ratio on the selection split, test once\n"
         f"  data    {config.data.task}, prepared once in {data_dir}\n"
-        f"  model   {m.depth} layers of {states}, {m.d_model} features: {origin}{further}\n"
+        f"  model   {m.depth} layers of {kind.describe_states(m.states)}, {m.d_model} features: {origin}{further}\n"
         f"  sweep   {', '.join(methods)}: {len(p.ratios)} ratios each\n"
-        f"{announce_calibration(methods, p)}"
+        f"{announce_calibration(methods, p, selective=kind.selective)}"
         f"  output  {workdir}",
         flush=True,
     )
