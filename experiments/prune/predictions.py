@@ -20,8 +20,8 @@ Errors = dict[str, dict[float, dict[str, float]]]  # by method, ratio and layer 
 def predict_errors(choices: Sequence[Choice], cuts: Cuts, model: Classifier, seed: int) -> Errors:
     """Predict where that costs little: for methods without a refit, and for `surgeon`, whose scores are errors.
 
-    If no method of the sweep has measured moments, nothing is predicted; nor if a layer is selective, because its output
-    is no linear function of its states.
+    If no method of the sweep has measured moments, nothing is predicted; nor if a layer is selective, because its
+    output is no linear function of its states.
     """
     if not any(methods.get(c.method).needs_moments for c in choices) or selective_layers(model):
         return {}
