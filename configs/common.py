@@ -29,7 +29,8 @@ def build(variants: str, changes: Mapping[str, Change], *, train: TrainConfig, *
         UserError: a variant is unknown.
     """
     # init: "scratch", "zoo", a .safetensors file, or a checkpoint of a reference implementation.
-    fixed = {"experiment": "prune", "init": "scratch", "train": dataclasses.asdict(train)}
+    # distributed: ("host:port", processes, index), where nothing says so that `aire.utils.processes` knows.
+    fixed = {"experiment": "prune", "init": "scratch", "train": dataclasses.asdict(train), "distributed": ()}
     config = ConfigDict(fixed | settings)
     for change in parse_variants(variants, changes):
         change(config)

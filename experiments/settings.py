@@ -25,6 +25,7 @@ from aire.pruning.selection import SCOPES
 from aire.ssm import kind_of, ssm_config
 from aire.ssm.hippo import MAX_SIZE
 from aire.training.loop import MAX_BATCH, TrainConfig
+from aire.utils import devices
 from aire.utils.checks import Mistakes, check, choice, compare, integer, make, number, several, text
 from aire.utils.errors import MissingFileError, UserError
 from aire.utils.files import writing
@@ -219,6 +220,7 @@ def check_init(config: ConfigDict, workdir: Path) -> None:
     """Raise UserError if the model to prune is not there, or if a new one has no room in the memory or on the disk."""
     if config.init == "scratch":
         form = describe(config.data.to_dict())
+        devices.check_batch("train.batch_size", config.train.batch_size, config.train.accumulate)
         _check_room(new_model(config.model, form), config, form, workdir)
     elif config.init == "zoo":
         zoo.path(config.name)

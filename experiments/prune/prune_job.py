@@ -16,6 +16,7 @@ from aire.data.tasks import load_task
 from aire.models import Classifier
 from aire.ssm import kind_of, ssm_config
 from aire.training.evaluate import make_evaluator
+from aire.utils import devices
 from aire.utils.checks import check, text
 from experiments import baselines, settings
 from experiments.calibration_inputs import calibration_split
@@ -61,7 +62,8 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     clock.lap("sweep")
     choices[-1] = test_cut(choices[-1], evaluate, task.splits["test"], config.prune.batch_size)
     clock.lap("test")
-    write_report(Outcome(config, model, uncut, base, points, choices, clock.laps, source), workdir)
+    if devices.is_first():
+        write_report(Outcome(config, model, uncut, base, points, choices, clock.laps, source), workdir)
 
 
 def announce(config: ConfigDict, methods: Sequence[str], workdir: Path, data_dir: Path) -> None:
