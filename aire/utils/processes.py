@@ -1,11 +1,9 @@
 """The processes of one run: they start together, agree on what depends on a clock or a signal, and end together."""
 
-import contextlib
 import importlib.util
 import os
 import socket
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -20,10 +18,10 @@ from jax.experimental import multihost_utils
 from aire.utils import devices
 from aire.utils.checks import is_integer
 from aire.utils.errors import UserError
+from aire.utils.peers import Peers, filter_errors
 
 _ADDRESS_BYTES = 300
-_GRACE = 5.0  # seconds in which the loss of another process explains an error of a collective operation
-_ENDED = b"."  # sent by a process that ends without an error
+_GRACE = 5.0  # seconds in which the end of another process explains an error of a collective operation
 
 
 def start(distributed: Sequence[Any] = ()) -> None:
@@ -42,14 +40,18 @@ def start(distributed: Sequence[Any] = ()) -> None:
         )
     if not len(distributed) and not (_in_slurm_step() or _on_tpu()):
         return
-    names = ("coordinator_address", "num_processes", "process_id")
+    global _peers
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from `stopping`
+    jax.config.update("jax_enable_recoverability", True)  # else JAX ends the others, too, with a page of messages
+    filter_errors()
     try:
-        jax.distributed.initialize(**dict(zip(names, distributed, strict=False)))
-        if jax.process_count() > 1:
-            _Peers(distributed[0].rpartition(":")[0] if distributed else socket.gethostname())
+        jax.distributed.initialize(*distributed)
+        index, count = jax.process_index(), jax.process_count()
+        host = distributed[0].rpartition(":")[0] if distributed else socket.gethostname()
+        _peers = Peers(index, count, host, _of_first) if count > 1 else None
     except (RuntimeError, ValueError, OSError) as error:
-        raise UserError(f"the processes of this run do not find each other: {_line(error)}") from error
+        words = " ".join(str(error).split())[:200]
+        raise UserError(f"the processes of this run do not find each other: {words}") from error
 
 
 def _is_address(value: Sequence[Any]) -> bool:
@@ -113,56 +115,13 @@ def of_first(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-class _Peers:
-    """Connections to the first process, by which each learns at once that another has ended, and ends, too.
-
-    JAX notices it after minutes, or within a collective operation, and says so in many lines.
-    """
-
-    def __init__(self, host: str):
-        first, count = jax.process_index() == 0, jax.process_count()
-        server = socket.create_server(("", 0), backlog=count) if first else None
-        address = f"{host}:{server.getsockname()[1]}".encode() if server else b""
-        padded = np.frombuffer(address.ljust(_ADDRESS_BYTES), np.uint8)
-        name = bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).decode().strip()
-        if server:
-            with server:
-                server.settimeout(60)
-                accepted = [server.accept()[0] for _ in range(count - 1)]
-            self._connections = {int.from_bytes(_receive(c, 4), "big"): c for c in accepted}
-        else:
-            connection = socket.create_connection((name.rpartition(":")[0], int(name.rpartition(":")[2])), 60)
-            connection.sendall(jax.process_index().to_bytes(4, "big"))
-            self._connections = {0: connection}
-        for index, connection in self._connections.items():
-            connection.settimeout(None)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            threading.Thread(target=_watch, args=(index, connection), name=f"process {index}", daemon=True).start()
-        global _peers
-        _peers = self
-
-    def end(self) -> None:
-        """Tell the others that this process ends without an error."""
-        for connection in self._connections.values():
-            with contextlib.suppress(OSError):
-                connection.sendall(_ENDED)
+_peers: Peers | None = None
 
 
-_peers: _Peers | None = None
-
-
-def _receive(connection: socket.socket, size: int) -> bytes:
-    with contextlib.suppress(OSError):
-        return connection.recv(size, socket.MSG_WAITALL)
-    return b""
-
-
-def _watch(index: int, connection: socket.socket) -> None:
-    """End this process if another one is gone without a word."""
-    if _receive(connection, 1) != _ENDED:
-        sys.stdout.flush()
-        os.write(2, f"error: process {index} of this run has ended; run the same command again to go on\n".encode())
-        os._exit(1)
+def _of_first(text: str) -> str:
+    """The text that the first process passes."""
+    padded = np.frombuffer(text.encode().ljust(_ADDRESS_BYTES), np.uint8)
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).decode().strip()
 
 
 def are_several() -> bool:
@@ -173,7 +132,6 @@ def are_several() -> bool:
 def end() -> None:
     """Let the others know that this process ends without an error."""
     if _peers is not None:
-        sys.stdout.flush()
         _peers.end()
 
 
@@ -186,7 +144,3 @@ def fail(error: Exception | str) -> None:
     sys.stdout.flush()
     print(error if isinstance(error, str) else "".join(traceback.format_exception(error)), file=sys.stderr, flush=True)
     os._exit(1)  # JAX would wait for the others first
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
