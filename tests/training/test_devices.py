@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -86,9 +85,10 @@ def two(*more, **folders) -> list[subprocess.Popen]:
     return [start(command(*more, option, **folders), 2) for option in options]
 
 
-def metrics(workdir: Path) -> list[tuple[str, str, float]]:
+def metrics(workdir: Path) -> dict[tuple[int, str], float]:
+    """The values in metrics.csv by step and name."""
     rows = (row.split(",") for row in (workdir / "training" / "metrics.csv").read_text().splitlines()[1:])
-    return [(step, name, float(value)) for step, name, value in rows]
+    return {(int(step), name): float(value) for step, name, value in rows}
 
 
 @pytest.mark.slow
@@ -104,10 +104,9 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
     assert re.search(r"time is over; saved step [23] of 8 in", said) and "to go on: " in printed
     assert "to go on" not in silent
     finish(start(command(**folders), 1))
-    for (*where, found), (*place, expected) in zip(
-        metrics(folders["workdir"]), metrics(tmp_path / "whole"), strict=True
-    ):
-        assert where == place and found == pytest.approx(expected, rel=1e-5)
+    found, expected = metrics(folders["workdir"]), metrics(tmp_path / "whole")
+    assert found.keys() == expected.keys()
+    np.testing.assert_allclose(*([*values.values()] for values in (found, expected)), rtol=1e-5)
     results = [json.loads((f / "results.json").read_text()) for f in (folders["workdir"], tmp_path / "whole")]
     assert results[0]["full"]["test"]["accuracy"] == results[1]["full"]["test"]["accuracy"]
 
@@ -126,9 +125,11 @@ def test_the_end_of_one_process_ends_the_other_with_one_line(victim, tmp_path):
     assert errors == "error: another process of this run has ended; run the same command again to go on\n"
     assert running[1 - victim].returncode != 0
     running[victim].communicate()
-    shutil.copytree(tmp_path / "run" / "training", tmp_path / "killed")
+    before = metrics(tmp_path / "run")
     finish(*two(*more, **folders))
-    assert metrics(folders["workdir"])[: len(metrics(tmp_path / "killed" / ".."))] or True
+    after = metrics(tmp_path / "run")
+    saved = [key for key in before if key[0] <= 50]
+    assert saved and all(after[key] == before[key] for key in saved) and (400, "validation/accuracy") in after
 
 
 def test_a_batch_that_does_not_divide_is_named_before_anything_slow(tmp_path):
@@ -138,9 +139,7 @@ def test_a_batch_that_does_not_divide_is_named_before_anything_slow(tmp_path):
     assert process.returncode == 1 and not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize(
-    "value", [("host", 2, 0), ("host:1", 2, 2), ("host:x", 2, 0), (":1", 2, 0), ("host:1", 2), "h"]
-)
+@pytest.mark.parametrize("value", [("host", 2, 0), ("host:1", 2, 2), ("host:x", 2, 0), (":1", 2, 0), ("host:1", 2)])
 def test_a_wrong_address_is_named(value):
     with pytest.raises(UserError, match=r"expected \(\) or \('host:port', processes, index\)"):
         processes.start(value)
