@@ -117,7 +117,7 @@ def check_sections(config: ConfigDict) -> None:
         with mistakes.within("data."):
             form = describe(config.data.to_dict())
         with mistakes.within("model."):
-            model = new_model(config.model, form or Form(1, 1, 1, config.model.retrieval is True))
+            model = new_model(config.model, form or Form(1, 1, 1, retrieval=config.model.retrieval is True))
             if form and model.retrieval != form.retrieval:
                 raise UserError(f"retrieval={model.retrieval}: expected {form.retrieval} with this task")
         with mistakes.within("train."):

@@ -30,6 +30,7 @@ class Form:
         length: the largest number of steps.
         d_input: features per step, or size of the vocabulary.
         n_classes: number of classes.
+        tokens: whether the inputs are tokens.
         retrieval: whether an example is a pair of documents.
         train_examples: size of the training split; None if only the data says it.
         generated: bytes of the data that are generated and written once; 0 if none are.
@@ -38,6 +39,7 @@ class Form:
     length: int
     d_input: int
     n_classes: int
+    tokens: bool = False
     retrieval: bool = False
     train_examples: int | None = None
     generated: int = 0
@@ -69,7 +71,7 @@ def _is_size(name: str) -> bool:
 def _listops(options: Options) -> Form:
     own = {field.name for field in dataclasses.fields(listops.Generated)} & options.keys()
     source = listops.Generated(**{name: options[name] for name in own})
-    form = Form(options["length"], listops.VOCAB_SIZE, listops.N_CLASSES)
+    form = Form(options["length"], listops.VOCAB_SIZE, listops.N_CLASSES, tokens=True)
     if options["lra_release"]:
         return form
     written = sum(source.sizes().values()) * source.max_length
@@ -97,7 +99,7 @@ _IMAGES = _FOLDER | {"pool": integer(1, 64)}
 _TASKS: dict[str, tuple[Mapping[str, Rule], Callable[[Options], Form]]] = {
     "aan": (
         _FOLDER | {"length": integer(2, aan.MAX_LENGTH)},
-        lambda o: Form(o["length"], aan.VOCAB_SIZE, aan.N_CLASSES, retrieval=True),
+        lambda o: Form(o["length"], aan.VOCAB_SIZE, aan.N_CLASSES, tokens=True, retrieval=True),
     ),
     "cifar10": (
         _IMAGES | {"grey": boolean()},
@@ -106,7 +108,7 @@ _TASKS: dict[str, tuple[Mapping[str, Rule], Callable[[Options], Form]]] = {
     "fashion_mnist": (_IMAGES, lambda o: _images(fashion_mnist.SIDE, o)),
     "imdb": (
         _FOLDER | {"length": integer(2, imdb.MAX_LENGTH), "validate_on_test": boolean()},
-        lambda o: Form(o["length"], imdb.VOCAB_SIZE, len(imdb.CLASSES)),
+        lambda o: Form(o["length"], imdb.VOCAB_SIZE, len(imdb.CLASSES), tokens=True),
     ),
     "listops": (
         _GENERATED

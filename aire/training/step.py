@@ -48,6 +48,11 @@ def init_state(model: nnx.Module, optimizer: optax.GradientTransformation, key: 
     """Everything that training changes, on copies of the model's arrays."""
     _, params, buffers = split_model(model)
     params, buffers = jax.tree.map(jnp.copy, (params, buffers))
+    return start_state(params, buffers, optimizer, key)
+
+
+def start_state(params: dict, buffers: dict, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
+    """The state before the first step."""
     return {
         "params": params,
         "buffers": buffers,

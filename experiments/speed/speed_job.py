@@ -15,6 +15,7 @@ from aire.utils.errors import UserError
 from aire.utils.files import reading, write_text
 from experiments.provenance import provenance
 from experiments.speed import speed_layers, speed_loop, speed_models, speed_process, speed_reference_s5
+from experiments.speed.speed_memory import fit_table, memory_table
 from experiments.speed.speed_moments import calibrated_table, moments_table
 from experiments.speed.speed_pruning import pruning_table
 from experiments.speed.speed_reference_s4d import reference_s4d_table
@@ -29,6 +30,8 @@ SECTIONS = {
     "growth": ("Growth of one layer", speed_layers.growth_table),
     "scan": ("Forms of the scan", speed_layers.scan_table),
     "loop": ("The training loop around the step", speed_loop.loop_table),
+    "memory": ("What saves memory in training", memory_table),
+    "fit": ("What a training step at full size needs on one device", fit_table),
     "start": ("The start of a process", speed_process.start_table),
     "pages": ("Training in huge pages", speed_process.pages_table),
     "pruning": ("Scoring, selecting, cutting", pruning_table),
