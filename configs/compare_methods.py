@@ -14,7 +14,7 @@ The small runs choose and test on more examples than the pruning job (SMALL), so
 accuracy is below half a point, and at ratios in steps of 5 %. The models are the same.
 
 Each cut of `reconstruct` is a fit of many seconds, so it has a run of its own, with one draw of inputs at ratios from
-50 % on:
+55 % on:
 
     python run.py --config=compare_methods:lra_listops,small,reconstruct --config.models="('zoo', 1, 2)"
 
@@ -44,7 +44,7 @@ SMALL = {
 }
 
 
-FIT_RATIOS = (0.0, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+FIT_RATIOS = (0.0, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85)
 
 # Calibration inputs that differ from the default, 256 training examples. Each is a variant `inputs_NAME`.
 INPUTS = {str(n): {"examples": n} for n in (16, 64, 1024)} | {"noise": {"source": "noise"}, "other": {}}
@@ -77,7 +77,7 @@ def get_config(variants: str = "") -> ConfigDict:
         config.prune.update(methods=("reconstruct",), ratios=FIT_RATIOS)
     for name in inputs:
         _set_inputs(config, task, name.removeprefix("inputs_"))
-    del config.init, config.seed  # `models` replaces both
+    del config.init, config.seed, config.finetune  # `models` replaces them
     return config
 
 

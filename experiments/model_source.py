@@ -12,11 +12,11 @@ from ml_collections import ConfigDict
 import aire
 from aire import convert, zoo
 from aire.data.tasks import Task
-from aire.io.weights import run_as
+from aire.io.weights import get_arrays, run_as
 from aire.models import Classifier, ModelConfig
 from aire.ssm import kind_of, ssm_config
 from aire.training.loop import TrainConfig, train
-from aire.utils import devices
+from aire.utils import devices, digests
 from aire.utils.errors import UserError, differences
 from aire.utils.files import write_text
 from experiments.provenance import provenance
@@ -39,7 +39,7 @@ def data_options(config: ConfigDict) -> dict[str, Any]:
     Without a training, only the calibration inputs of the training examples are prepared and read.
     """
     options = config.data.to_dict()
-    if config.init != "scratch":
+    if config.init != "scratch" and not config.finetune:
         n = config.prune.calibration.examples
         options["train_examples"] = min(options["train_examples"] or n, n)
     return options
@@ -50,7 +50,7 @@ def obtain_model(config: ConfigDict, task: Task, workdir: Path) -> tuple[Classif
 
     Args:
         config: of the run; `config.init` is "scratch", "zoo", a `.safetensors` file of `aire.save`, or a checkpoint of
-            a reference implementation (`aire.convert.from_file`).
+            a reference implementation (`aire.convert.from_file`). With `config.finetune` it is trained further.
         task: its data.
         workdir: folder for checkpoints and metrics.
     Raises:
@@ -58,7 +58,12 @@ def obtain_model(config: ConfigDict, task: Task, workdir: Path) -> tuple[Classif
     """
     expected = model_config(config.model, task)
     if config.init == "scratch":
-        return _train(config, expected, task, workdir)
+        return _train(config, Classifier(expected, rngs=nnx.Rngs(config.seed)), task, workdir, "trained here")
+    model, origin = _load(config, expected, workdir)
+    return _train(config, model, task, workdir, f"{origin}, fine-tuned here") if config.finetune else (model, origin)
+
+
+def _load(config: ConfigDict, expected: ModelConfig, workdir: Path) -> tuple[Classifier, str]:
     path = zoo.path(config.name) if config.init == "zoo" else Path(config.init.replace("{runs}", str(workdir.parent)))
     if path.suffix != ".safetensors":
         return convert.from_file(path, expected), f"imported from {path}"
@@ -68,7 +73,7 @@ def obtain_model(config: ConfigDict, task: Task, workdir: Path) -> tuple[Classif
     return model, f"loaded from {'the zoo' if config.init == 'zoo' else path} ({path.name})"
 
 
-def _train(config: ConfigDict, model: ModelConfig, task: Task, workdir: Path) -> tuple[Classifier, str]:
+def _train(config: ConfigDict, model: Classifier, task: Task, workdir: Path, origin: str) -> tuple[Classifier, str]:
     source = provenance()  # before hours of training, in which the code may change
     fingerprint = {key: config[key].to_dict() for key in ("data", "model", "train")} | {"seed": config.seed}
     for size in UNREAD:
@@ -76,8 +81,10 @@ def _train(config: ConfigDict, model: ModelConfig, task: Task, workdir: Path) ->
     for section, names in UNCHANGING.items():
         for name in names:
             del fingerprint[section][name]
+    if config.finetune:
+        fingerprint["initial"] = digests.of_arrays(get_arrays(model))
     trained = train(
-        Classifier(model, rngs=nnx.Rngs(config.seed)),
+        model,
         task.splits,
         TrainConfig.from_dict(config.train.to_dict()),
         seed=config.seed,
@@ -90,7 +97,7 @@ def _train(config: ConfigDict, model: ModelConfig, task: Task, workdir: Path) ->
         aire.save(trained.model, workdir / "model.safetensors")
         write_text(workdir / "model.json", json.dumps(record, indent=1))
     accuracy = f"validation accuracy {trained.validation.accuracy:.2%}"
-    return trained.model, f"trained here with seed {config.seed}, best at step {trained.step} ({accuracy})"
+    return trained.model, f"{origin} with seed {config.seed}, best at step {trained.step} ({accuracy})"
 
 
 def as_configured(found: ModelConfig, expected: ModelConfig) -> ModelConfig:
