@@ -1,4 +1,4 @@
-"""Stop on SIGTERM, SIGHUP or SIGINT: where nothing is lost, or at once on a second signal.
+"""Stop on SIGTERM, SIGHUP or SIGINT, or when time is over: where nothing is lost, or at once on a second signal.
 
     with stopping.on_signals():
         prepare()                   # a signal raises Stopped here
@@ -7,9 +7,11 @@
                 run(step)           # not here,
                 stopping.check()    # but here
 
-Nothing happens outside `on_signals`, as in a user's program: there, `check` never raises.
+Signals do nothing outside `on_signals`, as in a user's program. In a run of several processes, a signal to one of them
+stops all, at the same `check`.
 """
 
+import math
 import os
 import signal
 import threading
@@ -17,34 +19,52 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from aire.utils import processes
+
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name))
 
 
 class Stopped(BaseException):
-    """A signal asked this process to stop. The notes (`add_note`) say what was saved and how to go on.
+    """A signal, or the end of a time limit (number 0), stops this process.
+
+    The notes (`add_note`) say what was saved and how to go on.
 
     Not an Exception, because code that goes on after errors must not go on after it.
     """
 
     def __init__(self, number: int):
-        super().__init__(f"stopped by {signal.Signals(number).name}")
+        super().__init__(f"stopped by {signal.Signals(number).name}" if number else "stopped because the time is over")
         self.number = number
 
     @property
     def exit_code(self) -> int:
-        return 128 + self.number
+        return 128 + self.number if self.number else 0
 
 
 SAME_SIGNAL = 0.1  # seconds; `timeout` and `srun` send a signal to the process and again to its group
 
 _requested: int | None = None  # the first signal, until it is raised
 _deferred = False
+_deadline = math.inf  # of `time.monotonic`
+_agree = processes.Agreement()
 
 
 def check() -> None:
-    """Raise Stopped if a signal has arrived."""
-    if _requested is not None:
-        raise Stopped(_requested)
+    """Raise Stopped if a signal has arrived, at any process, or if the time is over."""
+    time_is_over = time.monotonic() >= _deadline
+    if code := _agree(1 + _requested if _requested is not None else int(time_is_over)):
+        raise Stopped(code - 1)
+
+
+@contextmanager
+def time_limit(minutes: float) -> Iterator[None]:
+    """Let `check` raise Stopped in the block after so many minutes; 0 is no limit."""
+    global _deadline
+    _deadline = time.monotonic() + 60 * minutes if minutes else math.inf
+    try:
+        yield
+    finally:
+        _deadline = math.inf
 
 
 @contextmanager
@@ -87,8 +107,8 @@ def _raise(number: int, _) -> None:
     """Handle a signal in the main thread."""
     global _requested
     _requested = _requested or number
-    if not _deferred:
-        check()
+    if not _deferred and not processes.are_several():  # several processes stop together, at a `check`
+        raise Stopped(_requested)
 
 
 def _watch(pipe: int, numbers: list[int]) -> None:
