@@ -3,6 +3,7 @@
 import importlib.util
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from jax import Array
@@ -12,8 +13,12 @@ import aire
 from aire.data.pipeline import Split
 from aire.models import Classifier
 from aire.pruning import Calibration, Cut, PruneResult, find_cut, methods
+from aire.pruning.api import selective_layers
+from aire.pruning.moments import AnyMoments
+from aire.pruning.output_error import output_errors
 from aire.pruning.result import result_of
 from aire.training.evaluate import Evaluation
+from aire.utils.checks import Mistakes
 from aire.utils.errors import UserError
 from aire.utils.progress import Progress
 from aire.utils.stopping import Stopped
@@ -26,16 +31,25 @@ from experiments.saved_cuts import SavedCuts
 Trial = tuple[str, int]  # a method and a seed, which matters to methods that use random numbers
 
 
-def prepare(config: ConfigDict, workdir: Path) -> list[str]:
+def prepare(config: ConfigDict, workdir: Path, *more: Callable[[], object]) -> list[str]:
     """Check the settings, load the user's scores, and return the methods to sweep.
 
+    Args:
+        config: of the job.
+        workdir: folder of the run.
+        more: further checks, such as of what only one job has. They raise UserError.
     Raises:
-        UserError: a setting is wrong, or the work folder cannot be written. It is better to know before the training.
+        UserError: one line for each mistake in the settings; or the methods fail or keep nothing; or the work folder
+            cannot be written. It is better to know before the training.
     """
-    settings.check_sections(config)
-    settings.check_writable(workdir)
+    checks = [*more, partial(settings.check_sections, config)]
     if config.prune.scores_file:
-        load_scores(config.prune.scores_file)
+        checks.append(partial(load_scores, config.prune.scores_file))
+    with Mistakes() as mistakes:
+        for one in [*checks, partial(settings.check_names, config)]:
+            with mistakes.within(""):
+                one()
+    settings.check_writable(workdir)
     return settings.check_methods(config)
 
 
@@ -129,14 +143,25 @@ class Cuts:
         return self._scores[1]
 
     def _score(self, trial: Trial) -> dict[str, Array]:
+        options = {"moments": self._moments(trial), "unstable": self._config.unstable, "seed": trial[1]}
+        return aire.score(self._model, trial[0], **options)
+
+    def _moments(self, trial: Trial) -> dict[str, AnyMoments] | None:
         method, seed = trial
-        chosen = methods.get(method)
-        moments = self._calibration(seed).moments(self._model) if chosen.needs_moments else None
-        return aire.score(self._model, chosen, moments=moments, unstable=self._config.unstable, seed=seed)
+        measures = methods.get(method).measures(selective=bool(selective_layers(self._model)))
+        return self.moments(seed) if measures else None
 
     def result(self, trial: Trial, ratio: float) -> PruneResult:
         """Return the model cut at one ratio, with its report."""
-        return result_of(self._model, aire.modes(self._model), self.scores(trial), self.at(trial, ratio))
+        cut, errors = self.at(trial, ratio), None
+        if methods.get(trial[0]).needs_calibration:
+            errors = output_errors(self._model, cut, self._calibration(trial[1]))
+        modes = aire.modes(self._model, self._moments(trial))
+        return result_of(self._model, modes, self.scores(trial), cut, errors)
+
+    def moments(self, seed: int) -> dict[str, AnyMoments]:
+        """Return the moments by layer path on the calibration inputs of a seed, measured once."""
+        return self._calibration(seed).moments(self._model)
 
     def _find(self, trial: Trial, ratio: float) -> Cut:
         method, seed = trial
@@ -188,9 +213,9 @@ def sweep(
     return points
 
 
-def announce_calibration(names: Sequence[str], config: ConfigDict) -> str:
+def announce_calibration(names: Sequence[str], config: ConfigDict, *, selective: bool) -> str:
     """Return a line about the methods that see inputs, for an announcement; "" if there are none."""
-    calibrated = ", ".join(name for name in names if methods.get(name).needs_calibration)
+    calibrated = ", ".join(name for name in names if methods.get(name).sees_inputs(selective=selective))
     examples, source = config.calibration.examples, config.calibration.source
     return f"  inputs  {examples} examples of {source}, without labels, for {calibrated}\n" if calibrated else ""
 

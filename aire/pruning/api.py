@@ -11,13 +11,16 @@ from jaxtyping import Array, Float
 from aire.pruning import methods, scores, search, surgery
 from aire.pruning.calibration import Batch, Calibration
 from aire.pruning.methods import Method
-from aire.pruning.moments import Moments
+from aire.pruning.moments import AnyMoments
 from aire.pruning.output_error import output_errors
 from aire.pruning.result import PruneResult, result_of
 from aire.pruning.search import Validate
 from aire.pruning.selection import Ratio, select
 from aire.pruning.surgery import Cut
-from aire.ssm import Modes
+from aire.ssm import Modes, layers
+from aire.utils.arguments import follow, instance, is_traced, mapping, numbers
+from aire.utils.checks import choice
+from aire.utils.checks import seed as seed_rule
 from aire.utils.errors import UserError
 
 UNSTABLE = ("error", "first")
@@ -27,7 +30,7 @@ def score(
     model: nnx.Module | Mapping[str, Modes],
     method: str | Method = "aire",
     *,
-    moments: Mapping[str, Moments] | Callable[[Modes], Moments] | None = None,
+    moments: Mapping[str, AnyMoments] | Callable[[Modes], AnyMoments] | None = None,
     normalize: str | None = None,
     unstable: str = "error",
     seed: int = 0,
@@ -37,37 +40,85 @@ def score(
     Args:
         model: any module with state space layers, or the modes of each layer, such as from `Modes.discrete`.
         method: a method of `aire.pruning.methods.METHODS`, a score of `aire.pruning.scores.SCORES`, or a `Method`.
-        moments: for scores that need them: by layer path, from `aire.calibrate`; or a closed form of each layer's
-            modes, `aire.pruning.moments.white` or `finite_horizon` with a length bound by `functools.partial`.
+        moments: for scores that need them, and for energies of selective layers: by layer path, from `aire.calibrate`;
+            or, for other layers, a closed form of the modes, `aire.pruning.moments.white` or `finite_horizon` with a
+            length bound by `functools.partial`.
         normalize: "prefix" (AIRE-Prune, LAST: comparable across layers), "channel" (the same within each system of a
             bank) or "none" (the raw energies). None uses the setting of the method, which is "prefix" for a score.
         unstable: how a score defined only for stable states treats |λ̄| ≥ 1: "error", or "first" to rank these states
             above all others. Other scores ignore it.
-        seed: seed of random scores. Other scores ignore it.
+        seed: seed of random scores, below 2³². Other scores ignore it.
     Returns:
         Scores by layer path, non-negative.
     Raises:
-        UserError: an unknown name, missing moments, NaN or infinite weights, an unstable eigenvalue, or a score that
-            does not return one non-negative number per state. The message names the layer.
+        UserError: an unknown name, missing moments, NaN or infinite weights, an unstable eigenvalue, a method that is
+            not defined for a layer, or a score that fails or does not return one non-negative number per mode. The
+            message names the layer. Also a call under `jax.jit`, because the values are checked.
     """
     chosen = methods.get(method)
     normalize = chosen.normalize if normalize is None else normalize
-    if normalize not in scores.NORMALIZATIONS:
-        raise UserError(f"normalize={normalize!r}: expected one of {sorted(scores.NORMALIZATIONS)}")
-    if unstable not in UNSTABLE:
-        raise UserError(f"unstable={unstable!r}: expected one of {list(UNSTABLE)}")
+    follow("normalize", normalize, choice(scores.NORMALIZATIONS))
+    follow("unstable", unstable, choice(UNSTABLE))
+    follow("seed", seed, seed_rule())
+    if moments is not None and not callable(moments):
+        mapping("moments", moments, "from layer paths to moments, or a function of modes")
     fn, result = scores.get(chosen.score), {}
-    for path, m in (model if isinstance(model, Mapping) else surgery.modes(model)).items():
+    for path, m in _modes_of(model).items():
+        check_linear(chosen, [path] if m.nominal else [])
+        found = moments(m) if callable(moments) else (moments or {}).get(path)
+        if found is not None:
+            instance(f"moments of layer {path!r}", found, AnyMoments, "those of a layer, from aire.calibrate")
+        if fn.stable and m.nominal:
+            m = _averaged(path, chosen.score, m, found)
         _check_modes(path, m, unstable if fn.stable else "ignored")
         defined = m.margin > 0 if fn.stable else jnp.ones(m.margin.shape, bool)
-        found = moments(m) if callable(moments) else (moments or {}).get(path)
-        energies = scores.evaluate(fn, m, path, moments=found, seed=seed)
-        energies = jnp.where(defined, _checked(path, chosen.score, energies, defined), 0)
-        result[path] = jnp.where(defined, scores.NORMALIZATIONS[normalize](energies, m.channel), jnp.inf)
+        energies = scores.evaluate(fn, m, path, name=chosen.score, moments=found, seed=seed)
+        energies = m.by_state(jnp.where(defined, _checked(path, chosen.score, energies, defined), 0))
+        defined = m.by_state(jnp.where(defined, 0, 1)) == 0
+        result[path] = jnp.where(defined, scores.NORMALIZATIONS[normalize](energies, m.state_channels()), jnp.inf)
     return result
 
 
+def _modes_of(model: nnx.Module | Mapping[str, Modes]) -> Mapping[str, Modes]:
+    if not isinstance(model, Mapping):
+        return surgery.modes(model)
+    mapping("model", model, "from layer paths to modes")
+    if not model:
+        raise UserError("model: expected the modes of at least one layer")
+    for path, m in model.items():
+        instance(f"layer {path!r}", m, Modes, "modes, such as from Modes.discrete")
+    return model
+
+
+def selective_layers(model: nnx.Module) -> list[str]:
+    """The paths of the selective layers of a model."""
+    return [path for path, layer in layers(model).items() if layer.SELECTIVE]
+
+
+def check_linear(method: Method, selective: Sequence[str]) -> None:
+    """Raise UserError if a method that needs fixed readouts meets selective layers."""
+    if method.is_linear and selective:
+        raise UserError(
+            f"layers {list(selective)} are selective, so they have no fixed readout for the surgeon, a refit or "
+            "reconstruct: use 'aire', 'measured' or 'measured_output'"
+        )
+
+
+def _averaged(path: str, score: str, modes: Modes, moments: AnyMoments | None) -> Modes:
+    """The modes of a selective layer on average over the inputs of its moments."""
+    if moments is None:
+        raise UserError(
+            f"layer {path!r} is selective: its states have energies only on inputs. For the score {score!r}, pass "
+            "moments=aire.calibrate(model, batches) to score, or calibration=batches to prune"
+        )
+    return moments.modes(modes)
+
+
 def _check_modes(path: str, modes: Modes, unstable: str) -> None:
+    if is_traced(modes.margin):
+        raise UserError(
+            "score is called under jax.jit, where it cannot check the values of the weights: call it outside"
+        )
     for field in ("Lambda_bar", "B_bar", "C", "margin"):
         bad = ~np.isfinite(getattr(modes, field))
         if bad.any():
@@ -83,7 +134,7 @@ def _check_modes(path: str, modes: Modes, unstable: str) -> None:
 def _checked(path: str, name: str, energies: object, defined: Array) -> Array:
     """Return the energies as an array. Raise UserError unless they are one non-negative number per state."""
     try:
-        values = np.asarray(energies, np.float64)
+        values = np.asarray(numbers("the result", energies, kinds="fiub", expected="real numbers"), np.float64)
     except (TypeError, ValueError) as error:
         raise UserError(f"score {name!r} returned a {type(energies).__name__} for layer {path!r}: {error}") from error
     if values.shape != defined.shape:
@@ -95,7 +146,11 @@ def _checked(path: str, name: str, energies: object, defined: Array) -> Array:
             f"score {name!r} returned negative, NaN or infinite values for layer {path!r}; register a score that "
             "divides by 1 − |λ̄|² with stable=True"
         )
-    return energies if isinstance(energies, Array) else jnp.asarray(values)
+    with np.errstate(over="ignore"):
+        result = jnp.asarray(values)
+    if jnp.isinf(result)[np.asarray(defined)].any():
+        raise UserError(f"score {name!r} returned {used.max():g} for layer {path!r}: more than {result.dtype} can hold")
+    return energies if isinstance(energies, Array) and jnp.issubdtype(energies.dtype, jnp.floating) else result
 
 
 def find_cut(
@@ -122,9 +177,12 @@ def find_cut(
     """
     chosen = methods.get(method)
     scope = chosen.scope if scope is None else scope
+    if calibration is not None:
+        instance("calibration", calibration, Calibration, "aire.pruning.Calibration(batches)")
     cut = Cut(select(state_scores, ratio=ratio, threshold=threshold, scope=scope, leave_whole=leave_whole))
     if chosen.refit is None:
         return cut
+    check_linear(chosen, selective_layers(model))
     if calibration is None:
         raise UserError("a method with a refit needs inputs of the model: pass calibration=batches")
     return chosen.refit(model, cut, calibration)
@@ -164,19 +222,24 @@ def prune(
     Raises:
         UserError: as in `score`, `select` and `search.largest`, or missing calibration.
     """
+    instance("model", model, nnx.Module, "a flax.nnx.Module")
     search.check(tolerance, validate, others=(ratio, threshold))
-    if scope == "channel":
+    if isinstance(scope, str) and scope == "channel":
         if normalize not in (None, "channel"):
             raise UserError(f"scope='channel' means normalize='channel', not normalize={normalize!r}")
         scope, normalize = "global", "channel"
     chosen = methods.get(method)
     if calibration is not None and not isinstance(calibration, Calibration):
         calibration = Calibration(calibration)
+    selective = selective_layers(model)
+    check_linear(chosen, selective)
     if chosen.needs_calibration and calibration is None:
         raise UserError(f"method {method!r} needs inputs of the model: pass calibration=batches")
-    all_modes = surgery.modes(model)
-    moments = calibration.moments(model) if calibration is not None and chosen.needs_moments else None
-    state_scores = score(all_modes, chosen, moments=moments, normalize=normalize, unstable=unstable, seed=seed)
+    measures, sees_inputs = (f(selective=bool(selective)) for f in (chosen.measures, chosen.sees_inputs))
+    moments = calibration.moments(model) if calibration is not None and measures else None
+    state_scores = score(
+        surgery.modes(model), chosen, moments=moments, normalize=normalize, unstable=unstable, seed=seed
+    )
     find = functools.partial(
         find_cut, model, state_scores, chosen, scope=scope, leave_whole=leave_whole, calibration=calibration
     )
@@ -184,5 +247,5 @@ def prune(
         cut = search.largest(model, lambda ratio: find(ratio=ratio), tolerance, validate)
     else:
         cut = find(ratio=ratio, threshold=threshold)
-    errors = output_errors(model, cut, calibration) if calibration is not None and chosen.needs_calibration else None
-    return result_of(model, all_modes, state_scores, cut, errors)
+    errors = output_errors(model, cut, calibration) if calibration is not None and sees_inputs else None
+    return result_of(model, surgery.modes(model, moments), state_scores, cut, errors)

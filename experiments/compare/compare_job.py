@@ -1,6 +1,7 @@
 """The comparison: every method at every ratio on several trained models; the selection split chooses; tested once."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -8,6 +9,7 @@ from ml_collections import ConfigDict
 from aire import zoo
 from aire.data.tasks import Task, load_task
 from aire.pruning import methods
+from aire.ssm import LayerKind, kind_of, ssm_config
 from aire.training.evaluate import make_evaluator
 from aire.utils.checks import Rule, check, file_name, integer, number, several, text
 from aire.utils.errors import UserError
@@ -24,10 +26,9 @@ from experiments.sweep import Cuts, Trial, announce_calibration, largest_within,
 
 def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     """Run the comparison that a config describes; see configs/compare_methods.py."""
-    check_models(config)
-    names = prepare(config, workdir)
+    names = prepare(config, workdir, partial(check_models, config, workdir))
     for entry in config.models:
-        settings.check_init(one_model(config, entry), workdir / "models" / "one")
+        settings.check_room(one_model(config, entry), config.data.to_dict(), workdir / "models" / "one", data_dir)
     trials = [(name, seed) for name in names for seed in range(repetitions(name, config))]
     announce(config, names, workdir, data_dir)
     source = provenance()
@@ -57,7 +58,7 @@ def _words(method: str, draw: int, ratio: float) -> str:
     return f"{method}, draw {draw}, at {100 * ratio:g} %"
 
 
-def check_models(config: ConfigDict) -> None:
+def check_models(config: ConfigDict, workdir: Path) -> None:
     """Raise UserError for mistakes that should not wait until a model is trained."""
     seed_or_file = Rule(
         f"a seed ({settings.SEED.expected}) or {text().expected}",
@@ -81,6 +82,7 @@ def check_models(config: ConfigDict) -> None:
     for entry in config.models:
         if entry != "zoo" and not isinstance(entry, int) and not _model_file(entry).is_file():
             raise UserError(f"no model file at {_model_file(entry)}, which `models` names")
+        settings.check_init(one_model(config, entry), workdir / "models" / "one")
 
 
 def _model_file(entry: str) -> Path:
@@ -90,7 +92,13 @@ def _model_file(entry: str) -> Path:
 def repetitions(method: str, config: ConfigDict) -> int:
     """Return how many seeds a method gets on one model: one, unless it uses random numbers or calibration inputs."""
     chosen = methods.get(method)
-    return config.calibrations if chosen.needs_calibration else config.repetitions if chosen.draws else 1
+    if chosen.sees_inputs(selective=_kind(config).selective):
+        return config.calibrations
+    return config.repetitions if chosen.draws else 1
+
+
+def _kind(config: ConfigDict) -> LayerKind:
+    return kind_of(ssm_config(config.model.ssm.to_dict()))
 
 
 def announce(config: ConfigDict, names: Sequence[str], workdir: Path, data_dir: Path) -> None:
@@ -102,7 +110,7 @@ def announce(config: ConfigDict, names: Sequence[str], workdir: Path, data_dir: 
         f"  models   {', '.join(origins)}\n"
         f"  methods  {', '.join(names)}: {len(config.prune.ratios)} ratios each, {config.repetitions} seeds if random, "
         f"{config.calibrations} if calibrated\n"
-        f"{announce_calibration(names, config.prune)}"
+        f"{announce_calibration(names, config.prune, selective=_kind(config).selective)}"
         f"  output   {workdir}",
         flush=True,
     )
