@@ -145,7 +145,7 @@ def test_a_killed_run_resumes_to_identical_weights(finished, data, tmp_path):
         command(*more, data=data, workdir=tmp_path / "killed"), cwd=ROOT, stdout=subprocess.DEVNULL
     )
     checkpoints = tmp_path / "killed" / "training" / "checkpoints"
-    deadline = time.time() + 120
+    deadline = time.time() + 600
     while not any(path.name.isdigit() for path in checkpoints.glob("*")) and time.time() < deadline:
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)

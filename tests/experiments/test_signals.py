@@ -35,7 +35,7 @@ def test_a_signal_during_the_training_saves_the_last_step(data, tmp_path):
         with running(*command(*TRAINING, data=data, workdir=tmp_path)) as process:
             seen = next(line for line in process.stdout if line.startswith("training: "))
             process.send_signal(signal.Signals[name])
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=300)
         assert process.returncode == 128 + signal.Signals[name] and "Traceback" not in errors
         assert errors.startswith(f"{name}: stopping where nothing is lost")
         said = re.search(rf"stopped by {name}; saved step (\d+) of 8000 in (.*); run the same command again", errors)
@@ -51,7 +51,7 @@ def test_a_signal_during_the_imports_ends_without_a_traceback(name, tmp_path):
     with running(sys.executable, "-X", "importtime", "run.py", "--help") as process:
         next(line for line in process.stderr if "jax" in line)
         process.send_signal(signal.Signals[name])
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.Signals[name]
     assert f"stopped by {name} before the run started\n" in errors and "Traceback" not in errors
 
@@ -77,7 +77,7 @@ def test_a_second_signal_ends_at_once_even_in_a_long_call():
         assert process.stderr.readline().startswith("SIGTERM: stopping where nothing is lost")
         time.sleep(2 * stopping.SAME_SIGNAL)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        assert process.wait(timeout=300) == 130
         assert process.stderr.read() == ""
 
 
