@@ -29,7 +29,8 @@ def build(variants: str, changes: Mapping[str, Change], *, train: TrainConfig, *
         UserError: a variant is unknown.
     """
     # init: "scratch", "zoo", a .safetensors file, or a checkpoint of a reference implementation.
-    fixed = {"experiment": "prune", "init": "scratch", "train": dataclasses.asdict(train)}
+    # finetune: train the model of `init` further, with the settings of `train`, before it is pruned.
+    fixed = {"experiment": "prune", "init": "scratch", "finetune": False, "train": dataclasses.asdict(train)}
     config = ConfigDict(fixed | settings)
     for change in parse_variants(variants, changes):
         change(config)

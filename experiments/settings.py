@@ -55,7 +55,8 @@ class PruneConfig:
     """How to prune.
 
     Attributes:
-        methods: names of `aire.pruning.methods`; empty: all that need no data. The model cut by the first is saved.
+        methods: names of `aire.pruning.methods`. Empty: `STORY` and the scores in `scores_file`. ("all",): all there
+            are. The model cut by the last one is saved.
         scores_file: your own Python file that registers more scores.
         ratios: shares of states to cut; among them 0, the uncut model.
         scope: "global" or "uniform" for all methods; empty: each method's own.
@@ -157,7 +158,7 @@ def check_methods(config: ConfigDict) -> list[str]:
         UserError: a method is unknown, fails on a tiny model, or keeps no state at the largest ratio.
     """
     prune, model = config.prune, config.model
-    names = list(prune.methods) or methods.data_free()
+    names = _named(tuple(prune.methods))
     states = kind_of(model.ssm).n_states(model.states, model.d_model)
     with Mistakes() as mistakes:
         scopes = {}
@@ -173,6 +174,14 @@ def check_methods(config: ConfigDict) -> list[str]:
 
 
 _BUILT_IN = frozenset(methods.names())
+STORY = ("random", "magnitude_global", "last", "aire", "measured", "surgeon")  # what a reader should see first
+
+
+def _named(names: Sequence[str]) -> list[str]:
+    """Return the methods that a config's `prune.methods` means."""
+    if names == ("all",):
+        return methods.names()
+    return list(names) or [*STORY, *(name for name in methods.names() if name not in _BUILT_IN)]
 
 
 def _check_some_are_kept(method: str, ratio: float, scope: str, states: int, depth: int) -> None:

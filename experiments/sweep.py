@@ -2,7 +2,7 @@
 
 import importlib.util
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from jax import Array
@@ -156,9 +156,17 @@ class Cuts:
         return self._calibrations[seed]
 
 
-def sweep(evaluate: CutEvaluator, cuts: Cuts, trials: Sequence[Trial], name: str = "sweep") -> list[Point]:
+def sweep(
+    evaluate: CutEvaluator,
+    cuts: Cuts,
+    trials: Sequence[Trial],
+    name: str = "sweep",
+    after: Callable[[Trial, Sequence[Point]], None] = lambda trial, points: None,
+) -> list[Point]:
     """Evaluate every trial at every ratio on the selection split. Equal cuts are evaluated once.
 
+    Args:
+        after: called after each trial that did not fail at every ratio, with its points.
     Raises:
         UserError: every trial fails at every ratio.
         Stopped: by a signal. What is evaluated is saved.
@@ -168,11 +176,14 @@ def sweep(evaluate: CutEvaluator, cuts: Cuts, trials: Sequence[Trial], name: str
     with Progress(name, len(trials) * len(cuts.ratios), unit="cut") as progress:
         try:
             for trial in trials:
+                first = len(points)
                 for ratio, cut in cuts(trial):
                     keys.add(evaluate.key(cut, "selection"))
                     selection = evaluate(cut, "selection")
                     points.append(Point(*trial, ratio, cut.n_states, selection))
                     progress.update(1, accuracy=selection.accuracy)
+                if points[first:]:
+                    after(trial, points[first:])
         except Stopped as stop:
             stop.add_note(f"{progress.done} of {progress.total} cuts are evaluated and saved")
             stop.add_note("run the same command again to go on from there")

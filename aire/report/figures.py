@@ -4,12 +4,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from jax import Array
 from matplotlib.figure import Figure
 
-from aire.ssm import Modes
 from aire.utils.files import writing
 
 # The palette of Okabe and Ito, for all colour vision; line styles for greyscale prints.
@@ -153,43 +150,6 @@ def states_per_layer(before: Sequence[int], after: Mapping[str, Sequence[int]], 
     axes.set_title(f"{title}: states kept", fontsize=9)
     axes.tick_params(length=0)
     _save(figure, path)
-
-
-def eigenvalues(
-    modes: Mapping[str, Modes], scores: Mapping[str, Array], keep: Mapping[str, Array], title: str, path: Path
-) -> None:
-    """Plot discrete eigenvalues of all layers in the unit disk, coloured by score. Cut states have hollow markers."""
-    columns = min(4, len(modes))
-    rows = -(-len(modes) // columns)
-    figure = Figure(figsize=(2.9 * columns + 0.9, 3.1 * rows + 0.4), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    norm = matplotlib.colors.LogNorm(vmin=max(1e-4, min(_lowest(s) for s in scores.values())), vmax=1, clip=True)
-    colours = matplotlib.cm.ScalarMappable(norm, "viridis")
-    for axes, (layer, m) in zip(grid.flat, modes.items(), strict=False):
-        _unit_disk(axes)
-        unit = np.arange(m.margin.size) if m.unit is None else np.asarray(m.unit)
-        z, kept = np.asarray(m.Lambda_bar), np.asarray(keep[layer])[unit]
-        rgba = colours.to_rgba(np.asarray(scores[layer]))[unit]
-        axes.scatter(z.real[kept], z.imag[kept], s=20, c=rgba[kept])
-        axes.scatter(z.real[~kept], z.imag[~kept], s=24, facecolors="none", edgecolors=rgba[~kept], linewidths=1.1)
-        axes.set_title(f"{layer}: {int(np.sum(keep[layer]))} of {len(keep[layer])} kept", fontsize=8)
-    for axes in grid.flat[len(modes) :]:
-        axes.set_axis_off()
-    figure.colorbar(colours, ax=grid, label="score", shrink=0.8)
-    figure.suptitle(title, fontsize=10)
-    _save(figure, path)
-
-
-def _unit_disk(axes) -> None:
-    angle = np.linspace(0, 2 * np.pi, 256)
-    axes.plot(np.cos(angle), np.sin(angle), color="0.6", lw=0.8)
-    axes.axhline(0, color="0.9", lw=0.6, zorder=0)
-    axes.axvline(0, color="0.9", lw=0.6, zorder=0)
-    axes.set(aspect="equal", xlim=(-1.08, 1.08), ylim=(-1.08, 1.08), xticks=(-1, 0, 1), yticks=(-1, 0, 1))
-
-
-def _lowest(scores: Array) -> float:
-    return float(np.min(scores, initial=1))
 
 
 def _percent(shares: Sequence[float]) -> np.ndarray:

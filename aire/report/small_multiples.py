@@ -16,9 +16,10 @@ _LABELLED_AT = (-3.5, -9.2)  # the labels of the curves are between these height
 
 # Ground, text, and rules; then the curves, of Okabe and Ito's palette, lighter on dark ground.
 THEMES = {
-    "light": ("#ffffff", "#1f2328", "#d0d7de", ("#0072B2", "#D55E00", "#009E73", "#9a6fb0", "#7a7a7a")),
-    "dark": ("#0d1117", "#e6edf3", "#30363d", ("#56B4E9", "#FF8A4C", "#2BC79A", "#C9A0DC", "#a0a0a0")),
+    "light": ("#ffffff", "#1f2328", "#d0d7de", ("#0072B2", "#D55E00", "#009E73", "#9a6fb0", "#7a7a7a", "#B58900")),
+    "dark": ("#0d1117", "#e6edf3", "#30363d", ("#56B4E9", "#FF8A4C", "#2BC79A", "#C9A0DC", "#a0a0a0", "#E6C34A")),
 }
+MOST = 6  # curves in a panel: the number of colours
 
 Curves = Mapping[str, np.ndarray]  # changes of accuracy in points, (runs, ratios), by label; NaN where missing
 
@@ -37,7 +38,8 @@ def draw(
     """
     ground, text, rule, colours = THEMES[theme]
     columns = max(map(len, panels))
-    size = 3.3 * columns + 0.3, 2.5 * len(panels) + 0.5
+    width, height = (3.3, 2.5) if columns > 1 else (6.6, 3.6)
+    size = width * columns + 0.3, height * len(panels) + 0.5
     figure = Figure(figsize=size, layout="constrained", facecolor=ground)
     grid = figure.subplots(len(panels), columns, sharex=True, sharey=True, squeeze=False)
     for line, row in zip(grid, panels, strict=True):

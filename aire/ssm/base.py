@@ -105,6 +105,32 @@ class StateSpaceLayer(nnx.Module):
         x = self.state_pairs(as_floats(u, self.D.dtype))
         return jax.lax.complex(x[..., 0, :], x[..., 1, :])
 
+    def read(self, x: Float[Array, "B L R 2 n"], u: Float[Array, "B L H"]) -> Float[Array, "B L H"]:
+        """The output y = s Re(C x) + D u of given states, as real and imaginary part."""
+        raise NotImplementedError
+
+    def step(self, u: Float[Array, "B H"], x: Any) -> tuple[Float[Array, "B H"], Any]:
+        """Advance the recurrence by one step: return the output y and the new states.
+
+        Raises:
+            UserError: the layer is bidirectional, so it needs the complete sequence.
+        """
+        raise NotImplementedError
+
+    def scan(self, u: Shaped[ArrayLike, "B L H"], x: Any) -> tuple[Float[Array, "B L H"], Any]:
+        """Apply the layer to the next L steps of a sequence, as `step` does L times: return outputs and last states.
+
+        Raises:
+            UserError: the layer is bidirectional, so it needs the complete sequence.
+        """
+        self.check_one_direction()
+        u = as_floats(u, self.D.dtype)
+        Lambda_bar, _ = self.discrete()
+        before = Lambda_bar[None] * x
+        v = self.drive(u).at[:, 0].add(jnp.stack([before.real, before.imag], axis=1))
+        pairs = diagonal_scan(Lambda_bar, v, reverse=self.reverse)
+        return self.read(pairs, u), jax.lax.complex(pairs[:, -1, 0, 0], pairs[:, -1, 0, 1])
+
     def cut(self, keep: Bool[ArrayLike, "n"]) -> Self:
         """Return a layer with only the states where `keep` is true. Its arrays are smaller."""
         kept = np.flatnonzero(np.asarray(keep))

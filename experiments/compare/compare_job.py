@@ -134,6 +134,7 @@ def one_model(config: ConfigDict, entry: str | int) -> ConfigDict:
     one = ConfigDict({key: config[key] for key in ("data", "model", "train")})
     one.name = config.task_name
     one.seed = entry if isinstance(entry, int) else 0
+    one.finetune = False
     one.init = "scratch" if isinstance(entry, int) else "zoo" if entry == "zoo" else str(_model_file(entry))
     return one
 
