@@ -36,6 +36,7 @@ import difflib
 import importlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import TracebackType
 
 import jax
 from absl import flags
@@ -129,10 +130,20 @@ def keep_compiled(workdir: Path) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show an exception that nothing has caught, as `sys.excepthook` does.
+
+    Not those of writes that end after Orbax has given up, on a full disk: TensorStore shows one for each array.
+    """
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, trace)
+
+
 def main() -> None:
     if "--help" in sys.argv or "-h" in sys.argv:
         print(f"{__doc__}\nConfigs: {', '.join(config_names())}")
         return
+    sys.excepthook = _show
     with stopping.on_signals():
         try:
             run(sys.argv)

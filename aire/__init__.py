@@ -11,6 +11,7 @@ from aire.models import Classifier, ModelConfig
 from aire.pruning import Cut, Method, Moments, PruneResult, Readout, calibrate, cut, mask, modes, prune, score, select
 from aire.ssm import LRU, S4D, S5, S6, LRUConfig, Modes, S4DConfig, S5Config, S6Config, map_layers
 from aire.training.cut_state import cut_optimizer
+from aire.utils.traced import checked
 
 __version__ = "0.2.0.dev0"
 
@@ -32,6 +33,7 @@ __all__ = [
     "S5Config",
     "S6Config",
     "calibrate",
+    "checked",
     "convert",
     "cut",
     "cut_optimizer",

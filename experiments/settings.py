@@ -18,18 +18,19 @@ from aire import zoo
 from aire.data.options import Form, describe
 from aire.io.weights import abstract_model, variables_of
 from aire.models import Classifier, ModelConfig
-from aire.models.config import MAX_LAYERS, MAX_STATES
+from aire.models.config import MAX_LAYERS
 from aire.pruning import methods
 from aire.pruning.api import UNSTABLE
 from aire.pruning.selection import SCOPES
 from aire.ssm import kind_of, ssm_config
+from aire.ssm.base import MAX_STATES
 from aire.ssm.hippo import MAX_SIZE
 from aire.training.loop import MAX_BATCH, TrainConfig
-from aire.utils.checks import Mistakes, check, choice, compare, integer, make, number, several, text
+from aire.utils.checks import Mistakes, check, choice, compare, integer, make, number, seed, several, text
 from aire.utils.errors import MissingFileError, UserError
 from aire.utils.files import writing
 
-SEED = integer(0, 2**32 - 1)  # JAX takes larger ones modulo 2³²
+SEED = seed()
 CHECKPOINTS = 4  # on the disk at once: the two newest, the best, and the one that is written
 
 
@@ -100,7 +101,7 @@ class PruneConfig:
         with Mistakes() as mistakes:
             calibration = CalibrationConfig()
             with mistakes.within("calibration."):
-                calibration = make(CalibrationConfig, fields["calibration"])
+                calibration = make(CalibrationConfig, fields.get("calibration"))
             with mistakes.within(""):
                 return make(cls, {**fields, "calibration": calibration})
 
@@ -151,6 +152,16 @@ def new_model(section: ConfigDict, form: Form) -> ModelConfig:
                 return dataclasses.replace(model, state_sizes=(n_states,) * depth)
 
 
+def check_names(config: ConfigDict) -> list[str]:
+    """Return the methods to sweep. Raise UserError that names every unknown one."""
+    names = _named(tuple(config.prune.methods or ()), kind_of(ssm_config(config.model.ssm.to_dict())).selective)
+    with Mistakes() as mistakes:
+        for name in names:
+            with mistakes.within("prune.methods: "):
+                methods.get(name)
+    return names
+
+
 def check_methods(config: ConfigDict) -> list[str]:
     """Return the methods to sweep, after their check with the model of the config.
 
@@ -158,13 +169,12 @@ def check_methods(config: ConfigDict) -> list[str]:
         UserError: a method is unknown, fails on a tiny model, or keeps no state at the largest ratio.
     """
     prune, model = config.prune, config.model
-    names = _named(tuple(prune.methods))
+    names = check_names(config)
     states = kind_of(model.ssm).n_states(model.states, model.d_model)
+    scopes: dict[str, str] = {}
+    for name in names:
+        scopes.setdefault(prune.scope or methods.get(name).scope, name)
     with Mistakes() as mistakes:
-        scopes = {}
-        for name in names:
-            with mistakes.within("prune.methods: "):
-                scopes.setdefault(prune.scope or methods.get(name).scope, name)
         for scope, name in scopes.items():
             with mistakes.within("prune.ratios: "):
                 _check_some_are_kept(name, max(prune.ratios), scope, states, model.depth)
@@ -174,14 +184,19 @@ def check_methods(config: ConfigDict) -> list[str]:
 
 
 _BUILT_IN = frozenset(methods.names())
-STORY = ("random", "magnitude_global", "last", "aire", "measured", "surgeon")  # what a reader should see first
+# What a reader should see first, for layers with a fixed readout and for selective ones.
+STORY = ("random", "magnitude_global", "last", "aire", "measured", "surgeon")
+SELECTIVE_STORY = ("random", "magnitude_global", "ghost", "aire", "measured", "measured_output")
 
 
-def _named(names: Sequence[str]) -> list[str]:
-    """Return the methods that a config's `prune.methods` means."""
+def _named(names: Sequence[str], selective: bool) -> list[str]:
+    """Return the methods that a config's `prune.methods` means, for a model whose layers may be selective."""
     if names == ("all",):
-        return methods.names()
-    return list(names) or [*STORY, *(name for name in methods.names() if name not in _BUILT_IN)]
+        return [name for name in methods.names() if not (selective and methods.get(name).is_linear)]
+    return list(names) or [
+        *(SELECTIVE_STORY if selective else STORY),
+        *(name for name in methods.names() if name not in _BUILT_IN),
+    ]
 
 
 def _check_some_are_kept(method: str, ratio: float, scope: str, states: int, depth: int) -> None:
@@ -216,12 +231,24 @@ def try_methods(names: Sequence[str], config: ConfigDict) -> None:
                     raise UserError(f"{name!r} fails on a tiny model with {type(error).__name__}: {error}") from error
 
 
-def check_init(config: ConfigDict, workdir: Path) -> None:
-    """Raise UserError if the model to prune is not there, or if a new one has no room in the memory or on the disk."""
+def check_room(config: ConfigDict, data: Mapping[str, Any], workdir: Path, data_dir: Path) -> None:
+    """Raise UserError if a new model has no room in the memory or on the disk, or the data none on the disk.
+
+    Args:
+        data: the options of the data that the run reads.
+    """
+    form = describe(data)
     if config.init == "scratch":
-        form = describe(config.data.to_dict())
         _check_room(new_model(config.model, form), config, form, workdir)
-    elif config.init == "zoo":
+    if missing := form.missing_bytes(data_dir):
+        check_space(data_dir, missing)
+
+
+def check_init(config: ConfigDict, workdir: Path) -> None:
+    """Raise UserError if the model to prune is not there."""
+    if config.init == "scratch":
+        return
+    if config.init == "zoo":
         zoo.path(config.name)
     elif not (path := Path(config.init.replace("{runs}", str(workdir.parent)))).exists():
         kind = "model file" if path.suffix == ".safetensors" else "file or folder"

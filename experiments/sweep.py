@@ -3,6 +3,7 @@
 import importlib.util
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from jax import Array
@@ -14,8 +15,10 @@ from aire.models import Classifier
 from aire.pruning import Calibration, Cut, PruneResult, find_cut, methods
 from aire.pruning.api import selective_layers
 from aire.pruning.moments import AnyMoments
+from aire.pruning.output_error import output_errors
 from aire.pruning.result import result_of
 from aire.training.evaluate import Evaluation
+from aire.utils.checks import Mistakes
 from aire.utils.errors import UserError
 from aire.utils.progress import Progress
 from aire.utils.stopping import Stopped
@@ -28,16 +31,25 @@ from experiments.saved_cuts import SavedCuts
 Trial = tuple[str, int]  # a method and a seed, which matters to methods that use random numbers
 
 
-def prepare(config: ConfigDict, workdir: Path) -> list[str]:
+def prepare(config: ConfigDict, workdir: Path, *more: Callable[[], object]) -> list[str]:
     """Check the settings, load the user's scores, and return the methods to sweep.
 
+    Args:
+        config: of the job.
+        workdir: folder of the run.
+        more: further checks, such as of what only one job has. They raise UserError.
     Raises:
-        UserError: a setting is wrong, or the work folder cannot be written. It is better to know before the training.
+        UserError: one line for each mistake in the settings; or the methods fail or keep nothing; or the work folder
+            cannot be written. It is better to know before the training.
     """
-    settings.check_sections(config)
-    settings.check_writable(workdir)
+    checks = [*more, partial(settings.check_sections, config)]
     if config.prune.scores_file:
-        load_scores(config.prune.scores_file)
+        checks.append(partial(load_scores, config.prune.scores_file))
+    with Mistakes() as mistakes:
+        for one in [*checks, partial(settings.check_names, config)]:
+            with mistakes.within(""):
+                one()
+    settings.check_writable(workdir)
     return settings.check_methods(config)
 
 
@@ -137,12 +149,19 @@ class Cuts:
     def _moments(self, trial: Trial) -> dict[str, AnyMoments] | None:
         method, seed = trial
         measures = methods.get(method).measures(selective=bool(selective_layers(self._model)))
-        return self._calibration(seed).moments(self._model) if measures else None
+        return self.moments(seed) if measures else None
 
     def result(self, trial: Trial, ratio: float) -> PruneResult:
         """Return the model cut at one ratio, with its report."""
+        cut, errors = self.at(trial, ratio), None
+        if methods.get(trial[0]).needs_calibration:
+            errors = output_errors(self._model, cut, self._calibration(trial[1]))
         modes = aire.modes(self._model, self._moments(trial))
-        return result_of(self._model, modes, self.scores(trial), self.at(trial, ratio))
+        return result_of(self._model, modes, self.scores(trial), cut, errors)
+
+    def moments(self, seed: int) -> dict[str, AnyMoments]:
+        """Return the moments by layer path on the calibration inputs of a seed, measured once."""
+        return self._calibration(seed).moments(self._model)
 
     def _find(self, trial: Trial, ratio: float) -> Cut:
         method, seed = trial

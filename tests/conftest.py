@@ -71,6 +71,12 @@ def jax_defaults():
 
 
 @pytest.fixture
+def unchecked_types(monkeypatch):
+    """Without the tests' own checks of types, as in a user's program."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture
 def x64():
     """float64 for oracles that need more digits than float32 has."""
     with jax.enable_x64(True):

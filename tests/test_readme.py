@@ -22,6 +22,7 @@ PAGES = {  # the number of snippets
     "docs/extend.md": 5,
     "docs/own_models.md": 1,
     "docs/use.md": 3,
+    "docs/selective.md": 1,
 }
 pytestmark = pytest.mark.usefixtures("jax_defaults")
 REGISTRIES = (SCORES, METHODS, KINDS, TASKS)

@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict
 
 from aire.io.weights import check_arrays
 from aire.models import ModelConfig
+from aire.utils.arguments import mapping, numbers
 from aire.utils.errors import UserError, differences
 
 Arrays = dict[str, np.ndarray]  # by path, "a/b/c"
@@ -18,8 +19,13 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def flatten(tree: Mapping) -> Arrays:
-    """Nested or flat mapping to one level with "/" between names."""
-    return {path: np.asarray(array) for path, array in flatten_dict(dict(tree), sep="/").items()}
+    """Nested or flat mapping to one level with "/" between names. Raise UserError unless it holds arrays of numbers."""
+    mapping("the given arrays", tree, "from names to arrays, or nested ones")
+    try:
+        flat = flatten_dict(dict(tree), sep="/")
+    except (TypeError, RecursionError) as error:  # names that are not strings, or a mapping that contains itself
+        raise UserError(f"the given arrays: expected nested mappings with strings as names: {error}") from error
+    return {name: np.asarray(numbers(f"array {name!r}", array, kinds="fciub")) for name, array in flat.items()}
 
 
 def subtree(arrays: Arrays, prefix: str) -> Arrays:

@@ -2,10 +2,11 @@
 
 import os
 import pkgutil
-from pathlib import Path
 
 from aire.models import Classifier, ModelConfig
 from aire.ssm import kind_of
+from aire.utils.arguments import instance
+from aire.utils.arguments import path as checked_path
 from aire.utils.errors import UserError
 
 
@@ -20,7 +21,9 @@ def from_file(path: str | os.PathLike, config: ModelConfig) -> Classifier:
         UserError: the file is missing, damaged, of another format, or contains pickled objects; its arrays do not fit
             the config (all differences are listed); or the kind of layer has no importer.
     """
+    file = checked_path("path", path)
+    instance("config", config, ModelConfig, "an aire.ModelConfig")
     kind = kind_of(config.ssm)
     if kind.importer is None:
-        raise UserError(f"cannot import {path}: layers of kind {config.ssm.kind!r} have no importer")
-    return pkgutil.resolve_name(kind.importer)(Path(path), config)
+        raise UserError(f"cannot import {file}: layers of kind {config.ssm.kind!r} have no importer")
+    return pkgutil.resolve_name(kind.importer)(file, config)

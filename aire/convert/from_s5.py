@@ -46,7 +46,7 @@ def s5_layer(
         bidirectional=bidirectional,
         discretization=discretization,
         clip_eigs=clip_eigs,
-        step_rescale=float(step_rescale),
+        step_rescale=step_rescale,
     )
     arrays = flatten(params)
     (P,), (_, H, _) = shape_of(arrays, "Lambda_re", "P"), shape_of(arrays, "B", "P, H, 2")
@@ -101,7 +101,7 @@ def s5_model(
             bidirectional=bool(bidirectional),
             discretization=discretization,
             clip_eigs=clip_eigs,
-            step_rescale=float(step_rescale),
+            step_rescale=step_rescale,
         ),
         activation=activation,
         prenorm=prenorm,

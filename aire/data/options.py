@@ -1,12 +1,15 @@
 """The options of each task, a config's section `data`: their rules, and what they say about the data beforehand."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from aire.data import aan, cifar10, fashion_mnist, imdb, listops, mnist, pathfinder, speech_commands
 from aire.data.contours import DESIGNS
 from aire.data.formats import pixels
+from aire.data.formats.archives import Archive
+from aire.data.formats.preparation import PreparedOnce, Source
 from aire.utils.checks import Rule, boolean, choice, compare, integer, text
 from aire.utils.errors import UserError
 
@@ -32,7 +35,7 @@ class Form:
         n_classes: number of classes.
         retrieval: whether an example is a pair of documents.
         train_examples: size of the training split; None if only the data says it.
-        generated: bytes of the data that are generated and written once; 0 if none are.
+        files: what is written once to the folder of the data, by path in it, and about how many bytes.
     """
 
     length: int
@@ -40,7 +43,11 @@ class Form:
     n_classes: int
     retrieval: bool = False
     train_examples: int | None = None
-    generated: int = 0
+    files: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def missing_bytes(self, data_dir: Path) -> int:
+        """Return about how many bytes will be written to the folder of the data, where some may be already."""
+        return sum(size for path, size in self.files.items() if not (data_dir / path).exists())
 
 
 def describe(options: Options) -> Form:
@@ -67,28 +74,52 @@ def _is_size(name: str) -> bool:
 
 
 def _listops(options: Options) -> Form:
-    own = {field.name for field in dataclasses.fields(listops.Generated)} & options.keys()
-    source = listops.Generated(**{name: options[name] for name in own})
+    own = _own(options, listops.Generated)
+    source = listops.Generated(**own)
     form = Form(options["length"], listops.VOCAB_SIZE, listops.N_CLASSES)
     if options["lra_release"]:
         return form
-    written = sum(source.sizes().values()) * source.max_length
-    return dataclasses.replace(form, train_examples=source.train_examples, generated=written)
+    further = [listops.Further(**own, split=split, examples=n) for split, n in _further(options)]
+    files = _generated(listops.ListOps, [source, *further], source.max_length)
+    return dataclasses.replace(form, train_examples=source.train_examples, files=files)
 
 
 def _pathfinder(options: Options) -> Form:
-    own = {field.name for field in dataclasses.fields(pathfinder.Generated)} & options.keys()
-    source = pathfinder.Generated(**{name: options[name] for name in own})
+    own = _own(options, pathfinder.Generated)
+    source = pathfinder.Generated(**own)
     form = Form(source.side**2, 1, pathfinder.N_CLASSES)
     if options["lra_release"]:
         return form
-    written = sum(source.sizes().values()) * source.side**2
-    return dataclasses.replace(form, train_examples=source.train_examples, generated=written)
+    further = [pathfinder.Further(**own, split=split, examples=n) for split, n in _further(options)]
+    files = _generated(pathfinder.Pathfinder, [source, *further], source.side**2)
+    return dataclasses.replace(form, train_examples=source.train_examples, files=files)
 
 
-def _images(side: int, options: Options, features: int = 1) -> Form:
+def _own(options: Options, source: type) -> dict[str, Any]:
+    """The options that are fields of a source."""
+    return {name: options[name] for name in {f.name for f in dataclasses.fields(source)} & options.keys()}
+
+
+def _further(options: Options) -> list[tuple[str, int]]:
+    """The splits that are generated apart from the others, and their sizes."""
+    sizes = {"selection": options["selection_examples"], "more_test": options["more_test_examples"]}
+    return [(split, n) for split, n in sizes.items() if n]
+
+
+def _generated(dataset: type[PreparedOnce], sources: Sequence[Source], example: int) -> dict[str, int]:
+    """The folders of prepared sources, whose examples have up to so many bytes."""
+    version = str(dataset.VERSION)
+    return {f"{dataset.name}/{s.config_name()}/{version}": example * sum(s.sizes().values()) for s in sources}
+
+
+def _download(archive: Archive, examples: int, options: Options) -> dict[str, int]:
+    """A download, and so many bytes of prepared examples. Nothing if the user names a folder."""
+    return {} if options["folder"] else {f"downloads/{archive.name}": archive.size + examples}
+
+
+def _images(side: int, options: Options, features: int = 1, files: Mapping[str, int] | None = None) -> Form:
     sequences = pixels.Sequences(side, options["pool"])
-    return Form((side // sequences.pool) ** 2, features, pixels.N_CLASSES)
+    return Form((side // sequences.pool) ** 2, features, pixels.N_CLASSES, files=files or {})
 
 
 _FOLDER: dict[str, Rule] = {"folder": text()}
@@ -101,12 +132,14 @@ _TASKS: dict[str, tuple[Mapping[str, Rule], Callable[[Options], Form]]] = {
     ),
     "cifar10": (
         _IMAGES | {"grey": boolean()},
-        lambda o: _images(cifar10.SIDE, o, features=1 if o["grey"] else 3),
+        lambda o: _images(cifar10.SIDE, o, 1 if o["grey"] else 3, _download(cifar10.BINARY, 60_000 * 3 * 32**2, o)),
     ),
     "fashion_mnist": (_IMAGES, lambda o: _images(fashion_mnist.SIDE, o)),
     "imdb": (
         _FOLDER | {"length": integer(2, imdb.MAX_LENGTH), "validate_on_test": boolean()},
-        lambda o: Form(o["length"], imdb.VOCAB_SIZE, len(imdb.CLASSES)),
+        lambda o: Form(
+            o["length"], imdb.VOCAB_SIZE, len(imdb.CLASSES), files=_download(imdb.ARCHIVE, 50_000 * 1_300, o)
+        ),
     ),
     "listops": (
         _GENERATED
@@ -118,6 +151,11 @@ _TASKS: dict[str, tuple[Mapping[str, Rule], Callable[[Options], Form]]] = {
     "pathfinder": (_GENERATED | {"design": choice(DESIGNS)}, _pathfinder),
     "speech_commands": (
         _FOLDER | {"sample_every": integer(1, speech_commands.LENGTH)},
-        lambda o: Form(-(-speech_commands.LENGTH // o["sample_every"]), 1, len(speech_commands.WORDS)),
+        lambda o: Form(
+            -(-speech_commands.LENGTH // o["sample_every"]),
+            1,
+            len(speech_commands.WORDS),
+            files=_download(speech_commands.ARCHIVE, 106_000 * 2 * speech_commands.LENGTH, o),
+        ),
     ),
 }

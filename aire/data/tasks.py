@@ -11,6 +11,7 @@ from aire.data.formats import pixels
 from aire.data.formats.archives import Files
 from aire.data.pipeline import Split
 from aire.data.splits import divide_validation, join
+from aire.utils.arguments import mapping
 from aire.utils.errors import UserError
 
 SPLITS = ("train", "validation", "selection", "test")
@@ -158,9 +159,10 @@ def load_task(options: Mapping[str, Any], data_dir: Path) -> Task:
     Raises:
         UserError: the task is unknown, a size is out of range, or its data cannot be prepared or read.
     """
+    mapping("options", options, "with the task and its options")
     options = dict(options)
-    name = options.pop("task")
-    if name not in TASKS:
+    name = options.pop("task", None)
+    if not isinstance(name, str) or name not in TASKS:
         raise UserError(f"unknown task {name!r}: expected one of {sorted(TASKS)}")
     if options.get("folder") == synthetic.FOLDER:
         options["folder"] = str(synthetic.prepare(name, Path(data_dir) / "synthetic"))

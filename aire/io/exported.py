@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from aire.models import Classifier, streaming
 from aire.utils.errors import UserError
 from aire.utils.files import write_bytes
+from aire.utils.traced import not_required
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -51,7 +52,8 @@ def export(model: Classifier, path: str | Path, like: ArrayLike, *, platforms: S
     x = jax.ShapeDtypeStruct((batch, *like.shape[1:]), jnp.int32 if tokens else jnp.float32)
     whole = like.ndim - (not tokens) == 2
     function, other = _whole_function(model, batch) if whole else _step_function(model, batch)
-    exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(x, other)
+    with not_required():
+        exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(x, other)
     write_bytes(path, bytes(exported.serialize()))
 
 

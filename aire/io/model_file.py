@@ -15,15 +15,19 @@ from collections import Counter
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
+from flax import nnx
 
 from aire.io.header import Header, read_header
 from aire.io.weights import abstract_model, check_arrays, get_arrays, set_arrays, variables_of
 from aire.models import Classifier, ModelConfig
 from aire.ssm import kind_of
 from aire.utils import digests
+from aire.utils.arguments import is_traced
+from aire.utils.arguments import path as checked_path
 from aire.utils.digests import DamagedError
 from aire.utils.errors import MissingFileError, UserError, differences
 from aire.utils.files import reading, write_bytes
@@ -49,6 +53,9 @@ def save(model: Classifier, path: str | os.PathLike) -> None:
     """
     if not isinstance(model, Classifier):
         raise UserError(f"cannot save a {type(model).__name__}: expected a Classifier")
+    file = checked_path("path", path)
+    if any(map(is_traced, jax.tree.leaves(nnx.state(model)))):
+        raise UserError("save is called under jax.jit, where the model has no values: call it outside")
     arrays, config, source = get_arrays(model), model.config, "the model to save"
     check_arrays(arrays, variables_of(abstract_model(config)), source)
     record = {"config": dataclasses.asdict(config), "arrays": {name: digests.of_array(a) for name, a in arrays.items()}}
@@ -60,7 +67,7 @@ def save(model: Classifier, path: str | os.PathLike) -> None:
     read = _describe(io.BytesIO(data), source).config  # as `load` will
     if read != config:
         raise UserError(f"{source} would be loaded with another config: {read}, not {config}")
-    write_bytes(Path(path), data)
+    write_bytes(file, data)
 
 
 def load(path: str | os.PathLike) -> Classifier:
@@ -72,7 +79,7 @@ def load(path: str | os.PathLike) -> Classifier:
         UserError: the file is missing (also a FileNotFoundError), damaged or not written by `save`, or its arrays do
             not fit its config.
     """
-    path = Path(path)
+    path = checked_path("path", path)
     if not path.is_file():
         raise MissingFileError(f"no model file at {path}: expected a .safetensors file written by aire.save")
     with reading(path), open(path, "rb") as file:

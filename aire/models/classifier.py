@@ -11,7 +11,10 @@ from jaxtyping import Array, Float, Int, Num
 from aire.models.block import Linear
 from aire.models.config import ModelConfig
 from aire.ssm import kind_of
+from aire.ssm.base import check_rngs
+from aire.utils.arguments import instance, is_traced, numbers
 from aire.utils.errors import UserError
+from aire.utils.traced import require
 
 AnyArray = Array | np.ndarray
 
@@ -39,6 +42,8 @@ class Classifier(nnx.Module):
     decoder: RetrievalHead | nnx.Linear
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        instance("config", config, ModelConfig, "an aire.ModelConfig")
+        check_rngs(rngs)
         # `config` reads sizes and options from the layers, because a copy here would be wrong after a cut.
         self._options = dataclasses.replace(config, state_sizes=(0,) * len(config.state_sizes))
         self.encoder = Linear(config.d_input, config.d_model, rngs=rngs)
@@ -74,18 +79,40 @@ class Classifier(nnx.Module):
                 as in the S5 reference; only the pooling skips it.
             rngs: source of the `dropout` key; required in training mode with dropout.
         Raises:
-            UserError: tokens outside the vocabulary, lengths outside 1…L, or a wrong shape.
+            UserError: tokens outside the vocabulary, lengths outside 1…L, or a wrong shape or dtype. Under `jax.jit`,
+                only shapes and dtypes are checked: with wrong values the logits are wrong or NaN. `aire.checked` finds
+                them there, too.
         """
         options = self._options
-        if options.retrieval:
-            x, lengths = stack_documents(x, lengths)
-        self._check(x, lengths)
+        self._check_rngs(rngs)
+        x, lengths = self.check_inputs(x, lengths)
         if x.ndim == 2:  # int32, because `one_hot` counts in the dtype of the tokens and uint8 ends at 255
             x = jax.nn.one_hot(x.astype(jnp.int32), options.d_input)
         h = self.encoder(jnp.asarray(x)).astype(options.dtype)
         for block in self.blocks:
             h = block(h, rngs)
         return self.decoder(pool(h.astype(jnp.float32), lengths, options.pooling))
+
+    def check_inputs(
+        self, x: Num[AnyArray, "..."], lengths: Int[AnyArray, "..."] | None
+    ) -> tuple[Num[AnyArray, "..."], Int[AnyArray, "..."] | None]:
+        """Return the inputs of a call as arrays, documents stacked. Raise UserError as a call does."""
+        x = numbers("x", x, expected="floats or integer tokens")
+        lengths = None if lengths is None else numbers("lengths", lengths, kinds="iu", expected="integers")
+        if self._options.retrieval:
+            x, lengths = stack_documents(x, lengths)
+        self._check(x, lengths)
+        return x, lengths
+
+    def _check_rngs(self, rngs: nnx.Rngs | None) -> None:
+        if rngs is not None:
+            instance("rngs", rngs, nnx.Rngs, "flax.nnx.Rngs")
+        has_keys = callable(getattr(rngs, "dropout", None))
+        drops = (
+            [getattr(block, "drop", None) for block in self.blocks] if self._options.dropout and not has_keys else []
+        )
+        if any(drop and not drop.deterministic for drop in drops):
+            raise UserError("a model in training mode with dropout: pass rngs=nnx.Rngs(dropout=…), or call eval()")
 
     def _check(self, x: AnyArray, lengths: AnyArray | None) -> None:
         d_input = self._options.d_input
@@ -96,12 +123,16 @@ class Classifier(nnx.Module):
             )
         if not (x.shape[0] and x.shape[1]):
             raise UserError(f"input {x.dtype}{list(x.shape)}: expected at least one sequence of at least one step")
+        if self._options.retrieval and x.shape[0] % 2:
+            raise UserError(f"input {x.dtype}{list(x.shape)}: expected two documents for each pair, stacked")
         if self._options.pooling == "masked_mean" and lengths is None:
             raise UserError("this model pools by masked_mean: pass the true lengths of the sequences")
-        if tokens and (values := _concrete(x)) is not None and not (values.min() >= 0 and values.max() < d_input):
-            raise UserError(f"tokens in {values.min()}…{values.max()}: this model's vocabulary is 0…{d_input - 1}")
-        if (steps := _concrete(lengths)) is not None and not (steps.min() >= 1 and steps.max() <= x.shape[1]):
-            raise UserError(f"lengths in {steps.min()}…{steps.max()}: expected 1…{x.shape[1]}, the padded length")
+        if tokens:
+            _check_range("tokens", x, 0, d_input - 1, f"this model's vocabulary is 0…{d_input - 1}")
+        if lengths is not None:
+            if lengths.shape != x.shape[:1]:
+                raise UserError(f"lengths {list(lengths.shape)} for {x.shape[0]} sequences: expected one for each")
+            _check_range("lengths", lengths, 1, x.shape[1], f"expected 1…{x.shape[1]}, the padded length")
 
 
 def stack_documents(
@@ -114,18 +145,22 @@ def stack_documents(
         lengths: (B, 2), (2B,) or None.
     """
     if x.ndim == (3 if jnp.issubdtype(x.dtype, jnp.integer) else 4):
+        if x.shape[1] != 2:
+            raise UserError(f"input {x.dtype}{list(x.shape)}: expected two documents, (B, 2, L) or (B, 2, L, d_input)")
         x = jnp.concatenate([x[:, 0], x[:, 1]])
-    if lengths is not None and lengths.ndim == 2:
+    if lengths is not None and lengths.ndim == 2 and lengths.shape[1] == 2:
         lengths = jnp.concatenate([lengths[:, 0], lengths[:, 1]])
     return x, lengths
 
 
-def _concrete(x: AnyArray | None) -> np.ndarray | None:
-    """Concrete values of `x`; None if `x` is None, empty or a tracer.
-
-    Uses NumPy because a jnp operation on a closed-over array would be staged out.
-    """
-    return None if x is None or isinstance(x, jax.core.Tracer) or not x.size else np.asarray(x)
+def _check_range(name: str, x: AnyArray, low: int, high: int, expected: str) -> None:
+    """Raise UserError unless all values are in a range. If they are traced, only `aire.checked` finds it."""
+    if is_traced(x):
+        require(jnp.all((x >= low) & (x <= high)), f"{name} outside {low}…{high}: {expected}")
+        return
+    values = np.asarray(x)  # because a jnp operation on a closed-over array would be staged out
+    if not (values.min() >= low and values.max() <= high):
+        raise UserError(f"{name} in {values.min()}…{values.max()}: {expected}")
 
 
 def pool(x: Float[Array, "B L H"], lengths: Int[AnyArray, "B"] | None, pooling: str) -> Float[Array, "B H"]:

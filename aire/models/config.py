@@ -6,13 +6,14 @@ from typing import Any, Self
 
 from aire.models.activations import ACTIVATIONS
 from aire.ssm import S5Config, kind_of, ssm_config
+from aire.ssm.base import MAX_FEATURES, MAX_STATES
 from aire.utils.checks import boolean, check, choice, integer, make, number, several
 from aire.utils.errors import UserError
 
 DTYPES = ("float32", "bfloat16")
 POOLINGS = ("mean", "masked_mean", "last")
 # Limits, so that a number typed or read wrong is an error and not a model that fills the memory.
-MAX_CLASSES, MAX_FEATURES, MAX_LAYERS, MAX_STATES = 2**24, 2**16, 1024, 2**24
+MAX_CLASSES, MAX_LAYERS = 2**24, 1024
 
 
 @dataclasses.dataclass(frozen=True)

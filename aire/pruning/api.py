@@ -18,6 +18,9 @@ from aire.pruning.search import Validate
 from aire.pruning.selection import Ratio, select
 from aire.pruning.surgery import Cut
 from aire.ssm import Modes, layers
+from aire.utils.arguments import follow, instance, is_traced, mapping, numbers
+from aire.utils.checks import choice
+from aire.utils.checks import seed as seed_rule
 from aire.utils.errors import UserError
 
 UNSTABLE = ("error", "first")
@@ -44,33 +47,47 @@ def score(
             bank) or "none" (the raw energies). None uses the setting of the method, which is "prefix" for a score.
         unstable: how a score defined only for stable states treats |λ̄| ≥ 1: "error", or "first" to rank these states
             above all others. Other scores ignore it.
-        seed: seed of random scores. Other scores ignore it.
+        seed: seed of random scores, below 2³². Other scores ignore it.
     Returns:
         Scores by layer path, non-negative.
     Raises:
         UserError: an unknown name, missing moments, NaN or infinite weights, an unstable eigenvalue, a method that is
-            not defined for a layer, or a score that does not return one non-negative number per mode. The message names
-            the layer.
+            not defined for a layer, or a score that fails or does not return one non-negative number per mode. The
+            message names the layer. Also a call under `jax.jit`, because the values are checked.
     """
     chosen = methods.get(method)
     normalize = chosen.normalize if normalize is None else normalize
-    if normalize not in scores.NORMALIZATIONS:
-        raise UserError(f"normalize={normalize!r}: expected one of {sorted(scores.NORMALIZATIONS)}")
-    if unstable not in UNSTABLE:
-        raise UserError(f"unstable={unstable!r}: expected one of {list(UNSTABLE)}")
+    follow("normalize", normalize, choice(scores.NORMALIZATIONS))
+    follow("unstable", unstable, choice(UNSTABLE))
+    follow("seed", seed, seed_rule())
+    if moments is not None and not callable(moments):
+        mapping("moments", moments, "from layer paths to moments, or a function of modes")
     fn, result = scores.get(chosen.score), {}
-    for path, m in (model if isinstance(model, Mapping) else surgery.modes(model)).items():
+    for path, m in _modes_of(model).items():
         check_linear(chosen, [path] if m.nominal else [])
         found = moments(m) if callable(moments) else (moments or {}).get(path)
+        if found is not None:
+            instance(f"moments of layer {path!r}", found, AnyMoments, "those of a layer, from aire.calibrate")
         if fn.stable and m.nominal:
             m = _averaged(path, chosen.score, m, found)
         _check_modes(path, m, unstable if fn.stable else "ignored")
         defined = m.margin > 0 if fn.stable else jnp.ones(m.margin.shape, bool)
-        energies = scores.evaluate(fn, m, path, moments=found, seed=seed)
+        energies = scores.evaluate(fn, m, path, name=chosen.score, moments=found, seed=seed)
         energies = m.by_state(jnp.where(defined, _checked(path, chosen.score, energies, defined), 0))
         defined = m.by_state(jnp.where(defined, 0, 1)) == 0
         result[path] = jnp.where(defined, scores.NORMALIZATIONS[normalize](energies, m.state_channels()), jnp.inf)
     return result
+
+
+def _modes_of(model: nnx.Module | Mapping[str, Modes]) -> Mapping[str, Modes]:
+    if not isinstance(model, Mapping):
+        return surgery.modes(model)
+    mapping("model", model, "from layer paths to modes")
+    if not model:
+        raise UserError("model: expected the modes of at least one layer")
+    for path, m in model.items():
+        instance(f"layer {path!r}", m, Modes, "modes, such as from Modes.discrete")
+    return model
 
 
 def selective_layers(model: nnx.Module) -> list[str]:
@@ -98,6 +115,10 @@ def _averaged(path: str, score: str, modes: Modes, moments: AnyMoments | None) -
 
 
 def _check_modes(path: str, modes: Modes, unstable: str) -> None:
+    if is_traced(modes.margin):
+        raise UserError(
+            "score is called under jax.jit, where it cannot check the values of the weights: call it outside"
+        )
     for field in ("Lambda_bar", "B_bar", "C", "margin"):
         bad = ~np.isfinite(getattr(modes, field))
         if bad.any():
@@ -113,7 +134,7 @@ def _check_modes(path: str, modes: Modes, unstable: str) -> None:
 def _checked(path: str, name: str, energies: object, defined: Array) -> Array:
     """Return the energies as an array. Raise UserError unless they are one non-negative number per state."""
     try:
-        values = np.asarray(energies, np.float64)
+        values = np.asarray(numbers("the result", energies, kinds="fiub", expected="real numbers"), np.float64)
     except (TypeError, ValueError) as error:
         raise UserError(f"score {name!r} returned a {type(energies).__name__} for layer {path!r}: {error}") from error
     if values.shape != defined.shape:
@@ -125,7 +146,11 @@ def _checked(path: str, name: str, energies: object, defined: Array) -> Array:
             f"score {name!r} returned negative, NaN or infinite values for layer {path!r}; register a score that "
             "divides by 1 − |λ̄|² with stable=True"
         )
-    return energies if isinstance(energies, Array) else jnp.asarray(values)
+    with np.errstate(over="ignore"):
+        result = jnp.asarray(values)
+    if jnp.isinf(result)[np.asarray(defined)].any():
+        raise UserError(f"score {name!r} returned {used.max():g} for layer {path!r}: more than {result.dtype} can hold")
+    return energies if isinstance(energies, Array) and jnp.issubdtype(energies.dtype, jnp.floating) else result
 
 
 def find_cut(
@@ -152,6 +177,8 @@ def find_cut(
     """
     chosen = methods.get(method)
     scope = chosen.scope if scope is None else scope
+    if calibration is not None:
+        instance("calibration", calibration, Calibration, "aire.pruning.Calibration(batches)")
     cut = Cut(select(state_scores, ratio=ratio, threshold=threshold, scope=scope, leave_whole=leave_whole))
     if chosen.refit is None:
         return cut
@@ -195,8 +222,9 @@ def prune(
     Raises:
         UserError: as in `score`, `select` and `search.largest`, or missing calibration.
     """
+    instance("model", model, nnx.Module, "a flax.nnx.Module")
     search.check(tolerance, validate, others=(ratio, threshold))
-    if scope == "channel":
+    if isinstance(scope, str) and scope == "channel":
         if normalize not in (None, "channel"):
             raise UserError(f"scope='channel' means normalize='channel', not normalize={normalize!r}")
         scope, normalize = "global", "channel"

@@ -1,7 +1,7 @@
 """Calibration: measure the moments of every layer's states on unlabelled inputs."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import jax
@@ -11,11 +11,12 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 from numpy.typing import ArrayLike
 
-from aire.models import stack_documents
+from aire.models import Classifier, stack_documents
 from aire.pruning import features, gram
 from aire.pruning.moments import AnyMoments, GateMoments, Moments
 from aire.ssm import StateSpaceLayer, layers, map_layers
 from aire.ssm.paths import path_name
+from aire.utils.arguments import describe, is_traced, numbers
 from aire.utils.errors import UserError
 
 Batch = ArrayLike | Mapping[str, ArrayLike]  # x, or a dict with x and, for padded sequences, lengths
@@ -32,8 +33,9 @@ def calibrate(model: nnx.Module, batches: Iterable[Batch]) -> dict[str, AnyMomen
     Returns:
         Moments by layer path.
     Raises:
-        UserError: no batches, a batch without x, or a layer that the model does not call.
+        UserError: no batches, a batch without x or that the model refuses, or a layer that the model does not call.
     """
+    layers(model)  # before the copy, which fails on what is no module
     model = nnx.clone(model)
     model.eval()
     graphdef, state = nnx.split(model)
@@ -42,8 +44,11 @@ def calibrate(model: nnx.Module, batches: Iterable[Batch]) -> dict[str, AnyMomen
     slots = {path: jnp.asarray(features.slots(p)) for path, p in place.items()}
 
     total: dict[str, dict[str, np.ndarray]] = {}
-    for batch in batches:
-        for path, found in jax.device_get(_measure(graphdef, state, slots, *inputs(batch))).items():
+    for batch in each_batch(batches):
+        x, lengths = inputs(batch)
+        if isinstance(model, Classifier):
+            model.check_inputs(x, lengths)  # here, because a compiled call cannot check values
+        for path, found in jax.device_get(_measure(graphdef, state, slots, x, lengths)).items():
             if found:
                 old = total.get(path, {})
                 total[path] = {name: old.get(name, 0) + np.asarray(a, np.float64) for name, a in found.items()}
@@ -105,14 +110,29 @@ def _moments(layer: StateSpaceLayer, place: features.Place, found: dict[str, np.
     )
 
 
+def each_batch(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Iterate over batches. Raise UserError if they are no iterable of several batches."""
+    if isinstance(batches, str | bytes | Mapping | np.ndarray | Array) or not isinstance(batches, Iterable):
+        raise UserError(f"calibration batches: expected a list of arrays x or dicts with x, not {describe(batches)}")
+    return iter(batches)
+
+
 def inputs(batch: Batch) -> tuple[Num[Array, "..."], Int[Array, "..."] | None]:
-    """x and lengths of a calibration batch. Raise UserError if it has no x."""
+    """x and lengths of a calibration batch. Raise UserError if it has no x, or if they are no arrays of numbers."""
     if not isinstance(batch, Mapping):
-        return jnp.asarray(batch), None
+        return _known(numbers("a calibration batch", batch)), None
     if "x" not in batch:
-        raise UserError(f"a calibration batch with {sorted(batch)}: expected inputs x, and lengths if padded")
-    lengths = batch.get("lengths")
-    return jnp.asarray(batch["x"]), None if lengths is None else jnp.asarray(lengths)
+        raise UserError(f"a calibration batch with {list(batch)}: expected inputs x, and lengths if padded")
+    x, lengths = _known(numbers("x of a calibration batch", batch["x"])), batch.get("lengths")
+    if lengths is None:
+        return x, None
+    return x, _known(numbers("lengths of a calibration batch", lengths, kinds="iu", expected="integers"))
+
+
+def _known(array: Array | np.ndarray) -> Array:
+    if is_traced(array):
+        raise UserError("a calibration under jax.jit, where the inputs have no values: call it outside")
+    return jnp.asarray(array)
 
 
 class Calibration:
@@ -125,7 +145,7 @@ class Calibration:
     """
 
     def __init__(self, batches: Iterable[Batch], fits: MutableMapping[str, Mapping[str, np.ndarray]] | None = None):
-        self.batches = list(batches)
+        self.batches = list(each_batch(batches))
         self.fits = {} if fits is None else fits
         self._measured: tuple[nnx.Module, dict[str, AnyMoments]] | None = None
 

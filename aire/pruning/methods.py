@@ -14,7 +14,10 @@ from aire.pruning.calibration import Calibration
 from aire.pruning.recalibrate import recalibrated
 from aire.pruning.reconstruct import reconstruct
 from aire.pruning.refit import refit
+from aire.pruning.selection import SCOPES
 from aire.pruning.surgery import Cut
+from aire.utils.arguments import follow
+from aire.utils.checks import Rule, check, choice
 from aire.utils.errors import UserError
 
 # refit(unpruned model, cut, calibration) -> the cut with new readouts, or with other states
@@ -37,6 +40,15 @@ class Method:
     normalize: str = "prefix"
     scope: str = "global"
     refit: Refit | None = None
+
+    def __post_init__(self):
+        check(
+            self,
+            score=Rule("the name of a score", lambda x: isinstance(x, str)),
+            normalize=choice(scores.NORMALIZATIONS),
+            scope=choice(SCOPES),
+            refit=Rule("None or a function of a model, a cut and a calibration", lambda x: x is None or callable(x)),
+        )
 
     @property
     def needs_moments(self) -> bool:
@@ -120,6 +132,7 @@ def get(name: str | Method) -> Method:
     Raises:
         UserError: the name is neither a method nor a score, or it is both and the method uses another score.
     """
+    follow("method", name, Rule("the name of a method, or a Method", lambda x: isinstance(x, str | Method)))
     method = name if isinstance(name, Method) else METHODS.get(name, Method(name))
     if method.score not in scores.SCORES:
         raise UserError(f"unknown score {method.score!r}: expected one of {names()} (add one with scores.register)")

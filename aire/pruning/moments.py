@@ -13,6 +13,8 @@ from jaxtyping import Complex128, Float64, Int
 
 from aire.pruning import features
 from aire.ssm import Modes
+from aire.utils.arguments import follow, instance
+from aire.utils.checks import integer
 from aire.utils.errors import UserError
 
 
@@ -157,6 +159,7 @@ def white(modes: Modes) -> Moments:
     Raises:
         UserError: a state is unstable.
     """
+    instance("modes", modes, Modes, "an aire.Modes")
     if (np.asarray(modes.margin) <= 0).any():
         raise UserError("white noise has no steady state in an unstable layer: pass moments over a finite horizon")
     return _closed_form(modes, lambda q: 1 / (1 - q))
@@ -171,8 +174,8 @@ def finite_horizon(modes: Modes, length: int) -> Moments:
     Raises:
         UserError: the length is below 1.
     """
-    if length < 1:
-        raise UserError(f"length={length}: expected at least one step")
+    instance("modes", modes, Modes, "an aire.Modes")
+    follow("length", length, integer(1, 2**62))
     return _closed_form(modes, lambda q: _mean_partial_sum(q, length))
 
 

@@ -17,6 +17,7 @@ from aire.pruning.speed import milliseconds
 from aire.pruning.surgery import Cut, apply
 from aire.report import tables
 from aire.ssm import Modes, StateSpaceLayer, layers
+from aire.utils.arguments import instance
 
 
 class Change(NamedTuple):
@@ -172,4 +173,5 @@ def state_bytes(layer: StateSpaceLayer) -> int:
 
 def count_parameters(module: nnx.Module) -> int:
     """The number of trainable parameters of a module, in real numbers."""
+    instance("module", module, nnx.Module, "a flax.nnx.Module")
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))

@@ -22,6 +22,8 @@ from jaxtyping import Array, Float, Float64, Int, PRNGKeyArray
 
 from aire.pruning.moments import AnyMoments
 from aire.ssm import Modes
+from aire.utils.arguments import follow, function
+from aire.utils.checks import Rule
 from aire.utils.errors import UserError
 
 # Inputs that a score may need besides the modes:
@@ -84,13 +86,14 @@ def register(
         overwrite: replace another score of this name. Not needed to register the same function again, as when a
             notebook cell runs twice.
     Raises:
-        UserError: an unknown need, or the name of another score.
+        UserError: an unknown need, the name of another score, or what is decorated is no function.
     """
+    follow("name", name, Rule("a printable name", lambda x: isinstance(x, str) and x != "" and x.isprintable()))
+    follow(f"score {name!r}: needs", needs, Rule(f"some of {list(NEEDS)}", _are_needs))
     needs = (needs,) if isinstance(needs, str) else tuple(needs)
-    if unknown := set(needs) - set(NEEDS):
-        raise UserError(f"score {name!r} needs {sorted(unknown)}: expected some of {list(NEEDS)}")
 
     def add(fn: ScoreFn) -> ScoreFn:
+        function(f"score {name!r}", fn, "of a layer's modes")
         source = getattr(fn, "__module__", ""), getattr(fn, "__qualname__", "")
         if name in SCORES and SCORES[name].source != source and not overwrite:
             raise UserError(f"score {name!r} exists already: choose another name, or pass overwrite=True")
@@ -100,18 +103,25 @@ def register(
     return add
 
 
+def _are_needs(needs: object) -> bool:
+    """Whether these are names of `NEEDS`, or one of them."""
+    return needs in NEEDS if isinstance(needs, str) else isinstance(needs, Sequence) and all(n in NEEDS for n in needs)
+
+
 def get(name: str) -> Score:
     """Return the score of this name. Raise UserError if there is none."""
-    if name not in SCORES:
+    if not isinstance(name, str) or name not in SCORES:
         raise UserError(f"unknown score {name!r}: expected one of {sorted(SCORES)} (add one with scores.register)")
     return SCORES[name]
 
 
-def evaluate(score: Score, modes: Modes, path: str, *, moments: AnyMoments | None = None, seed: int = 0) -> Any:
+def evaluate(
+    score: Score, modes: Modes, path: str, *, name: str = "", moments: AnyMoments | None = None, seed: int = 0
+) -> Any:
     """Compute a score of the layer at `path`, (n,). Its key depends on the path and the seed.
 
     Raises:
-        UserError: the score needs moments and they are missing.
+        UserError: the score needs moments and they are missing, or its function fails.
     """
     given: dict[str, Any] = {"moments": moments}
     if "key" in score.needs:
@@ -121,7 +131,12 @@ def evaluate(score: Score, modes: Modes, path: str, *, moments: AnyMoments | Non
             f"this score needs moments of layer {path!r}: pass moments=aire.calibrate(model, batches) to score, "
             "or calibration=batches to prune"
         )
-    return score(modes, **{name: given[name] for name in score.needs})
+    try:
+        return score(modes, **{need: given[need] for need in score.needs})
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's function raises
+        raise UserError(f"score {name!r} fails for layer {path!r} with {type(error).__name__}: {error}") from error
 
 
 def _input_energy(modes: Modes) -> Float[Array, "n"]:

@@ -7,6 +7,8 @@ from flax import nnx
 
 from aire.pruning.selection import NothingLeft
 from aire.pruning.surgery import Cut, apply, apply_masked
+from aire.utils.arguments import follow, function, numbers
+from aire.utils.checks import Rule, number
 from aire.utils.errors import UserError
 
 Validate = Callable[[nnx.Module], float]  # the accuracy of a model, higher is better
@@ -23,8 +25,9 @@ def check(tolerance: float | None, validate: Validate | None, others: tuple[obje
         return
     if any(other is not None for other in others):
         raise UserError("pass one of ratio=…, threshold=… and tolerance=…: the tolerance finds the ratio")
-    if not (math.isfinite(tolerance) and tolerance >= 0):
-        raise UserError(f"tolerance={tolerance}: expected the accuracy that may be lost, such as 0.01 for one point")
+    rule = Rule("the accuracy that may be lost, such as 0.01 for one point", number(0).holds)
+    follow("tolerance", tolerance, rule)
+    function("validate", validate, "that returns the accuracy of a model")
 
 
 def largest(model: nnx.Module, find: Callable[[float], Cut], tolerance: float, validate: Validate) -> Cut:
@@ -66,8 +69,8 @@ def largest(model: nnx.Module, find: Callable[[float], Cut], tolerance: float, v
 def _accuracy(validate: Validate, model: nnx.Module) -> float:
     given = validate(model)
     try:
-        accuracy = float(given)
-    except (TypeError, ValueError) as error:
+        accuracy = float(numbers("the accuracy", given))
+    except Exception as error:  # also of a traced value
         raise UserError(f"validate returned a {type(given).__name__}: expected the accuracy, a number") from error
     if not math.isfinite(accuracy):
         raise UserError(f"validate returned {accuracy}: expected a finite accuracy")

@@ -1,19 +1,24 @@
 """The selector: from the scores of all layers to masks of kept states. Pure functions on dicts of arrays."""
 
 import fnmatch
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Real
 
 from aire.ssm.paths import natural_order
+from aire.utils.arguments import describe, follow, is_traced, mapping, numbers
+from aire.utils.checks import choice, short
 from aire.utils.errors import UserError
+from aire.utils.traced import require
 
 SCOPES = ("global", "uniform")
 
 Ratio = float | Mapping[str, float]  # share of states to cut, of the model or by layer pattern
+AnyArray = Array | np.ndarray
 
 
 class NothingLeft(UserError):
@@ -21,7 +26,7 @@ class NothingLeft(UserError):
 
 
 def select(
-    scores: Mapping[str, Float[Array, "_"]],
+    scores: Mapping[str, Real[AnyArray, "_"]],
     *,
     ratio: Ratio | None = None,
     threshold: float | None = None,
@@ -31,7 +36,7 @@ def select(
     """Select the states to keep.
 
     Args:
-        scores: by layer path; n_l scores in layer l. Higher matters more.
+        scores: by layer path; n_l scores in layer l, arrays of JAX or NumPy. Higher matters more.
         ratio: share p of states to cut, in [0, 1). Globally, exactly round((1 − p) Σ n_l) states are kept, the
             highest-scoring of the network; with scope "uniform", round((1 − p) n_l) of every layer. `round` is Python's
             and rounds halves to even, after binary rounding of (1 − p) n. Ties go to the earlier layer, then to the
@@ -45,8 +50,9 @@ def select(
         Masks of kept states by layer path.
     Raises:
         UserError: both or neither of ratio and threshold, a ratio outside [0, 1), a ratio or threshold that keeps no
-            state, a pattern without a layer or a layer without a pattern, an unknown scope, or NaN scores (the message
-            names the layer).
+            state, a pattern without a layer or a layer without a pattern, an unknown scope, or scores that are no
+            vectors of real numbers or NaN (the message names the layer). Under `jax.jit`, NaN scores and a threshold
+            that keeps no state are not found; `aire.checked` finds NaN scores.
 
     >>> keep = select({"a": jnp.array([0.9, 0.1]), "b": jnp.array([0.5, 0.4])}, ratio=0.5)
     >>> {layer: mask.tolist() for layer, mask in keep.items()}
@@ -55,37 +61,71 @@ def select(
     if (ratio is None) == (threshold is None):
         raise UserError("pass either ratio=… or threshold=…, not both")
     check_scope(scope)
-    _check_scores(scores)
-    whole = _matching(scores, leave_whole)
-    keep = {layer: jnp.ones(scores[layer].shape, bool) for layer in whole}
+    scores = _vectors(scores)
+    whole = _matching(scores, _patterns(leave_whole))
+    keep: dict[str, AnyArray] = {layer: np.ones(scores[layer].shape, bool) for layer in whole}
     others = {layer: s for layer, s in scores.items() if layer not in whole}
     if threshold is not None:
-        keep |= _above(others, threshold, bool(whole))
+        keep |= _above(others, _number("threshold", threshold), bool(whole))
     elif ratio is not None:
         for share, group in _groups(others, ratio):
             keep |= _highest(group, share, scope)
-    return {layer: keep[layer] for layer in scores}
+    return {layer: jnp.asarray(keep[layer]) for layer in scores}
 
 
-def check_ratio(ratio: float) -> None:
-    """Raise UserError unless 0 ≤ ratio < 1."""
-    if not 0 <= ratio < 1:
-        raise UserError(f"ratio={ratio}: expected a share of states to cut in [0, 1)")
+def check_ratio(ratio: object) -> float:
+    """Return a ratio as a number. Raise UserError unless 0 ≤ ratio < 1."""
+    share = _number("ratio", ratio)
+    if not 0 <= share < 1:
+        raise UserError(f"ratio={share}: expected a share of states to cut in [0, 1)")
+    return share
 
 
-def check_scope(scope: str) -> None:
+def check_scope(scope: object) -> None:
     """Raise UserError unless the scope is one of `SCOPES`."""
-    if scope not in SCOPES:
-        raise UserError(f"scope={scope!r}: expected one of {list(SCOPES)}")
+    follow("scope", scope, choice(SCOPES))
 
 
-def _check_scores(scores: Mapping[str, Array]) -> None:
-    for layer, s in scores.items():
-        if not isinstance(s, jax.core.Tracer) and np.isnan(s).any():
-            raise UserError(f"layer {layer!r}: {int(np.isnan(s).sum())} of {s.size} scores are NaN; check its weights")
+def _number(name: str, value: Any) -> float:
+    """Return a number, also of an array without axes. A threshold may be traced. Raise UserError if it is NaN."""
+    if is_traced(value) and name == "threshold":
+        return value
+    found = numbers(name, value, expected="a number")
+    if is_traced(found) or found.ndim or math.isnan(found):
+        raise UserError(f"{name}={short(value)}: expected a number")
+    return float(found)
 
 
-def _matching(scores: Mapping[str, Array], patterns: Sequence[str]) -> set[str]:
+def _patterns(leave_whole: Sequence[str]) -> list[str]:
+    if isinstance(leave_whole, str) or not isinstance(leave_whole, Sequence | set | frozenset):
+        raise UserError(f"leave_whole: expected a list of patterns such as ['blocks/0/*'], not {describe(leave_whole)}")
+    if wrong := [pattern for pattern in leave_whole if not isinstance(pattern, str)]:
+        raise UserError(f"leave_whole: expected patterns of layer paths, not {describe(wrong[0])}")
+    return list(leave_whole)
+
+
+def _vectors(scores: Mapping[str, Any]) -> dict[str, AnyArray]:
+    """Return the scores as arrays. Raise UserError unless there is one real number per state."""
+    mapping("scores", scores, "from layer paths to scores")
+    if not scores:
+        raise UserError("scores: expected at least one layer")
+    arrays = {}
+    for layer, given in scores.items():
+        s = arrays[layer] = numbers(f"scores of layer {layer!r}", given, expected="real numbers")
+        if s.ndim != 1:
+            raise UserError(
+                f"scores of layer {layer!r} have shape {list(s.shape)}: expected one number per state, (n,)"
+            )
+        if is_traced(s):
+            require(~jnp.isnan(s).any(), f"layer {layer!r}: scores are NaN; check its weights")
+            continue
+        s = arrays[layer] = np.asarray(s)
+        if nan := int(np.isnan(s).sum()):
+            raise UserError(f"layer {layer!r}: {nan} of {s.size} scores are NaN; check its weights")
+    return arrays
+
+
+def _matching(scores: Mapping[str, AnyArray], patterns: Sequence[str]) -> set[str]:
     """The layers that match any pattern. Raise UserError if a pattern matches none."""
     found = {pattern: set(fnmatch.filter(scores, pattern)) for pattern in patterns}
     for pattern, layers in found.items():
@@ -94,10 +134,12 @@ def _matching(scores: Mapping[str, Array], patterns: Sequence[str]) -> set[str]:
     return set().union(*found.values())
 
 
-def _groups(scores: Mapping[str, Array], ratio: Ratio) -> list[tuple[float, dict[str, Array]]]:
+def _groups(scores: Mapping[str, AnyArray], ratio: Ratio) -> list[tuple[float, dict[str, AnyArray]]]:
     """Each ratio with the layers that are selected together."""
     if not isinstance(ratio, Mapping):
-        return [(ratio, dict(scores))]
+        return [(check_ratio(ratio), dict(scores))]
+    mapping("ratio", ratio, "from patterns of layer paths to shares")
+    ratio = {pattern: check_ratio(share) for pattern, share in ratio.items()}
     _matching(scores, list(ratio))
     first = {layer: next((p for p in ratio if fnmatch.fnmatchcase(layer, p)), None) for layer in scores}
     if unmatched := [layer for layer, pattern in first.items() if pattern is None]:
@@ -105,9 +147,8 @@ def _groups(scores: Mapping[str, Array], ratio: Ratio) -> list[tuple[float, dict
     return [(r, {layer: s for layer, s in scores.items() if first[layer] == p}) for p, r in ratio.items()]
 
 
-def _highest(scores: Mapping[str, Array], ratio: float, scope: str) -> dict[str, Array]:
+def _highest(scores: Mapping[str, AnyArray], ratio: float, scope: str) -> dict[str, AnyArray]:
     """Select by ratio."""
-    check_ratio(ratio)
     total = sum(s.size for s in scores.values())
     if scope == "uniform":
         budgets = {layer: round((1 - ratio) * s.size) for layer, s in scores.items()}
@@ -126,19 +167,23 @@ def _check_budget(ratio: float, budget: int, total: int) -> None:
         raise NothingLeft(f"ratio={ratio} would keep none of the {total} states: pass a smaller ratio")
 
 
-def _above(scores: Mapping[str, Array], threshold: float, may_be_empty: bool) -> dict[str, Array]:
-    keep = {layer: s >= threshold for layer, s in scores.items()}
+def _above(scores: Mapping[str, AnyArray], threshold: float, may_be_empty: bool) -> dict[str, AnyArray]:
+    with np.errstate(over="ignore"):  # a threshold above the largest float32 is infinite there
+        keep = {layer: s >= threshold for layer, s in scores.items()}
     kept = sum(mask.sum() for mask in keep.values())
-    if not may_be_empty and not isinstance(kept, jax.core.Tracer) and kept == 0:
+    if not may_be_empty and not is_traced(kept) and kept == 0:
         highest = max((float(s.max()) for s in scores.values() if s.size), default=float("nan"))
         raise UserError(f"threshold={threshold} would keep no state at all: the highest score is {highest:.6g}")
     return keep
 
 
-@jax.jit
-def _keep_top(scores: list[Float[Array, "_"]], budget: int | Array) -> list[Bool[Array, "_"]]:
-    """Masks of the `budget` highest of all scores. Ties go to the earlier position."""
-    flat = jnp.concatenate(scores)
-    order = jnp.argsort(-flat, stable=True)
-    keep = jnp.zeros(flat.size, bool).at[order].set(jnp.arange(flat.size) < budget)
-    return jnp.split(keep, np.cumsum([s.size for s in scores])[:-1])
+def _keep_top(scores: Sequence[AnyArray], budget: int) -> list[AnyArray]:
+    """Masks of the `budget` highest of all scores. Ties go to the earlier position.
+
+    Known scores are compared by NumPy, in their own precision. Nothing is negated, because that wraps integers.
+    """
+    xp: Any = jnp if any(map(is_traced, scores)) else np
+    flat = xp.concatenate(scores)
+    order = flat.size - 1 - xp.argsort(flat[::-1], stable=True)[::-1]  # descending
+    keep = xp.argsort(order) < budget
+    return xp.split(keep, np.cumsum([s.size for s in scores])[:-1])

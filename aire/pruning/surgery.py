@@ -13,6 +13,7 @@ from aire.pruning.moments import AnyMoments
 from aire.ssm import Modes, StateSpaceLayer, layers, map_layers
 from aire.ssm.paths import path_name
 from aire.utils import digests
+from aire.utils.arguments import instance, is_traced, mapping, numbers
 from aire.utils.errors import UserError
 
 # Roles of the parameters that a cut may replace besides the readout.
@@ -149,17 +150,28 @@ def mask(model: nnx.Module, keep: Mapping[str, ArrayLike] | Cut) -> nnx.Module:
 
 def as_cut(keep: Mapping[str, ArrayLike] | Cut) -> Cut:
     """Convert masks to a `Cut`. A `Cut` is returned unchanged."""
+    if not isinstance(keep, Cut):
+        mapping("keep", keep, "from layer paths to masks, or a Cut")
     return keep if isinstance(keep, Cut) else Cut(keep)
 
 
 def _check(model: nnx.Module, cut: Cut) -> None:
     found = layers(model)
+    instance("cut", cut, Cut, "an aire.Cut")
+    mapping("keep", cut.keep, "from layer paths to masks")
+    mapping("readouts", cut.readouts, "from layer paths to an aire.Readout")
+    mapping("fitted", cut.fitted, "from layer paths to arrays by name")
     if found.keys() != cut.keep.keys():
         raise UserError(f"masks for layers {sorted(cut.keep)}: expected one for each of {sorted(found)}")
     if unknown := (cut.readouts.keys() | cut.fitted.keys()) - found.keys():
         raise UserError(f"replaced arrays for unknown layers {sorted(unknown)}: expected some of {sorted(found)}")
     for path, layer in found.items():
-        mask, n = jnp.asarray(cut.keep[path]), layer.n_states
+        n = layer.n_states
+        mask = numbers(f"mask of layer {path!r}", cut.keep[path], kinds="fiub", expected=f"bool[{n}]")
+        if is_traced(mask):
+            raise UserError(
+                f"mask of layer {path!r} is traced: a cut decides the shapes, so make it outside of jax.jit"
+            )
         if mask.shape != (n,) or mask.dtype != np.bool_:
             raise UserError(f"mask of layer {path!r} is {mask.dtype}{list(mask.shape)}: expected bool[{n}]")
         if path in cut.readouts:
@@ -168,6 +180,9 @@ def _check(model: nnx.Module, cut: Cut) -> None:
 
 
 def _check_readout(path: str, readout: Readout, layer: StateSpaceLayer, kept: int) -> None:
+    instance(f"readout of layer {path!r}", readout, Readout, "an aire.Readout")
+    for name, kinds in (("C", "fc"), ("D", "f")):
+        numbers(f"{name} of the readout of layer {path!r}", getattr(readout, name), kinds=kinds)
     expected = (*layer.readout().shape[:2], kept), layer.D.shape
     given = np.shape(readout.C), np.shape(readout.D)
     if given != expected:
@@ -177,7 +192,9 @@ def _check_readout(path: str, readout: Readout, layer: StateSpaceLayer, kept: in
 
 
 def _check_fitted(path: str, fitted: Mapping[str, ArrayLike], layer: StateSpaceLayer, kept: int) -> None:
+    mapping(f"fitted arrays of layer {path!r}", fitted, "from names of parameters to arrays")
     for name, array in fitted.items():
+        array = numbers(f"fitted {name!r} of layer {path!r}", array, kinds="f", expected="floats")
         if layer.ROLES.get(name) not in FITTED_ROLES:
             expected = [n for n, role in layer.ROLES.items() if role in FITTED_ROLES]
             raise UserError(f"fitted parameter {name!r} of layer {path!r}: expected one of {expected}")

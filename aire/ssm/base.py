@@ -18,7 +18,12 @@ from jaxtyping import Array, Bool, Complex, Float, Int32, Shaped
 
 from aire.ssm.modes import Modes
 from aire.ssm.scan import diagonal_scan
+from aire.utils.arguments import describe, follow, instance, is_traced, mapping, numbers
+from aire.utils.checks import integer
 from aire.utils.errors import UserError
+
+# Limits, so that a number typed or read wrong is an error and not a layer that fills the memory.
+MAX_FEATURES, MAX_STATES = 2**16, 2**24
 
 
 class StateSpaceLayer(nnx.Module):
@@ -84,9 +89,18 @@ class StateSpaceLayer(nnx.Module):
         """C."""
         return jax.lax.complex(self.C_re[...], self.C_im[...])
 
+    def precise_input(self) -> Complex[Array, "n I"]:
+        """B̄ for scores. Where `discrete` loses digits of it, a subclass computes it in another way."""
+        return self.discrete()[1]
+
     def modes(self) -> Modes:
-        """The layer as a bank of discrete modes, the input of scores."""
-        return Modes(*self.discrete(), self.readout(), self.margin(), self.channels(), self.output_scale)
+        """The layer as a bank of discrete modes, the input of scores.
+
+        Its margin and B̄ have the digits of the parameters also for slow modes. Those that the layer itself computes
+        with may have fewer, so that its outputs are the reference's.
+        """
+        Lambda_bar, B_bar = self.discrete()[0], self.precise_input()
+        return Modes(Lambda_bar, B_bar, self.readout(), self.margin(), self.channels(), self.output_scale)
 
     def gate_sums(self, u: Float[Array, "B L H"], mask: Float[Array, "B L"]) -> dict[str, Array]:
         """Sums over the steps where `mask` is 1, of a selective layer: the arrays of `aire.pruning.GateMoments`."""
@@ -102,7 +116,7 @@ class StateSpaceLayer(nnx.Module):
 
     def states(self, u: Shaped[ArrayLike, "B L H"]) -> Complex[Array, "B L R n"]:
         """All states, from zero initial states."""
-        x = self.state_pairs(as_floats(u, self.D.dtype))
+        x = self.state_pairs(self._inputs(u))
         return jax.lax.complex(x[..., 0, :], x[..., 1, :])
 
     def read(self, x: Float[Array, "B L R 2 n"], u: Float[Array, "B L H"]) -> Float[Array, "B L H"]:
@@ -117,7 +131,7 @@ class StateSpaceLayer(nnx.Module):
         """
         raise NotImplementedError
 
-    def scan(self, u: Shaped[ArrayLike, "B L H"], x: Any) -> tuple[Float[Array, "B L H"], Any]:
+    def scan(self, u: Float[Array, "B L H"], x: Any) -> tuple[Float[Array, "B L H"], Any]:
         """Apply the layer to the next L steps of a sequence, as `step` does L times: return outputs and last states.
 
         Raises:
@@ -132,15 +146,26 @@ class StateSpaceLayer(nnx.Module):
         return self.read(pairs, u), jax.lax.complex(pairs[:, -1, 0, 0], pairs[:, -1, 0, 1])
 
     def cut(self, keep: Bool[ArrayLike, "n"]) -> Self:
-        """Return a layer with only the states where `keep` is true. Its arrays are smaller."""
+        """Return a layer with only the states where `keep` is true. Its arrays are smaller.
+
+        Raises:
+            UserError: `keep` is no mask of the states, or traced.
+        """
+        keep = self._mask(keep)
+        if is_traced(keep):
+            raise UserError("keep is traced: it decides the shapes, so cut outside of jax.jit, or use mask")
         kept = np.flatnonzero(np.asarray(keep))
         return self._replaced(
             {name: jnp.take(getattr(self, name)[...], kept, axis=axis) for name, axis in self.STATE_AXIS.items()}
         )
 
     def mask(self, keep: Bool[ArrayLike, "n"]) -> Self:
-        """Return a layer of the same size in which the states where `keep` is false reach no output."""
-        keep, C = jnp.asarray(keep), {name: getattr(self, name)[...] for name in ("C_re", "C_im")}
+        """Return a layer of the same size in which the states where `keep` is false reach no output.
+
+        Raises:
+            UserError: `keep` is no mask of the states.
+        """
+        keep, C = jnp.asarray(self._mask(keep)), {name: getattr(self, name)[...] for name in ("C_re", "C_im")}
         return self._replaced(
             {name: jnp.where(jnp.expand_dims(keep, range(a.ndim - 1)), a, 0) for name, a in C.items()}
         )
@@ -149,9 +174,9 @@ class StateSpaceLayer(nnx.Module):
         """Return the layer with another output map: C, shaped as `readout` returns it, and D (H,).
 
         Raises:
-            UserError: C or D has another shape.
+            UserError: C or D has another shape, or is no array of numbers.
         """
-        C, D = jnp.asarray(C), jnp.asarray(D)
+        C, D = jnp.asarray(numbers("C", C, kinds="fciu")), jnp.asarray(numbers("D", D))
         if C.shape != self.readout().shape or D.shape != self.D.shape:
             expected = f"C {list(self.readout().shape)} and D {list(self.D.shape)}"
             raise UserError(f"readout with C {list(C.shape)} and D {list(D.shape)}: expected {expected}")
@@ -163,18 +188,22 @@ class StateSpaceLayer(nnx.Module):
         """Return the layer with other arrays in its parameters, of the same shapes.
 
         Raises:
-            UserError: an array has another shape.
+            UserError: an array has another shape or is no array of numbers, or a name is unknown.
         """
         new = {}
-        for name, array in arrays.items():
-            own = getattr(self, name)
+        mapping("arrays", arrays, "from names of parameters to arrays")
+        for name, given in arrays.items():
+            own, array = getattr(self, name, None), numbers(name, given)
+            if not isinstance(own, nnx.Variable):
+                raise UserError(f"no parameter {name!r}: expected some of {sorted(self.ROLES)}")
             if np.shape(array) != own.shape:
                 raise UserError(f"{name} has shape {list(np.shape(array))}: expected {list(own.shape)}")
             new[name] = jnp.asarray(array, own.dtype)
         return self._replaced(new)
 
     def initial_state(self, batch: int) -> Complex[Array, "{batch} n"]:
-        """Zero states, the initial argument of `step`."""
+        """Zero states, the initial argument of `step`. Raise UserError unless `batch` is a whole number."""
+        follow("batch", batch, integer(0, 2**31))
         return jnp.zeros((batch, self.n_states), np.result_type(self.D.dtype, np.complex64))
 
     def check_one_direction(self) -> None:
@@ -182,12 +211,59 @@ class StateSpaceLayer(nnx.Module):
         if len(self.reverse) > 1:
             raise UserError("step() needs a one-directional layer: a bidirectional one needs the complete sequence")
 
+    def _inputs(self, u: Shaped[ArrayLike, "B L H"]) -> Float[Array, "B L H"]:
+        """Return the argument of a call as an array of floats. Raise UserError unless it is (B, L, H), not empty."""
+        u = as_floats(numbers("u", u, kinds="fiub", expected="real numbers"), self.D.dtype)
+        if u.ndim != 3 or u.shape[2] != self.D.size or not u.shape[0] * u.shape[1]:
+            raise UserError(f"u is {u.dtype}{list(u.shape)}: expected (B, L, {self.D.size}), at least one step of one")
+        return u
+
+    def _step_inputs(
+        self, u: Shaped[ArrayLike, "B H"], x: Complex[Array, "B n"]
+    ) -> tuple[Float[Array, "B H"], Complex[Array, "B n"]]:
+        """Return the arguments of `step` as arrays.
+
+        Raises:
+            UserError: a wrong shape or dtype, or the layer is bidirectional, so it needs the complete sequence.
+        """
+        self.check_one_direction()
+        u = as_floats(numbers("u", u, kinds="fiub", expected="real numbers"), self.D.dtype)
+        x = jnp.asarray(numbers("x", x, kinds="c", expected="complex states, such as from initial_state"))
+        if u.ndim != 2 or u.shape[1] != self.D.size or x.shape != (u.shape[0], self.n_states):
+            expected = f"(B, {self.D.size}) and (B, {self.n_states})"
+            raise UserError(f"u {list(u.shape)} and x {list(x.shape)}: expected {expected}")
+        return u, x
+
+    def _mask(self, keep: object) -> Any:
+        mask = numbers("keep", keep, kinds="fiub", expected="booleans")
+        if mask.shape != (self.n_states,) or mask.dtype != np.bool_:
+            raise UserError(f"keep is {mask.dtype}{list(mask.shape)}: expected bool[{self.n_states}]")
+        return mask
+
     def _replaced(self, arrays: Mapping[str, Array]) -> Self:
         """Copy the layer with other arrays in its variables, which keep their metadata."""
         layer = nnx.clone(self)
         for name, array in arrays.items():
             setattr(layer, name, getattr(self, name).replace(array))
         return layer
+
+
+def check_new_layer(d_model: object, n_states: object, config: object, kind: type, rngs: Any) -> None:
+    """Check the arguments of a layer's constructor.
+
+    Raises:
+        UserError: a size out of range, a config of another class, or `rngs` without keys for parameters.
+    """
+    follow("d_model", d_model, integer(1, MAX_FEATURES))
+    follow("n_states", n_states, integer(0, MAX_STATES))
+    instance("config", config, kind, f"an aire.ssm.{kind.__name__}")
+    check_rngs(rngs)
+
+
+def check_rngs(rngs: Any) -> None:
+    """Raise UserError unless this gives keys for parameters, as flax.nnx.Rngs(0) does."""
+    if not callable(getattr(rngs, "params", None)):
+        raise UserError(f"rngs: expected flax.nnx.Rngs with keys for params, such as Rngs(0), not {describe(rngs)}")
 
 
 def as_floats(u: Shaped[ArrayLike, "*A"], dtype: DTypeLike) -> Float[Array, "*A"]:

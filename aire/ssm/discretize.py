@@ -21,7 +21,8 @@ def zoh(Lambda: Complex[Array, "P"], B: Complex[Array, "P H"], Delta: Float[Arra
         λ̄ and B̄.
     """
     Lambda_bar = jnp.exp(zoh_log(Lambda, Delta))
-    # λ̄ − 1 by subtraction, not expm1: float32 results then agree with the reference's to the last digits.
+    # λ̄ − 1 by subtraction, not expm1: float32 results then agree with the reference's to the last digits. Scores use
+    # `zoh_gain`.
     return Lambda_bar, ((Lambda_bar - 1) / Lambda)[:, None] * B
 
 
@@ -30,6 +31,23 @@ def bilinear(Lambda: Complex[Array, "P"], B: Complex[Array, "P H"], Delta: Float
     Delta = Delta.astype(Lambda.dtype)
     inverse = 1 / (1 - Lambda * Delta / 2)
     return inverse * (1 + Lambda * Delta / 2), (inverse * Delta)[:, None] * B
+
+
+def zoh_gain(Lambda: Complex[Array, "P"], Delta: Float[Array, "P"]) -> Complex[Array, "P"]:
+    """The factor of B in B̄ under zero-order hold, Λ⁻¹ (λ̄ − 1), with all its digits.
+
+    λ̄ − 1 by subtraction has none below |ΛΔ| = 6e-8 in float32. Here e^{x+iy} − 1 = (e^x − 1) cos y − 2 sin²(y/2)
+    + i e^x sin y, whose terms do not cancel for x < 0.
+    """
+    z = zoh_log(Lambda, Delta)
+    real = jnp.expm1(z.real) * jnp.cos(z.imag) - 2 * jnp.sin(z.imag / 2) ** 2
+    return jax.lax.complex(real, jnp.exp(z.real) * jnp.sin(z.imag)) / Lambda
+
+
+def bilinear_gain(Lambda: Complex[Array, "P"], Delta: Float[Array, "P"]) -> Complex[Array, "P"]:
+    """The factor of B in B̄ under the bilinear transform."""
+    Delta = Delta.astype(Lambda.dtype)
+    return Delta / (1 - Lambda * Delta / 2)
 
 
 def zoh_margin(Lambda: Complex[Array, "P"], Delta: Float[Array, "P"]) -> Float[Array, "P"]:
@@ -59,6 +77,7 @@ def bilinear_log(Lambda: Complex[Array, "P"], Delta: Float[Array, "P"]) -> Compl
 
 
 DISCRETIZATIONS = {"zoh": (zoh, zoh_margin), "bilinear": (bilinear, bilinear_margin)}
+GAINS = {"zoh": zoh_gain, "bilinear": bilinear_gain}
 LOGARITHMS = {"zoh": zoh_log, "bilinear": bilinear_log}
 
 # Rules of the options that S5 and S4D share.

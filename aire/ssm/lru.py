@@ -10,6 +10,7 @@ from flax import nnx
 from jax.nn.initializers import normal
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
+from aire.ssm.base import check_new_layer
 from aire.ssm.mimo import MIMO
 from aire.utils.checks import boolean, check, number
 from aire.utils.errors import UserError
@@ -67,6 +68,7 @@ class LRU(MIMO):
     gamma_log: nnx.Param
 
     def __init__(self, d_model: int, n_states: int, config: LRUConfig, *, rngs: nnx.Rngs):
+        check_new_layer(d_model, n_states, config, LRUConfig, rngs)
         self.config = config
         for name, array in init_params(rngs.params(), d_model, n_states, config).items():
             setattr(self, name, nnx.Param(array))

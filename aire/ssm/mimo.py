@@ -6,7 +6,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, Shaped
 
-from aire.ssm.base import StateSpaceLayer, as_floats
+from aire.ssm.base import StateSpaceLayer
 
 
 class MIMO(StateSpaceLayer):
@@ -42,9 +42,13 @@ class MIMO(StateSpaceLayer):
     def __call__(self, u: Shaped[ArrayLike, "B L H"]) -> Float[Array, "B L H"]:
         """Apply the layer to a sequence, from zero initial states.
 
-        Outputs have the precision of the inputs. With bfloat16 inputs the recurrence still runs in float32.
+        Outputs have the precision of the inputs. With bfloat16 inputs the recurrence still runs in float32. For the
+        error over very long sequences see `aire.ssm.scan.diagonal_scan`.
+
+        Raises:
+            UserError: `u` is no array (B, L, H) of numbers.
         """
-        u = as_floats(u, self.D.dtype)
+        u = self._inputs(u)
         return self.read(self.state_pairs(u), u) if self.n_states else self.D[...].astype(u.dtype)[None, None] * u
 
     def read(self, x: Float[Array, "B L R 2 P"], u: Float[Array, "B L H"]) -> Float[Array, "B L H"]:
@@ -62,9 +66,9 @@ class MIMO(StateSpaceLayer):
         """Advance the recurrence by one step: return the output y and the new states.
 
         Raises:
-            UserError: the layer is bidirectional, so it needs the complete sequence.
+            UserError: a wrong shape or dtype, or the layer is bidirectional, so it needs the complete sequence.
         """
-        self.check_one_direction()
+        u, x = self._step_inputs(u, x)
         Lambda_bar, gain = self.gain()  # does not form B̄, which would take longer than the step
         x = Lambda_bar[None] * x + gain[None] * jax.lax.complex(u @ self.B_re[...].T, u @ self.B_im[...].T)
         Cx = x.real @ self.C_re[0].T - x.imag @ self.C_im[0].T

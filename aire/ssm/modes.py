@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Array, Complex, Float, Int, Num
 from numpy.typing import ArrayLike
 
+from aire.utils.arguments import follow, is_traced, numbers
+from aire.utils.checks import number
 from aire.utils.errors import UserError
 
 
@@ -50,6 +52,10 @@ class Modes:
         """Add values of modes over the modes of each state."""
         return values if self.unit is None else jax.ops.segment_sum(values, self.unit, self.n_states)
 
+    def by_mode(self, values: ArrayLike) -> np.ndarray:
+        """Repeat values of states, such as a mask, for the modes of each state."""
+        return np.asarray(values) if self.unit is None else np.asarray(values)[np.asarray(self.unit)]
+
     def state_channels(self) -> Int[Array, "states"]:
         """The channel of each state: the first that has a mode of it."""
         return self.channel if self.unit is None else jax.ops.segment_min(self.channel, self.unit, self.n_states)
@@ -81,11 +87,13 @@ class Modes:
         Raises:
             UserError: an array has a wrong shape or is not numeric, channels descend, or a unit is negative.
         """
-        arrays = {name: _numbers(name, a) for name, a in {"Lambda_bar": Lambda_bar, "B_bar": B_bar, "C": C}.items()}
+        given = {"Lambda_bar": Lambda_bar, "B_bar": B_bar, "C": C}
+        arrays = {name: _numbers(name, a) for name, a in given.items()}
+        follow("scale", scale, number(above=0))
         lam, B, C = arrays.values()
         C = C[None] if C.ndim == 2 else C
         n = lam.size
-        channel = np.zeros(n, np.int32) if channel is None else np.asarray(channel)
+        channel = np.zeros(n, np.int32) if channel is None else np.asarray(numbers("channel", channel))
         if lam.ndim != 1 or B.ndim != 2 or len(B) != n or C.ndim != 3 or C.shape[-1] != n or channel.shape != (n,):
             shapes = ", ".join(f"{name} {list(a.shape)}" for name, a in (arrays | {"channel": channel}).items())
             raise UserError(
@@ -106,11 +114,8 @@ class Modes:
         return cls(Lambda_bar, B_bar, C, jnp.asarray(margin), jnp.asarray(channel, np.int32), scale, unit)
 
 
-def _numbers(name: str, array: ArrayLike) -> np.ndarray:
-    try:
-        array = np.asarray(array)
-    except Exception as error:  # frameworks raise various types, such as for a tensor on another device
-        raise UserError(f"{name} cannot be read as a NumPy array: {error}") from error
-    if array.dtype.kind not in "fciu":
-        raise UserError(f"{name} has dtype {array.dtype}: expected real or complex numbers")
-    return array
+def _numbers(name: str, given: ArrayLike) -> np.ndarray:
+    array = numbers(name, given, kinds="fciu", expected="real or complex numbers")
+    if is_traced(array) or array.dtype.kind not in "fciu":  # bfloat16 is of another kind in NumPy
+        raise UserError(f"{name} has dtype {array.dtype}: expected real or complex numbers, not traced")
+    return np.asarray(array)

@@ -10,6 +10,7 @@ from aire.ssm.lru import LRU, LRUConfig
 from aire.ssm.s4d import S4D, S4DConfig
 from aire.ssm.s5 import S5, S5Config
 from aire.ssm.s6 import S6, S6Config
+from aire.utils.arguments import instance
 from aire.utils.checks import make
 from aire.utils.errors import UserError
 
@@ -79,7 +80,7 @@ KINDS: dict[str, LayerKind] = {
         importer="aire.convert.from_s4d:from_checkpoint",
     ),
     "lru": LayerKind(LRUConfig, LRU, norm_epsilon=1e-6, importer="aire.convert.from_lru:from_checkpoint"),
-    "s6": LayerKind(S6Config, S6, norm_epsilon=1e-5),
+    "s6": LayerKind(S6Config, S6, norm_epsilon=1e-5, block="aire.models.mamba_block:MambaBlock"),
 }
 
 
@@ -89,6 +90,7 @@ def register(kind: LayerKind) -> None:
     Raises:
         UserError: the config is not a frozen dataclass or has no such field, or the layer is not a `StateSpaceLayer`.
     """
+    instance("kind", kind, LayerKind, "an aire.ssm.LayerKind")
     if not (isinstance(kind.config, type) and dataclasses.is_dataclass(kind.config) and _is_frozen(kind.config)):
         raise UserError(
             f"{kind.config!r} is not a frozen dataclass: decorate it with @dataclasses.dataclass(frozen=True)"

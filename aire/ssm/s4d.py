@@ -13,10 +13,11 @@ from jaxtyping import Array, Complex, Float, Float64, Int32, PRNGKeyArray, Shape
 
 from aire.ssm import hippo
 from aire.ssm.abstract import host_arrays
-from aire.ssm.base import StateSpaceLayer, as_floats
-from aire.ssm.discretize import DISCRETIZATIONS, LOGARITHMS, OPTION_RULES, check_steps
+from aire.ssm.base import StateSpaceLayer, check_new_layer
+from aire.ssm.discretize import DISCRETIZATIONS, GAINS, LOGARITHMS, OPTION_RULES, check_steps
 from aire.ssm.kernel import bank_kernel, convolve
-from aire.utils.checks import check, choice
+from aire.utils.arguments import follow
+from aire.utils.checks import check, choice, integer
 
 
 class Channel(nnx.Variable):
@@ -92,6 +93,7 @@ class S4D(StateSpaceLayer):
     log_dt: nnx.Param
 
     def __init__(self, d_model: int, n_states: int, config: S4DConfig, *, rngs: nnx.Rngs):
+        check_new_layer(d_model, n_states, config, S4DConfig, rngs)
         self.config = config
         params = init_params(rngs.params(), d_model, n_states, config)
         self.channel = Channel(params.pop("channel"), channels=d_model)
@@ -113,6 +115,10 @@ class S4D(StateSpaceLayer):
         discretize, _ = DISCRETIZATIONS[self.config.discretization]
         return discretize(*self.continuous())
 
+    def precise_input(self) -> Complex[Array, "n 1"]:
+        Lambda, _, Delta = self.continuous()
+        return GAINS[self.config.discretization](Lambda, Delta)[:, None]
+
     def margin(self) -> Float[Array, "n"]:
         Lambda, _, Delta = self.continuous()
         _, margin = DISCRETIZATIONS[self.config.discretization]
@@ -132,7 +138,12 @@ class S4D(StateSpaceLayer):
         return jnp.stack([inputs * part[None, None] for part in (B_bar.real, B_bar.imag)], axis=2)
 
     def kernel(self, length: int) -> Float[Array, "R H {length}"]:
-        """Impulse responses without D: K[r, h, l] = 2 Re Σ_{i in h} C_ri B̄_i λ̄_i^l."""
+        """Impulse responses without D: K[r, h, l] = 2 Re Σ_{i in h} C_ri B̄_i λ̄_i^l.
+
+        Raises:
+            UserError: the length is no whole number above 0.
+        """
+        follow("length", length, integer(1, 2**31))
         Lambda, _, Delta = self.continuous()
         _, B_bar = self.discrete()
         log_Lambda_bar = LOGARITHMS[self.config.discretization](Lambda, Delta)
@@ -143,8 +154,11 @@ class S4D(StateSpaceLayer):
         """Apply the layer to a sequence, from zero initial states.
 
         Outputs have the precision of the inputs. With bfloat16 inputs the convolution still runs in float32.
+
+        Raises:
+            UserError: `u` is no array (B, L, H) of numbers.
         """
-        u = as_floats(u, self.D.dtype)
+        u = self._inputs(u)
         Du = self.D[...].astype(u.dtype)[None, None] * u
         if self.n_states == 0:
             return Du
@@ -163,9 +177,9 @@ class S4D(StateSpaceLayer):
         """Advance the recurrence by one step: return the output y and the new states.
 
         Raises:
-            UserError: the layer is bidirectional, so it needs the complete sequence.
+            UserError: a wrong shape or dtype, or the layer is bidirectional, so it needs the complete sequence.
         """
-        self.check_one_direction()
+        u, x = self._step_inputs(u, x)
         Lambda_bar, B_bar = self.discrete()
         channel = self.channel[...]
         x = Lambda_bar[None] * x + B_bar[None, :, 0] * u[:, channel].astype(x.dtype)
@@ -201,7 +215,7 @@ class S4DLayer(S4D):
         y, x = super().step(u, x)
         return self._mix(y), x
 
-    def scan(self, u: Shaped[ArrayLike, "B L H"], x: Any) -> tuple[Float[Array, "B L H"], Any]:
+    def scan(self, u: Float[Array, "B L H"], x: Any) -> tuple[Float[Array, "B L H"], Any]:
         """As `S4D.scan`, with the output stage."""
         y, x = super().scan(u, x)
         return self._mix(y), x

@@ -12,7 +12,8 @@ from jaxtyping import Array, Complex, Complex64, Float, PRNGKeyArray
 
 from aire.ssm import hippo
 from aire.ssm.abstract import host_arrays
-from aire.ssm.discretize import DISCRETIZATIONS, OPTION_RULES, check_steps
+from aire.ssm.base import check_new_layer
+from aire.ssm.discretize import DISCRETIZATIONS, GAINS, OPTION_RULES, check_steps
 from aire.ssm.mimo import MIMO
 from aire.utils.checks import boolean, check, choice, integer
 
@@ -86,6 +87,7 @@ class S5(MIMO):
     log_step: nnx.Param
 
     def __init__(self, d_model: int, n_states: int, config: S5Config, *, rngs: nnx.Rngs):
+        check_new_layer(d_model, n_states, config, S5Config, rngs)
         self.config = config
         for name, array in init_params(rngs.params(), d_model, n_states, config).items():
             setattr(self, name, nnx.Param(array))
@@ -104,6 +106,10 @@ class S5(MIMO):
         discretize, _ = DISCRETIZATIONS[self.config.discretization]
         Lambda_bar, gain = discretize(Lambda, jnp.ones_like(Lambda)[:, None], Delta)
         return Lambda_bar, gain[:, 0]
+
+    def precise_input(self) -> Complex[Array, "P H"]:
+        gain = GAINS[self.config.discretization](*self._poles())
+        return gain[:, None] * jax.lax.complex(self.B_re[...], self.B_im[...])
 
     def margin(self) -> Float[Array, "P"]:
         _, margin = DISCRETIZATIONS[self.config.discretization]

@@ -32,6 +32,11 @@ def diagonal_scan(
 ) -> Float[Array, "B L {len(reverse)} 2 P"]:
     """Compute all states of x_k = λ̄ x_{k-1} + v_k, x_{-1} = 0, in each of R directions over the same inputs.
 
+    Long sequences: relative to its largest value, a state is off by at most ε min(L, 1 / (1 − |λ̄|)), with ε = 1.2e-7 in
+    float32. The rounding of λ̄ itself causes most of it, because λ̄^k takes part for so many steps. Measured over 200,000
+    steps against float64, at 1 − |λ̄| = 1e-3, 1e-4, 1e-5 and 1e-6: 3e-5, 7e-4, 2e-3 and 4e-3. In float64
+    (`jax_enable_x64`, with float64 parameters) the same bound holds with ε = 2.2e-16.
+
     Args:
         Lambda_bar: discrete eigenvalues.
         v: real and imaginary part of the inputs. Cast to the precision of λ̄: in bfloat16 the recurrence would forget.

@@ -7,6 +7,7 @@ from flax import nnx
 
 from aire.ssm.base import StateSpaceLayer
 from aire.ssm.paths import Path, natural_order, path_name
+from aire.utils.arguments import describe, function
 from aire.utils.errors import UserError
 
 
@@ -17,8 +18,10 @@ def map_layers(model: nnx.Module, fn: Callable[[Path, StateSpaceLayer], Any]) ->
     them. Layers inside a layer are not visited. The copy shares its arrays with the model, but not its variables.
 
     Raises:
-        UserError: the model contains no state space layer.
+        UserError: the model contains no state space layer, or `fn` is no function.
     """
+    function("fn", fn, "of a path and a layer")
+    layers(model)  # before the copy, which fails on what is no module
     return _replace(nnx.clone(model), fn)
 
 
@@ -56,6 +59,8 @@ def _replace(model: nnx.Module, fn: Callable[[Path, StateSpaceLayer], Any]) -> A
 
     result = visit(model, ())
     if not found:
+        if not isinstance(model, nnx.Module):
+            raise UserError(f"model: expected a flax.nnx.Module, not {describe(model)}")
         raise UserError(f"{type(model).__name__} contains no state space layer: nothing to prune")
     return result
 

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -192,18 +192,24 @@ class Checkpoints:
         shutil.rmtree(self.folder / DELETED, ignore_errors=True)
 
     def close(self) -> None:
-        """Wait for the last `save`, then stop the background threads."""
+        """Wait for the last `save`, then stop the background threads. Raise UserError if it could not be written."""
         try:
             self.wait()
+            with writing(self.folder):
+                self._manager.close()
+        except Exception:
+            with suppress(Exception):  # raises the threads' error again
+                self._manager.close()
+            raise
         finally:
-            self._manager.close()
             logging.getLogger("absl").removeFilter(self._filter)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_) -> None:
-        self.close()
+    def __exit__(self, kind: type | None, *_) -> None:
+        with suppress(UserError) if kind else nullcontext():  # the error that ended the block says more
+            self.close()
 
     def _intact(self, step: int, wanted: dict[str, Any]) -> dict[str, np.ndarray] | None:
         """Read the arrays of a checkpoint; None if they are damaged. Raise UserError if they do not fit."""

@@ -18,6 +18,7 @@ from aire.training.metrics import MetricsWriter, check_finite
 from aire.training.optimizer import OptimizerConfig, make_optimizer
 from aire.training.step import init_state, make_eval_step, make_train_step, split_model
 from aire.utils import stopping
+from aire.utils.arguments import mapping
 from aire.utils.checks import Mistakes, check, integer, make, number
 from aire.utils.errors import UserError
 from aire.utils.progress import Progress
@@ -67,10 +68,11 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """Invert `dataclasses.asdict`. Raise UserError that names every mistake."""
+        mapping("fields", fields, "of the fields of TrainConfig")
         with Mistakes() as mistakes:
             optimizer = OptimizerConfig(lr=1, ssm_lr=1, weight_decay=0)  # so that the others are checked anyway
             with mistakes.within("optimizer."):
-                optimizer = make(OptimizerConfig, fields["optimizer"])
+                optimizer = make(OptimizerConfig, fields.get("optimizer"))
             with mistakes.within(""):
                 return make(cls, {**fields, "optimizer": optimizer})
 

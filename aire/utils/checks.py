@@ -86,13 +86,16 @@ def is_integer(x: object) -> bool:
 
 def is_number(x: object) -> bool:
     """Whether a value is a finite number of Python or NumPy, and not a boolean."""
-    return not isinstance(x, bool) and isinstance(x, Real) and math.isfinite(x)
+    try:
+        return not isinstance(x, bool) and isinstance(x, Real) and math.isfinite(x)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
 
 
 def compare(values: Mapping[str, Any], rules: Mapping[str, Rule]) -> list[str]:
     """Return one line for each value that breaks its rule. Values that are missing break none."""
     return [
-        f"{name}={_short(values[name])}: expected {rule.expected}"
+        f"{name}={short(values[name])}: expected {rule.expected}"
         for name, rule in rules.items()
         if name in values and not rule.holds(values[name])
     ]
@@ -116,11 +119,11 @@ def make(kind: type[T], fields: object) -> T:
     """
     name = kind.__name__
     if not isinstance(fields, Mapping):
-        raise UserError(f"{name}: {_short(fields)} is not a mapping of names to values")
+        raise UserError(f"{name}: {short(fields)} is not a mapping of names to values")
     known = {field.name: field for field in dataclasses.fields(kind) if field.init}  # type: ignore[arg-type]
     needed = {n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING}
     wrong = []
-    if unknown := [_short(n) for n in fields if n not in known]:
+    if unknown := [short(n) for n in fields if n not in known]:
         wrong += [f"{name}: unknown {', '.join(unknown)}: expected some of {sorted(known)}"]
     if missing := sorted(needed - fields.keys()):
         wrong += [f"{name}: missing {', '.join(missing)}"]
@@ -156,6 +159,15 @@ class Mistakes:
             self.lines += [f"{prefix}{line}" for line in str(error).splitlines()]
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}…"
+def seed() -> Rule:
+    """Return the rule of seeds. JAX takes larger ones modulo 2³²."""
+    return integer(0, 2**32 - 1)
+
+
+def short(value: object, length: int = 200) -> str:
+    """Return the start of a value's repr, on one line."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # of the value's own __repr__
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= length else f"{text[:length]}…"

@@ -19,7 +19,7 @@ def names() -> list[str]:
 
 def path(name: str) -> Path:
     """Return the file of a model. Raise UserError with the available names if there is no such model."""
-    if name not in names():
+    if not isinstance(name, str) or name not in names():
         raise UserError(f"no model {name!r} in the zoo, which has {names()}; train it with --config.init=scratch")
     return _FOLDER / f"{name}.safetensors"
 

@@ -1,6 +1,7 @@
 """The comparison: every method at every ratio on several trained models; the selection split chooses; tested once."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -25,10 +26,9 @@ from experiments.sweep import Cuts, Trial, announce_calibration, largest_within,
 
 def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     """Run the comparison that a config describes; see configs/compare_methods.py."""
-    check_models(config)
-    names = prepare(config, workdir)
+    names = prepare(config, workdir, partial(check_models, config, workdir))
     for entry in config.models:
-        settings.check_init(one_model(config, entry), workdir / "models" / "one")
+        settings.check_room(one_model(config, entry), config.data.to_dict(), workdir / "models" / "one", data_dir)
     trials = [(name, seed) for name in names for seed in range(repetitions(name, config))]
     announce(config, names, workdir, data_dir)
     source = provenance()
@@ -58,7 +58,7 @@ def _words(method: str, draw: int, ratio: float) -> str:
     return f"{method}, draw {draw}, at {100 * ratio:g} %"
 
 
-def check_models(config: ConfigDict) -> None:
+def check_models(config: ConfigDict, workdir: Path) -> None:
     """Raise UserError for mistakes that should not wait until a model is trained."""
     seed_or_file = Rule(
         f"a seed ({settings.SEED.expected}) or {text().expected}",
@@ -82,6 +82,7 @@ def check_models(config: ConfigDict) -> None:
     for entry in config.models:
         if entry != "zoo" and not isinstance(entry, int) and not _model_file(entry).is_file():
             raise UserError(f"no model file at {_model_file(entry)}, which `models` names")
+        settings.check_init(one_model(config, entry), workdir / "models" / "one")
 
 
 def _model_file(entry: str) -> Path:

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -23,6 +24,7 @@ from experiments.calibration_inputs import calibration_split
 from experiments.evaluations import CutEvaluator, EvaluationFile
 from experiments.model_source import data_options, obtain_model
 from experiments.provenance import provenance
+from experiments.prune.predictions import predict_errors
 from experiments.prune.prune_report import Table, write_report
 from experiments.prune.prune_results import Choice, Outcome
 from experiments.records import Chosen, Point, Uncut
@@ -32,11 +34,8 @@ from experiments.timing import forward, interleaved
 
 def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     """Run the job that a config describes; see configs/lra_listops_prune.py."""
-    check(config, seed=settings.SEED, init=text(), finetune=boolean())
-    if config.finetune and config.init == "scratch":
-        raise UserError("finetune=True: expected --config.init=FILE or --config.init=zoo, a model to train further")
-    methods = prepare(config, workdir)
-    settings.check_init(config, workdir)
+    methods = prepare(config, workdir, partial(check_own, config, workdir))
+    settings.check_room(config, data_options(config), workdir, data_dir)
     announce(config, methods, workdir, data_dir)
     source, clock = provenance(), Clock()
     cache = EvaluationFile(workdir / "evaluations.jsonl")
@@ -64,7 +63,17 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     clock.lap("sweep")
     choices[-1] = test_cut(choices[-1], evaluate, task.splits["test"], config.prune.batch_size)
     clock.lap("test")
-    write_report(Outcome(config, model, uncut, base, points, choices, clock.laps, source), workdir)
+    predicted = predict_errors(choices, cuts, model, config.seed)
+    clock.lap("predicted errors")
+    write_report(Outcome(config, model, uncut, base, points, choices, predicted, clock.laps, source), workdir)
+
+
+def check_own(config: ConfigDict, workdir: Path) -> None:
+    """Raise UserError for mistakes in what only this job has: the seed and the model to prune."""
+    check(config, seed=settings.SEED, init=text(), finetune=boolean())
+    if config.finetune and config.init == "scratch":
+        raise UserError("finetune=True: expected --config.init=FILE or --config.init=zoo, a model to train further")
+    settings.check_init(config, workdir)
 
 
 def announce(config: ConfigDict, methods: Sequence[str], workdir: Path, data_dir: Path) -> None:
@@ -111,7 +120,8 @@ def choose(
     point = largest_within(points, evaluate.uncut("selection"), tolerance)
     result = cuts.result(trial, point.ratio)
     chosen = Chosen(point.ratio, evaluate(result.cut, "selection"), evaluate(result.cut, "test"))
-    return Choice(trial[0], chosen, result, time_beside(result.model))
+    masks = {p.ratio: cuts.at(trial, p.ratio).keep for p in points}
+    return Choice(trial[0], chosen, result, masks, time_beside(result.model))
 
 
 def test_cut(choice: Choice, evaluate: CutEvaluator, split: Split, batch_size: int) -> Choice:

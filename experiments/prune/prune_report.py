@@ -8,7 +8,7 @@ import numpy as np
 import aire
 from aire.models import Classifier
 from aire.pruning import count_parameters
-from aire.report import eigenvalues, figures, small_multiples, tables
+from aire.report import eigenvalues, figures, interactive, small_multiples, tables
 from aire.utils.files import write_text
 from experiments.prune.prune_results import Choice, Outcome
 from experiments.records import Point, Uncut, write_results
@@ -69,14 +69,15 @@ def choice_row(choice: Choice) -> Sequence[str]:
 
 
 def write_report(outcome: Outcome, workdir: Path) -> None:
-    """Write results.csv, results.json, report.md, pruned.safetensors and figures to `workdir`."""
+    """Write results.csv, results.json, report.md, report.html, pruned.safetensors and figures to `workdir`."""
     write_results(workdir, outcome.to_json(), point_rows(outcome.points))
     last = outcome.choices[-1]
     aire.save(last.result.model, workdir / "pruned.safetensors")
     _figures(outcome, workdir)
     write_text(workdir / "report.md", _markdown(outcome))
+    write_text(workdir / "report.html", interactive.html(page(outcome)))
     print(f"\nthe model cut by {last.method}, which is saved:\n{last.result.summary()}\n")
-    print(f"report, figures and the cut model: {workdir}", flush=True)
+    print(f"report, figures and the cut model: {workdir}\nopen {workdir / 'report.html'} in a browser", flush=True)
 
 
 def point_rows(points: Sequence[Point]) -> list[Sequence]:
@@ -92,10 +93,43 @@ def _figures(outcome: Outcome, workdir: Path) -> None:
     else:
         _many_methods(outcome, workdir)
     before = outcome.model.config.state_sizes
-    after = {f"{c.method} (−{100 * c.chosen.ratio:.0f} %)": c.result.model.config.state_sizes for c in outcome.choices}
+    after = {
+        f"{c.method}, {100 * c.chosen.ratio:.0f} % cut": c.result.model.config.state_sizes for c in outcome.choices
+    }
     figures.states_per_layer(before, after, name, workdir / "states_per_layer.png")
     title = f"{name}: {last.method}, {100 * last.chosen.ratio:.0f} % of the states cut (hollow)"
     eigenvalues.draw(aire.modes(outcome.model), last.result.keep, title, workdir / "eigenvalues.png")
+
+
+def page(outcome: Outcome) -> interactive.Report:
+    """What report.html shows."""
+    ratios, accuracies = _accuracies(outcome)
+    modes = aire.modes(outcome.model)
+
+    def table(errors: Mapping[float, Mapping[str, float]]) -> np.ndarray:
+        """By ratio and layer; NaN where unknown."""
+        return np.array([[errors.get(ratio, {}).get(path, np.nan) for path in modes] for ratio in ratios])
+
+    def sweep(c: Choice) -> interactive.MethodSweep:
+        measured = {c.chosen.ratio: {path: error.fit for path, error in c.result.errors.items()}}
+        return interactive.MethodSweep(
+            [c.masks.get(ratio) for ratio in ratios],
+            accuracies[c.method],
+            table(outcome.predicted.get(c.method, {})),
+            table(measured),
+            ratios.index(c.chosen.ratio),
+            c.chosen.test.accuracy,
+        )
+
+    return interactive.Report(
+        outcome.config.name,
+        modes,
+        outcome.uncut.selection.accuracy,
+        outcome.config.prune.tolerance,
+        {name: accuracy["selection"] for name, accuracy in outcome.baselines.items()},
+        ratios,
+        {c.method: sweep(c) for c in outcome.choices},
+    )
 
 
 def _accuracies(outcome: Outcome) -> tuple[list[float], dict[str, np.ndarray]]:
@@ -143,6 +177,8 @@ of accuracy on the {outcome.uncut.selection.examples:,} examples of the selectio
 checkpoint was chosen on other examples. The test split, {outcome.uncut.test.examples:,} examples, was used once, in
 this table, with the standard error of each change. One seed: {config.seed}. The forward pass is timed beside the uncut
 model's, on batches of {config.prune.batch_size}.
+
+[Interactive report](report.html): move a slider over the ratio.
 
 ![Accuracy against ratio](accuracy_against_ratio.png)
 ![States per layer](states_per_layer.png)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from ml_collections import ConfigDict
+from numpy.typing import ArrayLike
 
 from aire.models import Classifier
 from aire.pruning import PruneResult, count_parameters
@@ -15,12 +16,14 @@ class Choice:
     """A method's largest ratio within the tolerance, and the model cut there.
 
     Attributes:
+        masks: of the kept states by ratio and layer path, at every ratio of the sweep that did not fail.
         seconds: of a forward pass of the uncut and of the cut model, side by side on one batch.
     """
 
     method: str
     chosen: Chosen
     result: PruneResult
+    masks: Mapping[float, Mapping[str, ArrayLike]]
     seconds: tuple[float, float]
 
     @property
@@ -31,7 +34,11 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Everything in the report. The model of the last choice is the one that is saved."""
+    """Everything in the report. The model of the last choice is the one that is saved.
+
+    Attributes:
+        predicted: output errors by method, ratio and layer path, where they are known.
+    """
 
     config: ConfigDict
     model: Classifier
@@ -39,6 +46,7 @@ class Outcome:
     baselines: Mapping[str, Mapping[str, float]]
     points: Sequence[Point]
     choices: Sequence[Choice]
+    predicted: Mapping[str, Mapping[float, Mapping[str, float]]]
     seconds: Mapping[str, float]
     provenance: Mapping
 

@@ -25,27 +25,35 @@ class Outcome:
         case: its name.
         verdict: "refused" with one line, "harmless" (the right result), "wrong" or "crashed".
         detail: the message or the wrong result.
-        seconds, megabytes: what it took, above what was in use before.
+        seconds, megabytes: what it took, above what was in use before. For a process, the time to its exit.
     """
 
     case: str
     verdict: str
     detail: str
     seconds: float
-    megabytes: float
-
-    @property
-    def is_good(self) -> bool:
-        return self.verdict in ("refused", "harmless") and self.seconds <= SECONDS and self.megabytes <= MEGABYTES
+    megabytes: float = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Attack:
-    """A row of the table: what is done, and its cases. `expected` is the number of cases."""
+    """A row of the table.
+
+    Attributes:
+        name: what is done.
+        expected: the least number of cases.
+        run: yields the cases.
+        seconds: that a case may take.
+    """
 
     name: str
     expected: int
     run: Callable[[Path], Iterable[Outcome]]
+    seconds: float = SECONDS
+
+    def is_good(self, outcome: Outcome) -> bool:
+        is_right = outcome.verdict in ("refused", "harmless")
+        return is_right and outcome.seconds <= self.seconds and outcome.megabytes <= MEGABYTES
 
 
 def attempt(case: str, action: Callable[[], Any], is_right: Callable[[Any], bool]) -> Outcome:

@@ -42,7 +42,7 @@ def write_prune(folder, config, test=0.8, cuts=None):
     """A finished run of the pruning job; `cuts` gives ratio and test accuracy by method."""
     cuts = cuts or {"aire": (0.4, 0.79), "last": (0.2, 0.78)}
     choices = [
-        Choice(method, chosen(ratio, 0.5, t), SimpleNamespace(model=Model(0), parameters=(100, 60)), (0.03, 0.02))
+        Choice(method, chosen(ratio, 0.5, t), SimpleNamespace(model=Model(0), parameters=(100, 60)), {}, (0.03, 0.02))
         for method, (ratio, t) in cuts.items()
     ]
     outcome = Outcome(
@@ -52,6 +52,7 @@ def write_prune(folder, config, test=0.8, cuts=None):
         baselines={},
         points=[p for method in cuts for p in points(method)],
         choices=choices,
+        predicted={},
         seconds={},
         provenance=SOURCE,
     )

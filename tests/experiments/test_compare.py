@@ -86,11 +86,11 @@ def test_a_stopped_comparison_evaluates_only_what_is_missing(finished, compared,
         ({"calibrations": 0}, "calibrations=0"),
     ],
 )
-def test_mistakes_are_named_before_anything_is_trained(changes, message):
+def test_mistakes_are_named_before_anything_is_trained(changes, message, tmp_path):
     config = compare_methods.get_config("smoke")
     config.update(changes)
     with pytest.raises(UserError, match=message):
-        check_models(config)
+        check_models(config, tmp_path)
 
 
 def test_an_unknown_variant_is_named():

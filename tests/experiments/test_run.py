@@ -4,6 +4,7 @@ import csv
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,6 +19,7 @@ import pytest
 
 import aire
 import run
+from aire.data.options import describe
 from aire.data.synthetic import idx_arrays
 from aire.data.tasks import load_task
 from aire.pruning import scores
@@ -29,7 +31,7 @@ from experiments import settings, sweep
 from experiments.model_source import data_options
 from experiments.speed.speed_job import SECTIONS
 from tests.experiments.conftest import ROOT, SAMPLE, call, command, start
-from tests.helpers import logits, write_idx
+from tests.helpers import configured, logits, write_idx
 
 pytestmark = pytest.mark.usefixtures("jax_defaults")  # the job runs as a user's program
 SMOKE = "--config=lra_listops_prune:smoke"
@@ -39,7 +41,7 @@ SMOKE = "--config=lra_listops_prune:smoke"
 def test_a_run_writes_all_files(finished):
     workdir, printed = finished
     figures = {"accuracy_against_ratio.png", "states_per_layer.png", "eigenvalues.png"}
-    files = {"results.csv", "results.json", "report.md", "pruned.safetensors", "model.safetensors"}
+    files = {"results.csv", "results.json", "report.md", "report.html", "pruned.safetensors", "model.safetensors"}
     assert files | figures <= {path.name for path in workdir.iterdir()}
     for figure in figures:
         assert (workdir / figure).read_bytes().startswith(b"\x89PNG")
@@ -64,6 +66,26 @@ def test_results_agree_with_each_other_and_the_saved_model(finished):
     full = results["full"]["selection"]["accuracy"]
     within = [float(r["ratio"]) for r in rows if float(r["selection_accuracy"]) >= full - 0.01 - 1e-9]
     assert chosen["ratio"] == max(within)
+
+
+@pytest.mark.xdist_group("run")
+def test_the_interactive_report_has_the_sweep_and_predicts_errors_also_for_methods_without_data(finished):
+    workdir, _ = finished
+    page, rows = (workdir / "report.html").read_text(), list(csv.DictReader((workdir / "results.csv").open()))
+    data = json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page)[1])
+    chosen = json.loads((workdir / "results.json").read_text())["chosen"]
+    assert [method["name"] for method in data["methods"]] == list(SAMPLE)
+    for method in data["methods"]:
+        own = [row for row in rows if row["method"] == method["name"]]
+        assert method["accuracy"] == [float(row["selection_accuracy"]) for row in own]
+        assert [sum(kept) for kept in method["kept"]] == [int(row["states"]) for row in own]
+        assert method["kept"][method["chosen"]] == chosen[method["name"]]["states"]
+        assert method["predicted"][0] == [0, 0] and all(error > 0 for error in method["predicted"][-1])
+        measured = [row for row in method["measured"] if None not in row]
+        assert len(measured) == (method["name"] in ("measured", "aire_refit"))
+    by_name = {method["name"]: method["predicted"][-1] for method in data["methods"]}
+    assert all(refitted < plain for refitted, plain in zip(by_name["aire_refit"], by_name["aire"], strict=True))
+    assert "(report.html)" in (workdir / "report.md").read_text()
 
 
 @pytest.mark.xdist_group("run")
@@ -262,11 +284,13 @@ def test_mistakes_are_found_before_the_data_is_prepared(mistake, tmp_path, monke
 
 def test_all_mistakes_are_named_at_once(tmp_path):
     mistakes = "train.epochs=0", "train.optimizer.lr=-1.0", "model.dropout=2.0", "model.depth=0", "data.max_args=1"
-    mistakes += "prune.scope=x", "prune.calibration.examples=0"
+    mistakes += "prune.scope=x", "prune.calibration.examples=0", "seed=-1"
     with pytest.raises(UserError) as error:
-        call(SMOKE, *(f"--config.{mistake}" for mistake in mistakes), data=tmp_path / "data", workdir=tmp_path)
+        unknown = "--config.prune.methods=('airy', 'aire', 'lost')"
+        call(SMOKE, unknown, *(f"--config.{mistake}" for mistake in mistakes), data=tmp_path / "data", workdir=tmp_path)
     named = [line.partition(": expected")[0].replace("'", "") for line in str(error.value).splitlines()]
-    assert sorted(named) == sorted(mistakes)
+    names = [f"prune.methods: unknown score {name}" for name in ("airy", "lost")]
+    assert sorted(named) == sorted([*mistakes, *names])
 
 
 def test_data_of_another_task_is_named(tmp_path):
@@ -284,8 +308,8 @@ def test_data_of_another_task_is_named(tmp_path):
         ("return [1.0] * 3", "score 'mine' returned shape [3]"),
         ("return -abs(modes.Lambda_bar)", "score 'mine' returned negative"),
         ("return (1, [2])", "score 'mine' returned a tuple"),
-        ("return modes.eigenvalues", "'mine' fails on a tiny model with AttributeError"),
-        ("raise KeyError('rank')", "'mine' fails on a tiny model with KeyError: 'rank'"),
+        ("return modes.eigenvalues", "score 'mine' fails for layer 'blocks/0/ssm' with AttributeError"),
+        ("raise KeyError('rank')", "score 'mine' fails for layer 'blocks/0/ssm' with KeyError: 'rank'"),
     ],
 )
 def test_a_users_score_is_tried_first(body, message, tmp_path, monkeypatch):
@@ -313,6 +337,21 @@ def test_too_little_space_is_named_first(data, tmp_path, monkeypatch):
     assert f"{tmp_path}: about 0.1 GB will be written, 0.0 GB are free" in line
 
 
+def test_space_for_the_data_is_checked_before_it_is_prepared(finished, data, tmp_path, monkeypatch):
+    """Generated data by its sizes, downloads by theirs; nothing for what is there already."""
+    forms = {name: describe(configured(name).data.to_dict()) for name in ("lra_listops", "speech_commands")}
+    assert forms["lra_listops"].missing_bytes(tmp_path) == (96_000 + 3 * 2_000) * 2_000
+    assert 5e9 < forms["speech_commands"].missing_bytes(tmp_path) < 7e9
+    form = describe(configured("lra_listops", "smoke").data.to_dict())
+    assert form.missing_bytes(data) == 0 < form.missing_bytes(tmp_path)
+    free = shutil._ntuple_diskusage(10**9, 0, 10**8)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    folders = {"data": tmp_path / "data", "workdir": tmp_path / "run", "monkeypatch": monkeypatch}
+    line = error_of(SMOKE, "--config.data.train_examples=10000000", "--config.data.max_length=30", **folders)
+    assert f"{tmp_path / 'data'}: about 0.3 GB will be written, 0.1 GB are free" in line
+    assert not (tmp_path / "data").exists()
+
+
 def test_every_config_passes_its_own_checks(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**15, 0, 10**15))
     monkeypatch.setattr(os, "sysconf", lambda _: 10**6)
@@ -322,7 +361,7 @@ def test_every_config_passes_its_own_checks(tmp_path, monkeypatch):
                 config = importlib.import_module(f"configs.{name}").get_config(variants)
                 sweep.prepare(config, tmp_path)
                 if config.init == "scratch" and variants == "":
-                    settings.check_init(config, tmp_path)
+                    settings.check_room(config, config.data.to_dict(), tmp_path, tmp_path)
 
 
 def error_of(*args, monkeypatch, **folders):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import aire
 from aire.io.weights import fill_model, get_arrays
 from aire.models import ACTIVATIONS, Block, ModelConfig, pool
 from aire.ssm import LRUConfig, S4DConfig, S4DLayer, S5Config, ssm_config
@@ -172,6 +173,8 @@ def test_wrong_fields_of_a_file_are_named(fields, message):
         (TOKENS, LENGTHS + 1, r"lengths in 2…13: expected 1…12, the padded length"),
         (TOKENS, LENGTHS - 1, r"lengths in 0…11"),
         (TOKENS, None, "masked_mean: pass the true lengths"),
+        (TOKENS, LENGTHS[:1], r"lengths \[1\] for 4 sequences: expected one for each"),
+        (TOKENS, LENGTHS[:, None], r"lengths \[4, 1\] for 4 sequences: expected one for each"),
         (TOKENS.astype(np.float32), LENGTHS, r"expected floats \(B, L, 20\) or int"),
         (np.zeros((2, 5, 3), np.float32), LENGTHS, r"expected floats \(B, L, 20\)"),
         (TOKENS[:0], LENGTHS[:0], r"input .*\[0, 12\]: expected at least one sequence of at least one step"),
@@ -181,6 +184,20 @@ def test_wrong_fields_of_a_file_are_named(fields, message):
 def test_wrong_inputs_are_named(make_model, x, lengths, message):
     with pytest.raises(UserError, match=message):
         make_model(pooling="masked_mean")(x, lengths)
+
+
+def test_checked_finds_wrong_values_in_a_compiled_call(make_model):
+    """A compiled call alone gives logits for tokens outside the vocabulary, and NaN for lengths of 0."""
+    model = make_model((2,), pooling="masked_mean")
+    call = aire.checked(lambda model, x, lengths: model(x, lengths))
+    np.testing.assert_allclose(call(model, TOKENS, LENGTHS), logits(model, TOKENS, LENGTHS), rtol=1e-5, atol=1e-6)
+    assert np.isnan(logits(model, TOKENS, 0 * LENGTHS)).all() and np.isfinite(logits(model, TOKENS + 9, LENGTHS)).all()
+    for x, lengths, message in (
+        (TOKENS + 9, LENGTHS, "tokens outside 0…19: this model's vocabulary is 0…19"),
+        (TOKENS, 0 * LENGTHS, "lengths outside 1…12: expected 1…12, the padded length"),
+    ):
+        with pytest.raises(UserError, match=message):
+            call(model, x, lengths)
 
 
 @pytest.mark.parametrize("ssm", [{}, {"kind": "s4d"}, {"kind": "lru"}])

@@ -160,5 +160,5 @@ def test_mistakes_are_named():
     unstable = Modes.discrete([1.01], [[1.0]], [[1.0]])
     with pytest.raises(UserError, match="no steady state in an unstable layer: pass moments over a finite horizon"):
         moments.white(unstable)
-    with pytest.raises(UserError, match="length=0: expected at least one step"):
+    with pytest.raises(UserError, match="length=0: expected a whole number from 1"):
         moments.finite_horizon(unstable, 0)

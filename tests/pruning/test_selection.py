@@ -48,6 +48,7 @@ def test_hand_worked_trees(options, expected, jit):
         ({"ratio": 1.0}, r"ratio=1.0: expected a share of states to cut in \[0, 1\)"),
         ({"ratio": -0.1}, "ratio=-0.1"),
         ({"ratio": float("nan")}, "ratio=nan"),
+        ({"threshold": float("nan")}, "threshold=nan: expected a number"),
         ({"threshold": 1.5}, "threshold=1.5 would keep no state at all: the highest score is 1"),
         ({"ratio": 0.95}, "ratio=0.95 would keep none of the 9 states"),
         ({"ratio": 0.9, "scope": "uniform"}, "ratio=0.9 would keep none of the 9 states"),
@@ -61,6 +62,41 @@ def test_hand_worked_trees(options, expected, jit):
 def test_wrong_requests_are_named(options, message):
     with pytest.raises(UserError, match=message):
         aire.select(TREE, **options)
+
+
+@pytest.mark.parametrize(
+    ("scores", "lowest"),
+    [
+        (np.array([1, 0, 255], np.uint8), 1),
+        (np.array([2**64 - 1, 2**64 - 2, 2**64 - 3], np.uint64), 2),
+        (np.array([-1, -128, 127], np.int8), 1),
+        (np.array([0, 5, -(2**63)]), 2),
+        (np.array([1.0, 1.0 - 2**-53, 1.0]), 1),  # equal in float32
+        (jnp.array([3, 1, 2], jnp.uint32), 1),
+        (jnp.array([1, -(2**31), 0]), 1),
+        (jnp.array([0.5, 0.25, 1.0], jnp.bfloat16), 1),
+        ([0.5, 0.25, 1.0], 1),
+    ],
+)
+def test_scores_of_any_type_of_number(scores, lowest, unchecked_types):
+    """Nothing is negated, because that wraps 0 of unsigned and the smallest of signed integers."""
+    expected = [i != lowest for i in range(3)]
+    assert np.asarray(aire.select({"a": scores}, ratio=0.3)["a"]).tolist() == expected
+    if isinstance(scores, jax.Array):
+        assert np.asarray(jax.jit(lambda s: aire.select({"a": s}, ratio=0.3))(scores)["a"]).tolist() == expected
+
+
+@pytest.mark.parametrize("scores", [np.ones(2) * 1j, np.ones(2, bool), np.ones((2, 1)), np.array(["a"]), np.float64(1)])
+def test_what_is_no_vector_of_numbers_is_refused(scores, unchecked_types):
+    with pytest.raises(UserError, match=r"scores of layer 'a' have (shape|dtype)|scores of layer 'a' has dtype"):
+        aire.select({"a": scores}, ratio=0.5)
+
+
+def test_nan_scores_are_found_in_compiled_functions_by_checked():
+    select = lambda scores: aire.select({"a": scores}, ratio=0.5)["a"]  # noqa: E731
+    assert aire.checked(select)(jnp.array([0.5, 1.0])).tolist() == [False, True]
+    with pytest.raises(UserError, match="layer 'a': scores are NaN"):
+        aire.checked(select)(jnp.array([jnp.nan, 1.0]))
 
 
 def test_nan_scores_are_named():

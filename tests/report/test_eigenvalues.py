@@ -17,9 +17,9 @@ def test_time_scale_frequency_and_hollow_markers(monkeypatch, tmp_path):
     keep = {"layer": np.array([True, False, True])}
     eigenvalues.draw({"layer": modes}, keep, "title", tmp_path / "figure.png")
     _, plane = drawn[0].axes
-    kept, cut = (np.asarray(marks.get_offsets()) for marks in plane.collections)
+    cut, kept = (np.asarray(marks.get_offsets()) for marks in plane.collections)
     frequency, steps = np.abs(np.angle(LAMBDA)) / (2 * np.pi), -1 / np.log(np.abs(LAMBDA))
     frequency[0] = 1e-4  # real states are at the left edge
     np.testing.assert_allclose(kept, np.stack([frequency, steps], 1)[[0, 2]], rtol=1e-4)
     np.testing.assert_allclose(cut, np.stack([frequency, steps], 1)[[1]], rtol=1e-4)
-    assert len(plane.collections[1].get_facecolor()) == 0 and len(plane.collections[0].get_facecolor()) == 1
+    assert len(plane.collections[0].get_facecolor()) == 0 and len(plane.collections[1].get_facecolor()) == 1

@@ -325,6 +325,17 @@ def test_full_disk_while_committing_or_deleting(tmp_path, monkeypatch, name, new
     assert steps(tmp_path) == {"2", str(newest), "4"}
 
 
+def test_full_disk_while_closing(tmp_path, monkeypatch):
+    """Orbax raises the error of its threads again when it closes."""
+    full = pytest.raises(UserError, match="No space left on device")
+    with full as error, Checkpoints(tmp_path / "a", fingerprint=SETTINGS) as store:
+        monkeypatch.setattr(store._manager, "close", fail_with_full_disk)
+    assert str(tmp_path) in one_line(error)
+    with pytest.raises(ZeroDivisionError), Checkpoints(tmp_path / "b", fingerprint=SETTINGS) as store:
+        monkeypatch.setattr(store._manager, "close", fail_with_full_disk)
+        raise ZeroDivisionError  # the error that ended the block is not replaced
+
+
 # Child processes: forked from a server that has imported everything once, so each starts in no time.
 
 

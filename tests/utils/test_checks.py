@@ -16,7 +16,7 @@ NAN, INFINITY = float("nan"), float("inf")
     [
         (integer(1, 5), (1, 5, np.int32(3), np.uint8(1)), (0, 6, 1.0, True, "3", None, 10**30, 1 + 0j)),
         (number(0, below=1), (0, 0.5, np.float32(0.25)), (1, -1e-9, NAN, True, "0.5", None, (0.5,), 1j)),
-        (number(above=0), (1e-30, 10**9), (0, -1, INFINITY, NAN)),
+        (number(above=0), (1e-30, 10**9), (0, -1, INFINITY, NAN, 10**400)),
         (number(), (-1e30, 0), (INFINITY, NAN, None)),
         (choice(("a", "b")), ("a",), ("c", None, ["a"], 1)),
         (boolean(), (True, False), (0, 1, "True", None)),
