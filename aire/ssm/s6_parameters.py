@@ -70,11 +70,14 @@ def init_params(key: PRNGKeyArray, d_model: int, n_states: int, config: S6Config
         return jax.random.uniform(next(keys), shape, jnp.float32, -bound, bound)
 
     dt = jnp.maximum(jnp.exp(hippo.log_steps(next(keys), D, config.dt_min, config.dt_max)), config.dt_floor)
+    x_proj = uniform((R + (1 + directions) * n_states, D), D)
     params = {
         "in_proj": uniform((2 * D, H), H),
         "conv_weight": uniform((D, config.d_conv), config.d_conv),
         "conv_bias": uniform((D,), config.d_conv),
-        "x_proj": uniform((R + (1 + directions) * n_states, D), D),
+        "x_proj_dt": x_proj[:R],
+        "x_proj_B": x_proj[R : R + n_states],
+        "x_proj_C": x_proj[R + n_states :].reshape(directions, n_states, D),
         "dt_proj": uniform((D, R), R),
         "dt_bias": dt + jnp.log(-jnp.expm1(-dt)),  # the inverse of softplus
         "A_log": jnp.tile(jnp.log(jnp.arange(1, n_states + 1, dtype=jnp.float32))[None], (D, 1)),

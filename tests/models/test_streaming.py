@@ -7,13 +7,14 @@ import pytest
 from flax import nnx
 
 from aire.models import Classifier, ModelConfig, streaming
-from aire.ssm import LRUConfig, S4DConfig, S5Config
+from aire.ssm import LRUConfig, S4DConfig, S5Config, S6Config
 from aire.utils.errors import UserError
 
 KINDS = {
     "s5": S5Config(bidirectional=False),
     "s4d": S4DConfig(bidirectional=False),
     "lru": LRUConfig(bidirectional=False),
+    "s6": S6Config(),
 }
 
 

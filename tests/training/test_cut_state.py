@@ -28,7 +28,7 @@ def merged(model, state):
     return nnx.merge(functions.graphdef, state["params"], state["buffers"], copy=True)
 
 
-@pytest.mark.parametrize("kind", ["s5", "s4d"])
+@pytest.mark.parametrize("kind", ["s5", "s4d", "s6"])
 def test_the_moments_of_the_kept_states_are_carried(make_model, kind):
     n = 16 if kind == "s4d" else 6
     model = make_model((n, n), ssm={"kind": kind, "dt_min": 0.05})
