@@ -28,6 +28,8 @@ class MambaBlock(nnx.Module):
             )
         kind = kind_of(config.ssm)
         self.ssm = kind.layer(config.d_model, n_states, config.ssm, rngs=rngs)
+        # Each layer adds to the residual, so the sum would grow with the depth.
+        self.ssm.out_proj[...] *= len(config.state_sizes) ** -0.5
         self.norm = nnx.RMSNorm(config.d_model, epsilon=kind.norm_epsilon, rngs=rngs)
         self.drop = nnx.Dropout(config.dropout)
         self.dtype = config.dtype
