@@ -15,7 +15,9 @@ from aire.utils.errors import UserError
 from experiments.settings import PruneConfig
 
 Change = Callable[[ConfigDict], None]
-SMALL_MAMBA = {"depth": 3, "d_model": 32, "states": 16}  # a training of minutes on one core
+# A training of about ten minutes on one core.
+SMALL_MAMBA = {"depth": 3, "d_model": 32, "states": 16}
+SMALL_MAMBA_TRAINING = {"epochs": 3, "warmup_epochs": 0}
 
 
 def build(variants: str, changes: Mapping[str, Change], *, train: TrainConfig, **settings: Any) -> ConfigDict:
@@ -90,13 +92,19 @@ def to_mamba(config: ConfigDict, **options: Any) -> None:
     config.name += "_mamba"
     kept = {name: config.model[name] for name in ("pooling", "retrieval")}
     config.model = mamba(**{"depth": 6, "d_model": 128, **kept, **options})
-    config.train.optimizer.update(lr=0.002, ssm_lr=0.002, weight_decay=0.05, groups="BfastandCdecay", dt_global=False)
+    # No weight decay of A_log, the time steps and D.
+    config.train.optimizer.update(lr=0.002, ssm_lr=0.002, weight_decay=0.05, groups="noBCdecay", dt_global=False)
     config.prune.methods = ("all",)
 
 
 def set_model(config: ConfigDict, **by_kind: Mapping[str, Any]) -> None:
     """Set sizes of the model for some kinds of layers: set_model(config, s6={"states": 16})."""
     config.model.update(by_kind.get(config.model.ssm.kind, {}))
+
+
+def set_training(config: ConfigDict, **by_kind: Mapping[str, Any]) -> None:
+    """Set the training for some kinds of layers: set_training(config, s6={"epochs": 3})."""
+    config.train.update(by_kind.get(config.model.ssm.kind, {}))
 
 
 def set_layer(config: ConfigDict, **by_kind: Mapping[str, Any]) -> None:
@@ -142,6 +150,7 @@ def small_images(config: ConfigDict) -> None:
     set_model(config, s6=SMALL_MAMBA)
     set_layer(config, s5={"blocks": 1, "clip_eigs": True})  # clipped, so every state's energy is finite
     config.train.update(batch_size=32, epochs=6, evaluate_every=1000)
+    set_training(config, s6=SMALL_MAMBA_TRAINING)
     config.prune.update(methods=(), ratios=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7), batch_size=50)
 
 

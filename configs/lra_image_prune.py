@@ -9,7 +9,7 @@ one accelerator; not measured here.
     python run.py --config=lra_image_prune:s4d       S4D in place of S5, also as s4d,small and s4d,smoke
     python run.py --config=lra_image_prune:small     pooled to 16×16, trained on one CPU core
     python run.py --config=lra_image_prune:smoke     seconds, for tests
-    python run.py --config=lra_image_prune:mamba         Mamba in place of S5; its sizes are our choice
+    python run.py --config=lra_image_prune:mamba     Mamba in place of S5, sizes our choice: 6 layers, H 128, N 16
 
 Without a network: get cifar-10-binary.tar.gz or cifar-10-python.tar.gz elsewhere, packed or unpacked, and pass
 `--config.data.folder=FOLDER`.

@@ -9,7 +9,7 @@ accelerator; not measured here.
     python run.py --config=lra_listops_prune:smoke     seconds, for tests
     python run.py --config=lra_listops_prune:s4d       S4D in place of S5, also as s4d,small and s4d,smoke
     python run.py --config=lra_listops_prune:lru       LRU in place of S5; lru,small needs --config.init=scratch
-    python run.py --config=lra_listops_prune:mamba       Mamba in place of S5; its sizes are our choice
+    python run.py --config=lra_listops_prune:mamba     Mamba in place of S5, sizes our choice: 6 layers, H 128, N 16
 
 S4D's hyperparameters are those of its paper. LRU's are those of CompreSSM (its configs/paper/listops_baseline.yaml),
 except that CompreSSM trains in one direction and pools over the padding, too. AIRE-Prune gives no row for either on
@@ -87,6 +87,7 @@ def small(config: ConfigDict) -> None:
     # chosen for these lengths, not tuned: 0.99¹⁰⁰ is about a third.
     common.set_layer(config, s5={"clip_eigs": True}, lru={"r_min": 0.5, "r_max": 0.99})
     config.train.update(batch_size=32, epochs=6, warmup_epochs=1, evaluate_every=1000)
+    common.set_training(config, s6=common.SMALL_MAMBA_TRAINING)
     # All methods take three minutes at these ratios. Batches of 50 fit a CPU's cache.
     ratios = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     config.prune.update(methods=(), ratios=ratios, batch_size=50)

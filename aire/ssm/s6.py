@@ -1,11 +1,10 @@
 """The S6 layer: the selective state space with the projections around it, Mamba's mixer (Gu and Dao, 2023)."""
 
 import functools
-from typing import ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Complex, Float, Shaped
@@ -58,8 +57,9 @@ class S6(StateSpaceLayer):
     In two directions, all gates but C are shared, as λ̄ and B̄ are in S5. The convolution is causal in both.
 
     Parameters, all float32, with the names and shapes of state-spaces/mamba: in_proj (2 D, H), conv_weight (D, d_conv),
-    x_proj (R + N + directions · N, D) with rows [δ; B; C; C of the backward direction], dt_proj (D, R), dt_bias (D,),
-    A_log (D, N), D (D,), out_proj (H, D). With the options: conv_bias (D,), in_proj_bias (2 D,), out_proj_bias (H,).
+    dt_proj (D, R), dt_bias (D,), A_log (D, N), D (D,), out_proj (H, D). With the options: conv_bias (D,), in_proj_bias
+    (2 D,), out_proj_bias (H,). x_proj is stored in the parts that a cut of states tells apart: x_proj_dt (R, D),
+    x_proj_B (N, D), x_proj_C (directions, N, D).
 
     The recurrence has a custom VJP: gradients are reverse mode only (no jvp, no jacfwd).
 
@@ -70,13 +70,15 @@ class S6(StateSpaceLayer):
         rngs: source of the `params` key.
     """
 
-    STATE_AXIS: ClassVar = {"A_log": 1}  # and two or three parts of x_proj, see `cut`
+    STATE_AXIS: ClassVar = {"A_log": 1, "x_proj_B": 0, "x_proj_C": 1}
     ROLES: ClassVar = {"A_log": "eigenvalue", "dt_bias": "step", "D": "skip"}
     SELECTIVE: ClassVar = True
 
     in_proj: nnx.Param
     conv_weight: nnx.Param
-    x_proj: nnx.Param
+    x_proj_dt: nnx.Param
+    x_proj_B: nnx.Param
+    x_proj_C: nnx.Param
     dt_proj: nnx.Param
     dt_bias: nnx.Param
     A_log: nnx.Param
@@ -93,7 +95,7 @@ class S6(StateSpaceLayer):
         Outputs have the precision of the inputs. With bfloat16 inputs the recurrence still runs in float32.
         """
         u = as_floats(u, self.D.dtype)
-        x, z, _ = self.inputs(u, self.initial_state(len(u)).conv)
+        x, z, _ = self.inputs(u, self.initial_state(u.shape[0]).conv)
         gates, A = self.gates(x), self.eigenvalues()
         y = self._skip(x)
         if self.n_states:
@@ -101,33 +103,36 @@ class S6(StateSpaceLayer):
                 y += selective_scan(x, gates.Delta, A, gates.B, C, reverse=reverse)[0].astype(u.dtype)
         return self._output(y, z)
 
-    def scan(self, u: Float[Array, "B L H"], state: S6State) -> tuple[Float[Array, "B L H"], S6State]:
-        """Apply the layer to the next steps of a sequence: return the outputs and the state after them.
+    def scan(self, u: Shaped[ArrayLike, "B L H"], x: Any) -> tuple[Float[Array, "B L H"], S6State]:
+        """Apply the layer to the next L steps of a sequence, as `step` does L times: return outputs and last states.
 
+        Args:
+            u: inputs.
+            x: the `S6State` after the steps before.
         Raises:
             UserError: the layer is bidirectional, so it needs the complete sequence.
         """
         self.check_one_direction()
-        x, z, conv = self.inputs(u, state.conv)
-        gates, y, h = self.gates(x), self._skip(x), state.h
+        u = as_floats(u, self.D.dtype)
+        v, z, conv = self.inputs(u, x.conv)
+        gates, y, h = self.gates(v), self._skip(v), x.h
         if self.n_states:
-            states, h = selective_scan(x, gates.Delta, self.eigenvalues(), gates.B, gates.C[0], h)
+            states, h = selective_scan(v, gates.Delta, self.eigenvalues(), gates.B, gates.C[0], h)
             y += states.astype(u.dtype)
         return self._output(y, z), S6State(conv, h)
 
-    def step(self, u: Float[Array, "B H"], state: S6State) -> tuple[Float[Array, "B H"], S6State]:
-        """Advance the recurrence by one step: return the output and the new state.
+    def step(self, u: Float[Array, "B H"], x: Any) -> tuple[Float[Array, "B H"], S6State]:
+        """Advance the recurrence by one step: return the output and the new `S6State`.
 
         Raises:
             UserError: the layer is bidirectional, so it needs the complete sequence.
         """
         self.check_one_direction()
-        x, z, conv = self.inputs(u[:, None], state.conv)
-        Delta, B, C = self.gates(x)
-        y, h = selective_step(
-            x[:, 0].astype(Delta.dtype), Delta[:, 0], self.eigenvalues(), B[:, 0], C[0, :, 0], state.h
-        )
-        return self._output(self._skip(x) + y[:, None].astype(u.dtype), z)[:, 0], S6State(conv, h)
+        v, z, conv = self.inputs(u[:, None], x.conv)
+        Delta, B, C = self.gates(v)
+        inputs = v[:, 0].astype(Delta.dtype)
+        y, h = selective_step(inputs, Delta[:, 0], self.eigenvalues(), B[:, 0], C[0, :, 0], x.h)
+        return self._output(self._skip(v) + y[:, None].astype(u.dtype), z)[:, 0], S6State(conv, h)
 
     def initial_state(self, batch: int) -> S6State:  # type: ignore[override]
         """Zero states, the initial argument of `step` and `scan`."""
@@ -163,6 +168,12 @@ class S6(StateSpaceLayer):
         Delta = jax.nn.softplus(_linear(delta, self.dt_proj, self.dt_bias))
         return Gates(Delta, B, jnp.moveaxis(C.reshape(*C.shape[:2], len(self.reverse), N), 2, 0))
 
+    @property
+    def x_proj(self) -> Float[Array, "rows D"]:
+        """The parts of x_proj joined as in the reference, rows [δ; B; C], then those of C of the backward direction."""
+        C = self.x_proj_C[...]
+        return jnp.concatenate([self.x_proj_dt[...], self.x_proj_B[...], C.reshape(-1, C.shape[-1])])
+
     def eigenvalues(self) -> Float[Array, "N D"]:
         """A."""
         return -jnp.exp(self.A_log[...]).T
@@ -172,15 +183,15 @@ class S6(StateSpaceLayer):
 
         Only `magnitude` and `random` score these. `GateMoments.modes` gives those that the inputs make.
         """
-        (N, D), R, directions = self.eigenvalues().shape, self.dt_proj.shape[1], len(self.reverse)
+        N, D = self.eigenvalues().shape
         Delta = jax.nn.softplus(self.dt_bias[...])[:, None]
         exponent = Delta * self.eigenvalues().T
-        B, C = jnp.split(jnp.linalg.norm(self.x_proj[...][R:], axis=1), [N])
+        B, C = (jnp.linalg.norm(part[...], axis=-1) for part in (self.x_proj_B, self.x_proj_C))
         d, n = jnp.divmod(jnp.arange(D * N, dtype=jnp.int32), max(N, 1))
         return Modes(
             Lambda_bar=_complex(jnp.exp(exponent).ravel()),
             B_bar=_complex((Delta * B[None]).reshape(-1, 1)),
-            C=_complex(jnp.tile(C.reshape(directions, 1, N), (1, 1, D))),
+            C=_complex(jnp.tile(C[:, None], (1, 1, D))),
             margin=-jnp.expm1(2 * exponent).ravel(),
             channel=d,
             unit=n,
@@ -190,7 +201,7 @@ class S6(StateSpaceLayer):
     def states(self, u: Shaped[ArrayLike, "B L H"]) -> Float[Array, "B L R modes"]:
         """All states, from zero initial states, in the order of the modes. They are real."""
         u = as_floats(u, self.D.dtype)
-        x, _, _ = self.inputs(u, self.initial_state(len(u)).conv)
+        x, _, _ = self.inputs(u, self.initial_state(u.shape[0]).conv)
         Delta, B, _ = self.gates(x)
         decays = jnp.exp(Delta[..., None] * self.eigenvalues().T[None, None])
         written = (Delta * x.astype(Delta.dtype))[..., None] * B[:, :, None]
@@ -222,18 +233,10 @@ class S6(StateSpaceLayer):
         """A selective layer has none. Raises UserError."""
         raise UserError(NO_READOUT)
 
-    def cut(self, keep: Bool[ArrayLike, "N"]) -> Self:
-        """Return a layer with only the states where `keep` is true. Its arrays are smaller."""
-        keep = np.asarray(keep)
-        rows = np.concatenate([np.ones(self.dt_proj.shape[1], bool), np.tile(keep, 1 + len(self.reverse))])
-        kept, rows = np.flatnonzero(keep), np.flatnonzero(rows)
-        return self._replaced({"A_log": self.A_log[...][:, kept], "x_proj": self.x_proj[...][rows]})
-
     def mask(self, keep: Bool[ArrayLike, "N"]) -> Self:
         """Return a layer of the same size in which the states where `keep` is false reach no output."""
-        others = self.dt_proj.shape[1] + self.n_states
-        rows = jnp.concatenate([jnp.ones(others, bool), jnp.tile(jnp.asarray(keep), len(self.reverse))])
-        return self._replaced({"x_proj": jnp.where(rows[:, None], self.x_proj[...], 0)})
+        kept = jnp.asarray(keep)[None, :, None]
+        return self._replaced({"x_proj_C": jnp.where(kept, self.x_proj_C[...], 0)})
 
     def _skip(self, x: Array) -> Array:
         return self.D[...].astype(x.dtype)[None, None] * x
@@ -243,7 +246,7 @@ class S6(StateSpaceLayer):
 
 
 def _linear(
-    x: Float[Array, "B L I"], weight: nnx.Param, bias: nnx.Param | None = None, dtype: jnp.dtype | None = None
+    x: Float[Array, "B L I"], weight: nnx.Param | Array, bias: nnx.Param | None = None, dtype: jnp.dtype | None = None
 ) -> Float[Array, "B L O"]:
     """weight x + bias on two axes (see `Linear`), in the precision of x, or with results in `dtype`."""
     rows = x.reshape(-1, x.shape[-1])

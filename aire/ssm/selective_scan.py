@@ -232,8 +232,10 @@ def compose(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Ar
     return second[0] * first[0], second[0] * first[1] + second[1]
 
 
-def _rows(batch: int, numbers: int) -> int:
-    """The largest share of the batch whose states have at most `_STEP_NUMBERS` numbers."""
+def _rows(batch: Any, numbers: int) -> int:
+    """The largest share of the batch whose states have at most `_STEP_NUMBERS` numbers; 1 if its size is unknown."""
+    if not isinstance(batch, int):  # a program that is exported for any batch size
+        return 1
     return next((r for r in range(batch, 1, -1) if batch % r == 0 and r * numbers <= _STEP_NUMBERS), 1)
 
 

@@ -3,15 +3,17 @@
 import subprocess
 import sys
 
+import jax
+import jax.export
 import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
 
 import aire
-from aire.ssm import S4DConfig, S5Config
+from aire.ssm import S4DConfig, S5Config, S6Config
 from aire.utils.errors import UserError
-from tests.helpers import logits
+from tests.helpers import MAMBA, logits
 
 WITHOUT_AIRE = """
 import sys, jax, jax.export, numpy as np
@@ -55,6 +57,16 @@ def test_a_process_without_the_package_runs_it(model, tmp_path):
     expected = logits(model, x, lengths)
     for name in ("first", "last"):
         np.testing.assert_allclose(np.load(found)[name], expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.usefixtures("symbolic")
+def test_a_selective_model_runs_for_any_batch_size(tmp_path):
+    model = aire.Classifier(aire.ModelConfig(5, 4, 3, (3,), S6Config(), **MAMBA), rngs=nnx.Rngs(0))
+    model.eval()
+    x = np.random.default_rng(0).integers(0, 5, (4, 11)).astype(np.int32)
+    aire.export(model, tmp_path / "whole", x[:1], platforms=("cpu", "cuda"))
+    whole = jax.export.deserialize((tmp_path / "whole").read_bytes())
+    np.testing.assert_allclose(whole.call(x, np.full(4, 11, np.int32)), logits(model, x), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -14,19 +14,22 @@ from aire.pruning.moments import white
 from aire.pruning.result import state_bytes
 from aire.ssm import S4D, S5, S6, Modes, S4DConfig, S5Config, S6Config, layers
 from aire.utils.errors import UserError
-from tests.helpers import logits
+from tests.helpers import MAMBA, logits
 
 H, N, D = 4, 3, 8
+PARTS = "x_proj_dt", "x_proj_B", "x_proj_C"
+DRAWN = *PARTS, "in_proj", "out_proj", "D"
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(0, 20, (6, 24))
 BOTH = pytest.mark.parametrize("bidirectional", [False, True])
 
 
 def make(bidirectional=False, n_states=N, **parameters) -> S6:
-    """Drawn anew, so that the norms of all states differ, and with longer time steps than at the start."""
+    """Drawn anew, so that the norms of all states differ; the states outweigh the skip."""
     layer = S6(H, n_states, S6Config(bidirectional=bidirectional, dt_min=0.1, dt_max=1.0), rngs=nnx.Rngs(0))
     rng = np.random.default_rng(1)
-    draw = {name: rng.normal(size=getattr(layer, name).shape) for name in ("x_proj", "in_proj", "out_proj", "D")}
+    draw = {name: rng.normal(size=getattr(layer, name).shape) for name in DRAWN}
+    draw["x_proj_C"], draw["D"] = 3 * draw["x_proj_C"], 0.1 * draw["D"]
     return layer.with_parameters(
         {**draw, "A_log": layer.A_log[...] + 0.3 * rng.normal(size=(D, n_states))} | parameters
     )
@@ -34,7 +37,7 @@ def make(bidirectional=False, n_states=N, **parameters) -> S6:
 
 @pytest.fixture(scope="module")
 def model():
-    config = aire.ModelConfig(20, H, 10, (5, 4), S6Config())
+    config = aire.ModelConfig(20, H, 10, (5, 4), S6Config(), **MAMBA)
     model = aire.Classifier(config, rngs=nnx.Rngs(0))
     for block in model.blocks:
         block.ssm = make(n_states=block.ssm.n_states)
@@ -53,7 +56,7 @@ def watch(layer: S6, u: np.ndarray) -> dict[str, np.ndarray]:
     x, z = np.split(np.asarray(u, np.float64) @ p["in_proj"].T, 2, axis=-1)
     padded = np.pad(x, [(0, 0), (3, 0), (0, 0)])
     x = silu(sum(p["conv_weight"][:, k] * padded[:, k : k + x.shape[1]] for k in range(4)) + p["conv_bias"])
-    rows = x @ p["x_proj"].T
+    rows = x @ np.concatenate([p["x_proj_dt"], p["x_proj_B"], *p["x_proj_C"]]).T
     Delta = np.log1p(np.exp(rows[..., :R] @ p["dt_proj"].T + p["dt_bias"]))
     gates = np.split(rows[..., R:], 1 + directions, axis=-1)
     A, h = -np.exp(p["A_log"]), np.zeros((directions, *x.shape, layer.n_states))
@@ -128,9 +131,11 @@ def test_gate_moments_equal_sums_over_the_loop(bidirectional):
 def constant_gates() -> S6:
     """All gates read the channel 0 alone, whose input is the constant silu(1)."""
     layer = make()
-    x_proj, conv_weight, conv_bias = (np.array(getattr(layer, a)[...]) for a in ("x_proj", "conv_weight", "conv_bias"))
-    x_proj[:, 1:], conv_weight[0], conv_bias[0] = 0, 0, 1
-    return layer.with_parameters({"x_proj": x_proj, "conv_weight": conv_weight, "conv_bias": conv_bias})
+    arrays = {name: np.array(getattr(layer, name)[...]) for name in (*PARTS, "conv_weight", "conv_bias")}
+    for name in PARTS:
+        arrays[name][..., 1:] = 0
+    arrays["conv_weight"][0], arrays["conv_bias"][0] = 0, 1
+    return layer.with_parameters(arrays)
 
 
 def test_with_constant_gates_the_score_is_s4ds_aire():
@@ -155,7 +160,7 @@ def test_nominal_modes_are_those_of_the_parameters():
     layer = make()
     p = watch(layer, np.zeros((1, 1, H)))["p"]
     Delta = np.log1p(np.exp(p["dt_bias"]))[:, None]
-    B, C = (np.linalg.norm(rows, axis=1) for rows in np.split(p["x_proj"][1:], 2))
+    B, C = np.linalg.norm(p["x_proj_B"], axis=1), np.linalg.norm(p["x_proj_C"][0], axis=1)
     decay = np.exp(-Delta * np.exp(p["A_log"]))
     modes = layer.modes()
     np.testing.assert_array_equal(modes.channel, np.repeat(np.arange(D), N))
@@ -237,20 +242,30 @@ def test_methods_for_fixed_readouts_refuse_it(model, method):
     assert methods.get(method).is_linear and not methods.get("ghost").is_linear
 
 
-def test_recalibration_sees_the_layers_before_cut(model):
+class Two(nnx.Module):
+    """Two layers in a row. The first has no skip, so that its states alone make the inputs of the second."""
+
+    def __init__(self):
+        self.first, self.second = make(n_states=5, D=np.zeros(D)), make(n_states=4)
+
+    def __call__(self, x):
+        return self.second(self.first(x))
+
+
+def test_recalibration_sees_the_layers_before_cut():
     """GHOST's rule by hand: the first layer by the whole model's moments, the second by those behind the cut layer.
 
     On these inputs the second layer would keep another state by the whole model's moments.
     """
-    tokens = np.random.default_rng(5).integers(0, 20, (6, 24))
-    found = aire.prune(model, 0.75, "ghost", calibration=[tokens]).keep
-    keep = {path: np.ones(n, bool) for path, n in (("blocks/0/ssm", 5), ("blocks/1/ssm", 4))}
+    model, u = Two(), np.random.default_rng(3).normal(size=(4, 24, H)).astype(np.float32)
+    found = aire.prune(model, 0.75, "ghost", calibration=[u]).keep
+    keep = {"first": np.ones(5, bool), "second": np.ones(4, bool)}
     for path in keep:
         masked = aire.mask(model, keep)
-        energies = aire.score(masked, "measured", moments=aire.calibrate(masked, [tokens]))[path]
+        energies = aire.score(masked, "measured", moments=aire.calibrate(masked, [u]))[path]
         keep[path] = np.arange(energies.size) == np.argmax(energies)
     assert {path: mask.tolist() for path, mask in found.items()} == {path: mask.tolist() for path, mask in keep.items()}
-    whole = aire.prune(model, 0.75, aire.Method("measured", "none", "uniform"), calibration=[tokens]).keep
+    whole = aire.prune(model, 0.75, aire.Method("measured", "none", "uniform"), calibration=[u]).keep
     assert [np.array_equal(whole[path], found[path]) for path in keep] == [True, False]
 
 
@@ -283,7 +298,7 @@ def test_milliseconds_are_of_a_sequence_and_of_a_step(model, monkeypatch):
     )
     found = speed.milliseconds(model, model, TOKENS)
     assert found == {"a sequence": (500.0, 250.0), "a token, all layers": (3000.0, 1500.0)}
-    both = aire.Classifier(aire.ModelConfig(20, 4, 10, (2,), S6Config(bidirectional=True)), rngs=nnx.Rngs(0))
+    both = aire.Classifier(aire.ModelConfig(20, 4, 10, (2,), S6Config(bidirectional=True), **MAMBA), rngs=nnx.Rngs(0))
     assert list(speed.milliseconds(both, both, TOKENS, np.full(6, 24))) == ["a sequence"]
 
 
