@@ -26,6 +26,7 @@ from aire.ssm import kind_of, ssm_config
 from aire.ssm.base import MAX_STATES
 from aire.ssm.hippo import MAX_SIZE
 from aire.training.loop import MAX_BATCH, TrainConfig
+from aire.utils import devices
 from aire.utils.checks import Mistakes, check, choice, compare, integer, make, number, seed, several, text
 from aire.utils.errors import MissingFileError, UserError
 from aire.utils.files import writing
