@@ -47,6 +47,7 @@ class Peers:
     """
 
     def __init__(self, index: int, count: int, host: str, share: Callable[[str], str]):
+        self.index = index
         self._connections: dict[int, socket.socket] = {}
         self._watchers: list[threading.Thread] = []
         if index == 0:

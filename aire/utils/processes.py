@@ -129,6 +129,11 @@ def are_several() -> bool:
     return _peers is not None
 
 
+def is_first() -> bool:
+    """Whether this process prints for all. Like `are_several`, it starts no device."""
+    return _peers is None or _peers.index == 0
+
+
 def end() -> None:
     """Let the others know that this process ends without an error."""
     if _peers is not None:

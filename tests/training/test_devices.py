@@ -115,10 +115,10 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_the_end_of_one_process_ends_the_other_with_one_line(victim, tmp_path):
     folders = {"data": tmp_path / "data", "workdir": tmp_path / "run"}
-    more = "--config.train.epochs=100", "--config.train.evaluate_every=50"
+    more = "--config.train.epochs=5", "--config.train.evaluate_every=4", "--config.prune.methods=('aire',)"
     running = two(*more, **folders)
-    while not (tmp_path / "run" / "training" / "checkpoints" / "50").exists():
-        time.sleep(0.1)
+    while not (tmp_path / "run" / "training" / "checkpoints" / "4").exists():
+        time.sleep(0.02)
         assert all(process.poll() is None for process in running)
     running[victim].send_signal(signal.SIGKILL)
     _, errors = running[1 - victim].communicate(timeout=60)
@@ -128,8 +128,8 @@ def test_the_end_of_one_process_ends_the_other_with_one_line(victim, tmp_path):
     before = metrics(tmp_path / "run")
     finish(*two(*more, **folders))
     after = metrics(tmp_path / "run")
-    saved = [key for key in before if key[0] <= 50]
-    assert saved and all(after[key] == before[key] for key in saved) and (400, "validation/accuracy") in after
+    saved = [key for key in before if key[0] <= 4]
+    assert saved and all(after[key] == before[key] for key in saved) and (20, "validation/accuracy") in after
 
 
 def test_a_batch_that_does_not_divide_is_named_before_anything_slow(tmp_path):
