@@ -148,4 +148,5 @@ def fail(error: Exception | str) -> None:
         time.sleep(_GRACE)  # if the end of another process has caused it, `_watch` says so
     sys.stdout.flush()
     print(error if isinstance(error, str) else "".join(traceback.format_exception(error)), file=sys.stderr, flush=True)
+    _peers.fail()
     os._exit(1)  # JAX would wait for the others first
