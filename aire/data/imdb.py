@@ -24,7 +24,7 @@ import tensorflow_datasets as tfds
 from aire.data.formats import preparation
 from aire.data.formats.archives import Archive, Files
 from aire.data.formats.characters import Vocabulary, append_eos, check_length
-from aire.data.formats.preparation import PreparedOnce
+from aire.data.formats.preparation import PreparedOnce, compact
 from aire.data.pipeline import Split, pad
 from aire.utils.errors import UserError
 
@@ -119,24 +119,11 @@ class Imdb(PreparedOnce):
     """Store `tokens` (L,) uint8, without the end token, and `label`."""
 
     TITLE = ARCHIVE.title
-    VERSION = tfds.core.Version("1.0.0")  # increase whenever the same files would give different data
+    DESCRIPTION = "Film reviews by characters: positive or negative."
+    HOMEPAGE = "https://ai.stanford.edu/~amaas/data/sentiment/"
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            # Encode as bytes, because TFDS would widen each token to int64 and read more slowly.
-            "tokens": tfds.features.Tensor(shape=(None,), dtype=np.uint8, encoding="bytes"),
-            "label": tfds.features.ClassLabel(names=CLASSES),
-        }
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Film reviews by characters: positive or negative.",
-            homepage="https://ai.stanford.edu/~amaas/data/sentiment/",
-            features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,  # the classes alternate
-        )
-
-    def encode(self, example: Example) -> dict:
-        return dict(zip(("tokens", "label"), example, strict=True))
+    def features(self) -> dict[str, tfds.features.FeatureConnector]:
+        return {"tokens": compact((None,)), "label": tfds.features.ClassLabel(names=CLASSES)}
 
 
 def load(

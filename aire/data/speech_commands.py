@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 
 from aire.data.formats import preparation
 from aire.data.formats.archives import Archive, Files
-from aire.data.formats.preparation import SPLITS, PreparedOnce
+from aire.data.formats.preparation import SPLITS, PreparedOnce, compact
 from aire.data.pipeline import Split
 from aire.utils.errors import UserError
 
@@ -122,23 +122,11 @@ class SpeechCommands(PreparedOnce):
     """Store `samples` (16000,) int16 and `label`."""
 
     TITLE = ARCHIVE.title
-    VERSION = tfds.core.Version("1.0.0")  # increase whenever the same files would give different data
+    DESCRIPTION = "One-second recordings of 35 words."
+    HOMEPAGE = "https://arxiv.org/abs/1804.03209"
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            "samples": tfds.features.Tensor(shape=(LENGTH,), dtype=np.int16, encoding="bytes"),
-            "label": tfds.features.ClassLabel(names=WORDS),
-        }
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="One-second recordings of 35 words.",
-            homepage="https://arxiv.org/abs/1804.03209",
-            features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,  # the order by speaker already mixes the words
-        )
-
-    def encode(self, example: Example) -> dict:
-        return dict(zip(("samples", "label"), example, strict=True))
+    def features(self) -> dict[str, tfds.features.FeatureConnector]:
+        return {"samples": compact((LENGTH,), np.int16), "label": tfds.features.ClassLabel(names=WORDS)}
 
 
 @dataclasses.dataclass(frozen=True)

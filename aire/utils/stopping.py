@@ -11,9 +11,11 @@ Signals do nothing outside `on_signals`, as in a user's program. In a run of sev
 stops all, at the same `check`.
 """
 
+import _thread
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -43,8 +45,11 @@ class Stopped(BaseException):
 
 SAME_SIGNAL = 0.1  # seconds; `timeout` and `srun` send a signal to the process and again to its group
 
+RETRY = 0.01  # seconds until a signal is raised again where it was lost
+
 _requested: int | None = None  # the first signal, until it is raised
 _deferred = False
+_repeated = 0  # signals of this module's own, which the thread should not take for new ones
 _deadline = math.inf  # of `time.monotonic`
 _agree = processes.Agreement()
 
@@ -89,6 +94,8 @@ def on_signals() -> Iterator[None]:
     os.set_blocking(writing, False)
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     handlers = {number: signal.signal(number, _raise) for number in own}
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda lost: _raise_again() if isinstance(lost.exc_value, Stopped) else hook(lost)
     watcher = threading.Thread(target=_watch, args=(reading, own), name="signals", daemon=True)
     watcher.start()
     try:
@@ -96,6 +103,7 @@ def on_signals() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+        sys.unraisablehook = hook
         signal.set_wakeup_fd(before)
         os.close(writing)  # ends the thread
         watcher.join()
@@ -111,12 +119,30 @@ def _raise(number: int, _) -> None:
         raise Stopped(_requested)
 
 
+def _raise_again() -> None:
+    """Raise Stopped soon, because it was raised in a finaliser or a callback of the collector, which loses it."""
+
+    def interrupt() -> None:
+        global _repeated
+        if _requested is not None:
+            _repeated += 1
+            _thread.interrupt_main(signal.Signals(_requested))
+
+    timer = threading.Timer(RETRY, interrupt)
+    timer.daemon = True
+    timer.start()
+
+
 def _watch(pipe: int, numbers: list[int]) -> None:
     """Announce the first signal, and end the process on the second."""
+    global _repeated
     first: float | None = None
     while received := os.read(pipe, 1):
         number, now = received[0], time.monotonic()
         if number not in numbers:  # of another handler of this process
+            continue
+        if _repeated:
+            _repeated -= 1
             continue
         if first is None:
             first, name = now, signal.Signals(number).name

@@ -77,7 +77,7 @@ def test_waits_for_another_process(tmp_path, capsys):
     assert sequences(found[0]["train"]) == sequences(load(tmp_path / "alone", TINY, length=32)["train"])
 
 
-def wait_for(read: Callable[[], str], seconds: float = 30) -> str:
+def wait_for(read: Callable[[], str], seconds: float = 300) -> str:
     end = time.monotonic() + seconds
     while not (text := read()) and time.monotonic() < end:
         time.sleep(0.01)

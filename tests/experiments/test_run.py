@@ -80,11 +80,11 @@ def test_the_interactive_report_has_the_sweep_and_predicts_errors_also_for_metho
         assert method["accuracy"] == [float(row["selection_accuracy"]) for row in own]
         assert [sum(kept) for kept in method["kept"]] == [int(row["states"]) for row in own]
         assert method["kept"][method["chosen"]] == chosen[method["name"]]["states"]
-        assert method["predicted"][0] == [0, 0] and all(error > 0 for error in method["predicted"][-1])
+        predicted = [row for row in method["predicted"] if None not in row]
+        assert len(predicted) == (0 if method["name"] == "aire_refit" else 4)
+        assert not predicted or (predicted[0] == [0, 0] and all(error > 0 for error in predicted[-1]))
         measured = [row for row in method["measured"] if None not in row]
         assert len(measured) == (method["name"] in ("measured", "aire_refit"))
-    by_name = {method["name"]: method["predicted"][-1] for method in data["methods"]}
-    assert all(refitted < plain for refitted, plain in zip(by_name["aire_refit"], by_name["aire"], strict=True))
     assert "(report.html)" in (workdir / "report.md").read_text()
 
 
@@ -145,7 +145,7 @@ def test_a_killed_run_resumes_to_identical_weights(finished, data, tmp_path):
         command(*more, data=data, workdir=tmp_path / "killed"), cwd=ROOT, stdout=subprocess.DEVNULL
     )
     checkpoints = tmp_path / "killed" / "training" / "checkpoints"
-    deadline = time.time() + 120
+    deadline = time.time() + 600
     while not any(path.name.isdigit() for path in checkpoints.glob("*")) and time.time() < deadline:
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
