@@ -47,7 +47,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from aire.utils import devices, processes, stopping
+from aire.utils import processes, stopping
 from aire.utils.checks import check, file_name
 from aire.utils.errors import UserError
 from aire.utils.files import occupied
@@ -123,7 +123,7 @@ def run(argv: list[str]) -> None:
         processes.start(config.distributed)
     keep_compiled(workdir)
     experiment = importlib.import_module(f"experiments.{config.experiment}")
-    with occupied(workdir) if devices.is_first() else silent():
+    with occupied(workdir) if processes.is_first() else silent():
         experiment.run(config, workdir, data_dir)
 
 
@@ -176,7 +176,7 @@ def main() -> None:
 
 def report(stop: stopping.Stopped) -> None:
     """Say why the run stops and how to go on."""
-    if devices.is_first():
+    if processes.is_first():
         notes = getattr(stop, "__notes__", ["run the same command again"])
         print("; ".join([str(stop), *notes]), file=sys.stderr, flush=True)
         if stop.exit_code == 0:

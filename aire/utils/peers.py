@@ -9,10 +9,12 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 
-_ENDED = b"."  # sent by a process that ends without an error
+_ENDED, _FAILED = b".", b"!"  # sent by a process that ends without an error, or with one that it has shown
 _SECONDS = 60.0  # to connect, and to wait for the end of the others
+_GRACE = 2.0  # seconds to find an error that another process has found: a wrong setting is wrong for all
 _LOST = "error: another process of this run has ended; run the same command again to go on"
 # JAX's coordination service lives in the first process. Where its end arrives before `_watch` has ended this process,
 # C++ code prints a page to the standard error and aborts. This program passes on everything else.
@@ -47,6 +49,7 @@ class Peers:
     """
 
     def __init__(self, index: int, count: int, host: str, share: Callable[[str], str]):
+        self.index = index
         self._connections: dict[int, socket.socket] = {}
         self._watchers: list[threading.Thread] = []
         if index == 0:
@@ -65,12 +68,18 @@ class Peers:
 
     def end(self) -> None:
         """Say that this process ends without an error. The first one waits for the others, because JAX needs it."""
+        self._tell(_ENDED, _SECONDS)
+
+    def fail(self) -> None:
+        """Say that this process ends with an error."""
+        self._tell(_FAILED, 2 * _GRACE)
+
+    def _tell(self, message: bytes, seconds: float) -> None:
         for connection in self._connections.values():
             with contextlib.suppress(OSError):
-                connection.sendall(_ENDED)
-        if 0 not in self._connections:
-            for watcher in self._watchers:
-                watcher.join(_SECONDS)
+                connection.sendall(message)
+        for watcher in self._watchers if self.index == 0 else ():
+            watcher.join(seconds)
 
     def _watch(self, index: int, connection: socket.socket) -> None:
         connection.settimeout(None)
@@ -81,8 +90,9 @@ class Peers:
 
 
 def _watch(connection: socket.socket) -> None:
-    """Wait for the end of another process; end this one if it did not announce it."""
-    if _receive(connection, 1) != _ENDED:
+    """Wait for the end of another process; end this one, too, if that was an error."""
+    if (message := _receive(connection, 1)) != _ENDED:
+        time.sleep(_GRACE if message == _FAILED else 0)
         os.write(2, f"{_LOST}\n".encode())
         os._exit(1)
     _receive(connection, 1)

@@ -129,6 +129,11 @@ def are_several() -> bool:
     return _peers is not None
 
 
+def is_first() -> bool:
+    """Whether this process prints for all. Like `are_several`, it starts no device."""
+    return _peers is None or _peers.index == 0
+
+
 def end() -> None:
     """Let the others know that this process ends without an error."""
     if _peers is not None:
@@ -143,4 +148,5 @@ def fail(error: Exception | str) -> None:
         time.sleep(_GRACE)  # if the end of another process has caused it, `_watch` says so
     sys.stdout.flush()
     print(error if isinstance(error, str) else "".join(traceback.format_exception(error)), file=sys.stderr, flush=True)
+    _peers.fail()
     os._exit(1)  # JAX would wait for the others first

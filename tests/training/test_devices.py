@@ -19,10 +19,7 @@ from aire.utils.errors import UserError
 from tests.helpers import ROOT
 from tests.training import on_devices
 
-SMOKE = (
-    *("--config=lra_listops_prune:smoke", "--config.prune.methods=('aire','measured')"),
-    "--config.prune.ratios=(0.0,0.5)",
-)
+SMOKE = "--config=lra_listops_prune:smoke", "--config.prune.ratios=(0.0,0.5)"
 
 
 def environment(n_devices: int) -> dict[str, str]:
@@ -75,8 +72,8 @@ def test_two_processes_of_two_devices_compute_what_one_does(tmp_path):
         assert_same(found, on_devices.measure(form, tmp_path / "one"), on=[2, 4])
 
 
-def command(*more, workdir, data) -> list[str]:
-    return ["run.py", *SMOKE, *more, f"--workdir={workdir}", f"--data_dir={data}"]
+def command(*more, workdir, data, methods="('aire','measured')") -> list[str]:
+    return ["run.py", *SMOKE, f"--config.prune.methods={methods}", *more, f"--workdir={workdir}", f"--data_dir={data}"]
 
 
 def two(*more, **folders) -> list[subprocess.Popen]:
@@ -114,11 +111,11 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_the_end_of_one_process_ends_the_other_with_one_line(victim, tmp_path):
-    folders = {"data": tmp_path / "data", "workdir": tmp_path / "run"}
-    more = "--config.train.epochs=100", "--config.train.evaluate_every=50"
+    folders = {"data": tmp_path / "data", "workdir": tmp_path / "run", "methods": "('aire',)"}
+    more = "--config.train.epochs=5", "--config.train.evaluate_every=4"
     running = two(*more, **folders)
-    while not (tmp_path / "run" / "training" / "checkpoints" / "50").exists():
-        time.sleep(0.1)
+    while not (tmp_path / "run" / "training" / "checkpoints" / "4").exists():
+        time.sleep(0.02)
         assert all(process.poll() is None for process in running)
     running[victim].send_signal(signal.SIGKILL)
     _, errors = running[1 - victim].communicate(timeout=60)
@@ -128,13 +125,13 @@ def test_the_end_of_one_process_ends_the_other_with_one_line(victim, tmp_path):
     before = metrics(tmp_path / "run")
     finish(*two(*more, **folders))
     after = metrics(tmp_path / "run")
-    saved = [key for key in before if key[0] <= 50]
-    assert saved and all(after[key] == before[key] for key in saved) and (400, "validation/accuracy") in after
+    saved = [key for key in before if key[0] <= 4]
+    assert saved and all(after[key] == before[key] for key in saved) and (20, "validation/accuracy") in after
 
 
 def test_a_batch_that_does_not_divide_is_named_before_anything_slow(tmp_path):
     process = start(command("--config.train.batch_size=10", data=tmp_path / "data", workdir=tmp_path / "run"), 4)
-    _, errors = process.communicate(timeout=100)
+    _, errors = process.communicate(timeout=500)
     assert errors == "error: train.batch_size=10: expected a multiple of 4, the 4 devices, such as 12\n"
     assert process.returncode == 1 and not (tmp_path / "data").exists()
 
