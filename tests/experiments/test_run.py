@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -135,21 +134,30 @@ def test_another_layer(kind, per_layer, data, tmp_path):
     assert uncut.ssm.kind == pruned.ssm.kind == kind and uncut.state_sizes == (per_layer, per_layer)
 
 
+KILLED = """
+import os, signal, sys
+from aire.training.checkpoints import Checkpoints
+save = Checkpoints.save
+def save_or_die(self, *args, **options):
+    if self.latest():  # the first checkpoint is on disk
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(self, *args, **options)
+Checkpoints.save = save_or_die
+sys.argv.pop(0)
+import run
+run.main()
+"""
+
+
 @pytest.mark.xdist_group("run")
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_identical_weights(finished, data, tmp_path):
     more = [SMOKE, "--config.train.epochs=80", "--config.train.evaluate_every=20"]
     more += ["--config.prune.methods=('aire',)", "--config.prune.ratios=(0.0, 0.5)"]
     call(*more, data=data, workdir=tmp_path / "uninterrupted")
-    killed = subprocess.Popen(
-        command(*more, data=data, workdir=tmp_path / "killed"), cwd=ROOT, stdout=subprocess.DEVNULL
-    )
-    checkpoints = tmp_path / "killed" / "training" / "checkpoints"
-    deadline = time.time() + 600
-    while not any(path.name.isdigit() for path in checkpoints.glob("*")) and time.time() < deadline:
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    arguments = command(*more, data=data, workdir=tmp_path / "killed")[1:]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL)
+    assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "model.safetensors").exists()
     start(*more, data=data, workdir=tmp_path / "killed")
     a, b = (tmp_path / name / "model.safetensors" for name in ("uninterrupted", "killed"))

@@ -57,12 +57,14 @@ def test_a_signal_during_the_imports_ends_without_a_traceback(name, tmp_path):
 
 
 STUCK = """
-import hashlib, sys
+import ctypes, sys
 from aire.utils import stopping
 try:
     with stopping.on_signals(), stopping.deferred():
         print("ready", flush=True)
-        hashlib.pbkdf2_hmac("sha256", b"", b"", 2 * 10**9)  # minutes in which no handler of Python runs
+        mutex = ctypes.create_string_buffer(64)
+        for _ in range(2):  # the second call waits forever, without computing, and no handler of Python runs
+            ctypes.CDLL(None).pthread_mutex_lock(mutex)
         stopping.check()
 except stopping.Stopped as stop:
     print(stop)
