@@ -1,7 +1,6 @@
 """Obtain a trained model: from the zoo, from a file, or by training."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from aire.ssm import kind_of, ssm_config
 from aire.training.loop import TrainConfig, train
 from aire.utils import digests
 from aire.utils.errors import UserError, differences
-from aire.utils.files import write_text
+from aire.utils.files import write_json
 from experiments.provenance import provenance
 
 UNREAD = ("selection_examples", "more_test_examples")  # sizes of data that training does not read
@@ -91,7 +90,7 @@ def _train(config: ConfigDict, model: Classifier, task: Task, workdir: Path, ori
     aire.save(trained.model, workdir / "model.safetensors")
     record = {"config": config.to_dict(), "seed": config.seed, "best_step": trained.step, **source}
     record["validation"] = vars(trained.validation)
-    write_text(workdir / "model.json", json.dumps(record, indent=1))
+    write_json(workdir / "model.json", record)
     accuracy = f"validation accuracy {trained.validation.accuracy:.2%}"
     return trained.model, f"{origin} with seed {config.seed}, best at step {trained.step} ({accuracy})"
 
