@@ -59,7 +59,7 @@ def once(kind: type, *args, seed: int):
 
 
 def made(kind: type, *args, seed: int):
-    """A module of its own, from parameters that are drawn once."""
+    """Return a new module. Its initial parameters are drawn once and copied."""
     return nnx.clone(once(kind, *args, seed=seed))
 
 
@@ -72,7 +72,7 @@ def jax_defaults():
 
 @pytest.fixture
 def unchecked_types(monkeypatch):
-    """Without the tests' own checks of types, as in a user's program."""
+    """Switch off the tests' type checks, as in a user's program."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 

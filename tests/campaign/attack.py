@@ -1,4 +1,4 @@
-"""What an attack does to the program: refused, harmless, silently wrong or crashed; its time and its memory."""
+"""The outcome of an attack: refused, harmless, silently wrong or crashed, with its time and memory."""
 
 import dataclasses
 import signal

@@ -84,7 +84,7 @@ def read_archive(path: Path) -> dict:
 
 
 def tar(*members: tuple[str, int, bytes]) -> bytes:
-    """Headers of members without content: name, announced size, type."""
+    """Headers of members without content: name, declared size, type."""
     blocks = []
     for name, size, kind in members:
         member = tarfile.TarInfo(name)

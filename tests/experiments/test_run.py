@@ -346,7 +346,7 @@ def test_too_little_space_is_named_first(data, tmp_path, monkeypatch):
 
 
 def test_space_for_the_data_is_checked_before_it_is_prepared(finished, data, tmp_path, monkeypatch):
-    """Generated data by its sizes, downloads by theirs; nothing for what is there already."""
+    """Generated data count by their sizes, downloads by theirs, and prepared data not at all."""
     forms = {name: describe(configured(name).data.to_dict()) for name in ("lra_listops", "speech_commands")}
     assert forms["lra_listops"].missing_bytes(tmp_path) == (96_000 + 3 * 2_000) * 2_000
     assert 5e9 < forms["speech_commands"].missing_bytes(tmp_path) < 7e9
@@ -407,7 +407,7 @@ def test_an_unwritable_work_folder_is_named(data, tmp_path, monkeypatch):
 
 
 def test_a_second_run_in_a_work_folder_is_told_who_is_there(data, tmp_path, monkeypatch):
-    """In this process, because a lock belongs to its open file. What a killed process left does not block."""
+    """In one process, because a lock belongs to an open file. The lock file of a killed process does not block."""
     program = Path(sys.argv[0]).name
     with occupied(tmp_path):
         line = error_of(SMOKE, data=data, workdir=tmp_path, monkeypatch=monkeypatch)

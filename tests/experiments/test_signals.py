@@ -1,4 +1,4 @@
-"""Signals: where a run stops, what it prints, its exit code, and that it goes on."""
+"""Signals: where a run stops, what it prints, its exit code, and that it resumes."""
 
 import contextlib
 import os
@@ -96,7 +96,7 @@ def test_a_signal_is_raised_at_once_or_at_the_next_check(number):
             stopping.check()
     assert stopped.value.exit_code == 128 + number
     assert signal.getsignal(number) is before
-    stopping.check()  # nothing is left of it
+    stopping.check()  # the request is cleared
 
 
 def test_an_ignored_signal_stays_ignored(monkeypatch):

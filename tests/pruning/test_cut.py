@@ -173,7 +173,7 @@ def test_a_layer_whose_name_looks_like_a_readout_is_not_lost():
 
 
 def refit(model: nnx.Module, cut: Cut, calibration: Calibration) -> Cut:
-    """C'_K = C_K + C_R W_RK W_KK⁻¹: the states that stay take over what they can of those that go."""
+    """C'_K = C_K + C_R W_RK W_KK⁻¹: the kept states take over the predictable part of the cut ones."""
     moments, readouts = calibration.moments(model), {}
     for path, layer in layers(model).items():
         keep, W = np.asarray(cut.keep[path]), moments[path].covariance()[0]
@@ -211,7 +211,7 @@ def test_a_refit_is_the_least_squares_fit_of_the_outputs(make_layer, options):
         return float(np.mean((outputs(model, u) - outputs(layer, u)) ** 2))
 
     assert error(result.model) < 0.95 * error(aire.prune(layer, 0.5).model)
-    np.testing.assert_array_equal(keep, aire.prune(layer, 0.5).keep[""])  # the score alone selects
+    np.testing.assert_array_equal(keep, aire.prune(layer, 0.5).keep[""])  # the refit does not change the selection
 
 
 def test_a_refit_of_a_model_is_in_the_cut_and_in_the_model(make_model):
@@ -242,7 +242,7 @@ def test_a_method_with_a_refit_says_that_it_needs_inputs(make_layer):
 
 @pytest.fixture
 def evaluator(make_model):
-    """Of a small model, with two made-up splits, and what it evaluated."""
+    """The evaluator of a small model with two synthetic splits, and a list of its calls."""
     model = make_model((6, 6), ssm={"dt_min": 0.05})
     rng = np.random.default_rng(0)
 

@@ -1,4 +1,4 @@
-"""Reconstruct: the fit of a layer, what stays as it is, the choice on held-out sequences, and going on after a stop."""
+"""Reconstruct: the fit of a layer, the parameters it leaves alone, the choice on held-out sequences, resuming."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def layer(request, make_layer, make_bank):
 
 
 def test_the_fit_finds_the_parameters_behind_the_outputs(layer):
-    """The outputs are those of the kept states alone, and the fit starts beside them."""
+    """The target outputs come from the kept states alone. The fit starts from perturbed eigenvalues."""
     n, u = layer.n_states, sequences()
     keep = np.random.default_rng(1).random(n) < 0.6
     target = layer.mask(keep)
@@ -81,7 +81,7 @@ def errors(model, cut, batches):
     return found
 
 
-def test_layers_come_nearer_to_the_uncut_ones_than_by_a_refit(calibrated):
+def test_fitted_layers_are_closer_to_the_uncut_ones_than_refitted_layers(calibrated):
     model, cut, batches = calibrated
     fitted = reconstruct(model, cut, Calibration(batches), FEW)
     by_refit, by_fit = (errors(model, c, batches) for c in (refit(model, cut, Calibration(batches)), fitted))
@@ -91,7 +91,7 @@ def test_layers_come_nearer_to_the_uncut_ones_than_by_a_refit(calibrated):
     assert {fitted.changed(path) for path in layers(model)} == {"fitted"}
 
 
-def test_a_fit_that_is_worse_on_held_out_sequences_is_not_taken(calibrated):
+def test_a_fit_that_is_worse_on_held_out_sequences_is_discarded(calibrated):
     model, cut, batches = calibrated
     thrown = reconstruct(model, cut, Calibration(batches), FitConfig(steps=5, batch_size=8, lr=1e3))
     assert {thrown.changed(path) for path in layers(model)} == {"readout refitted"}
@@ -100,7 +100,7 @@ def test_a_fit_that_is_worse_on_held_out_sequences_is_not_taken(calibrated):
             np.testing.assert_array_equal(getattr(layer, name), getattr(layers(apply(model, cut))[path], name))
 
 
-def test_a_stopped_reconstruction_goes_on_after_the_last_finished_layer(calibrated, monkeypatch):
+def test_a_stopped_reconstruction_resumes_after_the_last_finished_layer(calibrated, monkeypatch):
     model, cut, batches = calibrated
     expected = reconstruct(model, cut, Calibration(batches), FEW).digest()
     fits, fit, calls = {}, module.fit_layer, []

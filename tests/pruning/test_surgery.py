@@ -1,4 +1,4 @@
-"""Cutting: a cut model computes what the masked one does, is really smaller, and two cuts are one."""
+"""Cutting: a cut model computes what the masked one does, has smaller arrays, and two cuts compose."""
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +106,7 @@ def test_one_compilation_serves_every_mask(make_model, ssm):
 
 
 class Custom(nnx.Module):
-    """A model of a user's own, with layers as attributes, in a list, and no ModelConfig."""
+    """A user's model: layers as attributes and in a list, and no ModelConfig."""
 
     def __init__(self):
         self.first = S5(4, 5, S5Config(), rngs=nnx.Rngs(0))

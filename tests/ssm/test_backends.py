@@ -1,4 +1,4 @@
-"""What is chosen by platform: no result depends on it, and it is that of the platform compiled for."""
+"""The form of the scan: no result depends on it, and it follows the platform that the program is compiled for."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from flax import nnx
 
 from aire.ssm import S5, S5Config, scan
 
-LENGTH = 37  # fills no whole number of chunks
+LENGTH = 37  # not a multiple of the chunk length
 
 
 @pytest.mark.parametrize("bidirectional,dtype", [(False, "float32"), (True, "bfloat16")])

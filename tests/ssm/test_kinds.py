@@ -1,4 +1,4 @@
-"""A kind of layer from outside the package takes part in everything: training, pruning, files, optimiser groups."""
+"""A user-defined kind of layer works everywhere: training, pruning, files, optimiser groups."""
 
 import csv
 import dataclasses
@@ -111,7 +111,7 @@ class Owner(nnx.Variable):
 
 @pytest.fixture(autouse=True)
 def kinds():
-    """Both, for the time of a test."""
+    """Register both kinds during a test."""
     register(LayerKind(PolarConfig, Polar, norm_epsilon=1e-3))
     register(LayerKind(DecayConfig, Decay))
     try:
@@ -209,7 +209,7 @@ def test_a_file_of_a_kind_that_is_not_registered_is_refused(make, tmp_path):
 
 
 @pytest.mark.parametrize("groups,B", [("standard", "ssm"), ("BandCdecay", "ssm_decay"), ("BfastandCdecay", "regular")])
-def test_the_optimiser_goes_by_roles_and_not_by_names(make, groups, B):
+def test_the_optimiser_groups_parameters_by_role_and_not_by_name(make, groups, B):
     model = make(PolarConfig(), (4,))
     config = OptimizerConfig(0.1, 0.1, 0.1, groups)
     labels = label(split_model(model)[1], config, parameter_roles(model))["blocks"][0]
@@ -253,7 +253,7 @@ def test_the_block_knows_its_norms_epsilon(make):
 
 
 class Doubled(nnx.Module):
-    """A block of a kind's own, with two layers of half the states."""
+    """A user-defined block: one layer and a residual."""
 
     def __init__(self, config, n_states, *, rngs):
         self.ssm = Polar(config.d_model, n_states, config.ssm, rngs=rngs)

@@ -79,7 +79,7 @@ def test_variances_of_the_maps_begin_as_in_the_paper():
 
 @pytest.mark.parametrize("options", [{}, {"r_min": 0.999, "r_max": 0.99999}])
 def test_states_begin_with_the_variance_of_their_drive(options):
-    """Under white noise, of variance γ² ‖B‖² / (1 − |λ|²) = ‖B‖²: that is what γ begins at."""
+    """The initial γ makes the variance of a state under white noise γ² ‖B‖² / (1 − |λ|²) = ‖B‖²."""
     layer = make(n_states=64, **options)
     m = layer.modes()
     drive = np.sum(np.asarray(layer.B_re[...]) ** 2 + np.asarray(layer.B_im[...]) ** 2, axis=1)
@@ -98,7 +98,7 @@ def test_no_ring_has_infinite_parameters_or_gradients(options):
 
 @pytest.mark.parametrize("nu", [1e-12, 1e-7, 1e-3, 0.7, 30.0])
 def test_margin_keeps_its_digits_near_the_unit_circle(nu):
-    """1 − |λ|² of |λ| = exp(−ν) to float32's digits, which subtraction would lose."""
+    """1 − |λ|² of |λ| = exp(−ν) to float32 precision, which a subtraction would lose."""
     layer = make(n_states=1)
     layer.nu_log[...] = jnp.log(jnp.full(1, nu, jnp.float32))
     np.testing.assert_allclose(layer.margin(), -np.expm1(-2 * nu), rtol=1e-5)

@@ -61,7 +61,7 @@ def test_kernel_keeps_its_digits_over_long_sequences(discretization):
 
 @pytest.mark.parametrize("counts", [(9, 0, 0, 17, 0), (0, 8, 16), (1,) * 20])
 def test_kernel_and_its_gradients_for_any_channels(counts, x64):
-    """Against the Vandermonde matrix written out, gradients by JAX; sizes around those of a tile."""
+    """Compare with the explicit Vandermonde matrix and its gradients by JAX; sizes around a tile's."""
     rng, H, L = np.random.default_rng(0), len(counts), 30
     channel = np.repeat(np.arange(H, dtype=np.int32), counts)
     log_lam = -rng.uniform(0.01, 0.1, channel.size) + 1j * rng.uniform(-3, 3, channel.size)
@@ -234,7 +234,7 @@ def test_gradients_are_finite_and_reach_every_parameter(make_bank, discretizatio
 @METHODS
 @BOTH
 def test_scores_equal_the_energy_of_impulse_responses(make_bank, discretization, bidirectional):
-    """Each state alone through the layer's own modes, by brute force: Σ_l |C B̄ λ̄^l|², added over directions."""
+    """Sum each mode's impulse response by brute force, Σ_l |C B̄ λ̄^l|², added over directions."""
     layer = make_bank(discretization=discretization, bidirectional=bidirectional, dt_min=0.05)
     m = layer.modes()
     lam, B, C = (np.asarray(a, np.complex128) for a in (m.Lambda_bar, m.B_bar[:, 0], m.C[:, 0]))

@@ -165,7 +165,7 @@ def test_wrong_options_are_named(options, message):
 
 
 def test_layer_compiles_without_complex_matmuls(make_layer):
-    """The scan and all matmuls run in real arithmetic: no complex dot in what XLA is given."""
+    """The scan and all matmuls use real arithmetic: the program for XLA has no complex dot."""
     whole, one = make_layer(bidirectional=True), make_layer()
     for program in (
         jax.jit(lambda u: whole(u)).lower(jnp.zeros((2, 16, 3))),
