@@ -472,9 +472,7 @@ def test_help_names_the_configs(flag, monkeypatch, capsys):
 ALONE = tuple(name for name in SECTIONS if not name.startswith("reference"))  # the others need clones
 
 
-@pytest.mark.parametrize(
-    "sections", [("step", "loop", "pruning"), pytest.param(ALONE, marks=pytest.mark.slow, id="all")]
-)
+@pytest.mark.parametrize("sections", [("step", "pruning"), pytest.param(ALONE, marks=pytest.mark.slow, id="all")])
 def test_the_benchmark_runs(sections, data, tmp_path):
     call("--config=speed:smoke", f"--config.sections={sections!r}", data=data, workdir=tmp_path)
     report = (tmp_path / "report.md").read_text()

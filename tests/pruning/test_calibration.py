@@ -119,7 +119,7 @@ def test_states_by_hand():
     for name, value in new.items():
         variable = getattr(layer, name)
         variable[...] = jnp.full(variable.shape, value, jnp.float32)
-    x = layer.states(np.array([[[1.0], [2.0], [4.0]]], np.float32))
+    x = jax.jit(lambda u: layer.states(u))(np.array([[[1.0], [2.0], [4.0]]], np.float32))
     np.testing.assert_allclose(x[0, :, 0, 0], [1, 2.5, 5.25], rtol=1e-6)
     np.testing.assert_allclose(x[0, :, 1, 0], [3, 4, 4], rtol=1e-6)
 

@@ -69,12 +69,17 @@ def steps(model):
     return make_train_step(functions, CONFIG.make_optimizer(model, epoch_steps=5)), make_eval_step(functions)
 
 
+def share(steps, patch: pytest.MonkeyPatch) -> None:
+    """Let `train` use these steps."""
+    train_step, eval_step = steps
+    patch.setattr(loop, "make_train_step", lambda *_, **__: train_step)
+    patch.setattr(loop, "make_eval_step", lambda *_: eval_step)
+
+
 @pytest.fixture
 def compiled_once(steps, monkeypatch):
     """Let all calls of `train` in a test share their steps, so that they are compiled only once."""
-    train_step, eval_step = steps
-    monkeypatch.setattr(loop, "make_train_step", lambda *_, **__: train_step)
-    monkeypatch.setattr(loop, "make_eval_step", lambda *_: eval_step)
+    share(steps, monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +87,16 @@ def finished(model, tmp_path_factory):
     """A finished run: (result, folder). It compiles its own steps."""
     folder = tmp_path_factory.mktemp("finished")
     return train(model, folder), folder
+
+
+@pytest.fixture(scope="module")
+def fetched_often(model, steps, tmp_path_factory):
+    """A finished run whose metrics are fetched after every second step: (result, folder)."""
+    folder = tmp_path_factory.mktemp("fetched_often")
+    with pytest.MonkeyPatch.context() as patch:
+        share(steps, patch)
+        patch.setattr(loop, "FETCH_EVERY", 2)
+        return train(model, folder), folder
 
 
 @pytest.mark.parametrize(
@@ -172,11 +187,10 @@ def stop_at(monkeypatch):
 @pytest.mark.usefixtures("compiled_once")
 @pytest.mark.parametrize(("check", "step"), [(1, 1), (2, 2), (3, 3), (5, 3), (7, 5)])
 def test_a_stopped_run_saves_its_last_step_and_resumes_bit_identically(
-    model, finished, tmp_path, stop_at, monkeypatch, check, step
+    model, finished, fetched_often, tmp_path, stop_at, monkeypatch, check, step
 ):
-    full, _ = finished
+    (full, _), (uninterrupted, folder) = finished, fetched_often
     monkeypatch.setattr(loop, "FETCH_EVERY", 2)
-    uninterrupted = train(model, tmp_path / "uninterrupted")
     stop_at(check)
     with pytest.raises(stopping.Stopped) as stopped:
         train(model, tmp_path)
@@ -185,7 +199,7 @@ def test_a_stopped_run_saves_its_last_step_and_resumes_bit_identically(
     resumed = train(model, tmp_path)
     assert_identical(full.model, resumed.model)
     assert resumed.step == uninterrupted.step == full.step and resumed.validation == full.validation
-    metrics = [(f / "metrics.csv").read_text() for f in (tmp_path / "uninterrupted", tmp_path)]
+    metrics = [(f / "metrics.csv").read_text() for f in (folder, tmp_path)]
     assert metrics[0] == metrics[1]
 
 
