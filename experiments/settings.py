@@ -26,6 +26,7 @@ from aire.ssm import kind_of, ssm_config
 from aire.ssm.base import MAX_STATES
 from aire.ssm.hippo import MAX_SIZE
 from aire.training.loop import MAX_BATCH, TrainConfig
+from aire.utils import devices
 from aire.utils.checks import Mistakes, check, choice, compare, integer, make, number, seed, several, text
 from aire.utils.errors import MissingFileError, UserError
 from aire.utils.files import writing
@@ -117,7 +118,7 @@ def check_sections(config: ConfigDict) -> None:
         with mistakes.within("data."):
             form = describe(config.data.to_dict())
         with mistakes.within("model."):
-            model = new_model(config.model, form or Form(1, 1, 1, config.model.retrieval is True))
+            model = new_model(config.model, form or Form(1, 1, 1, retrieval=config.model.retrieval is True))
             if form and model.retrieval != form.retrieval:
                 raise UserError(f"retrieval={model.retrieval}: expected {form.retrieval} with this task")
         with mistakes.within("train."):
@@ -234,10 +235,14 @@ def try_methods(names: Sequence[str], config: ConfigDict) -> None:
 def check_room(config: ConfigDict, data: Mapping[str, Any], workdir: Path, data_dir: Path) -> None:
     """Raise UserError if a new model has no room in the memory or on the disk, or the data none on the disk.
 
+    Or if the batches of a training do not divide over the devices.
+
     Args:
         data: the options of the data that the run reads.
     """
     form = describe(data)
+    if config.init == "scratch" or config.finetune:
+        devices.check_batch("train.batch_size", config.train.batch_size, config.train.accumulate)
     if config.init == "scratch":
         _check_room(new_model(config.model, form), config, form, workdir)
     if missing := form.missing_bytes(data_dir):

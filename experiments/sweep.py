@@ -18,6 +18,7 @@ from aire.pruning.moments import AnyMoments
 from aire.pruning.output_error import output_errors
 from aire.pruning.result import result_of
 from aire.training.evaluate import Evaluation
+from aire.utils import processes
 from aire.utils.checks import Mistakes
 from aire.utils.errors import UserError
 from aire.utils.progress import Progress
@@ -26,7 +27,7 @@ from experiments import settings
 from experiments.calibration_inputs import calibration_batches
 from experiments.evaluations import CutEvaluator, whole
 from experiments.records import Point
-from experiments.saved_cuts import SavedCuts
+from experiments.saved_cuts import SavedCuts, from_arrays
 
 Trial = tuple[str, int]  # a method and a seed, which matters to methods that use random numbers
 
@@ -167,7 +168,10 @@ class Cuts:
         method, seed = trial
         calibration = self._calibration(seed) if methods.get(method).needs_calibration else None
         options = {"ratio": ratio, "scope": scope(method, self._config), "calibration": calibration}
-        return find_cut(self._model, self.scores(trial), method, **options)
+        cut = find_cut(self._model, self.scores(trial), method, **options)
+        if processes.are_several():  # whose rounding may differ
+            cut = from_arrays(processes.of_first(cut.arrays()))
+        return cut
 
     def _calibration(self, seed: int) -> Calibration:
         if seed not in self._calibrations:

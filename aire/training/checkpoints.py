@@ -8,6 +8,9 @@ does not notice every flipped bit.
 A damaged checkpoint that is newer than the newest intact one costs only time: the training goes on from the intact one
 and makes it again. The best checkpoint cannot be made again from a later one, so without it the training would return
 another model. That is the user's decision, and therefore an error.
+
+The processes of a run share its checkpoints and all make the same calls. A checkpoint holds whole arrays, so any number
+of processes and devices can go on from it.
 """
 
 import json
@@ -26,7 +29,7 @@ import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
 from orbax.checkpoint import args
 
-from aire.utils import digests
+from aire.utils import devices, digests
 from aire.utils.errors import UserError, differences
 from aire.utils.files import writing
 
@@ -104,7 +107,7 @@ class Checkpoints:
         replaced = [step] if step in self._records and self._records[step]["score"] is None is not score else []
         if step in self._records and not replaced:
             raise ValueError(f"step {step} is already saved in {self.folder}; every step can be saved once")
-        arrays, _ = _flatten(state)
+        arrays = {name: devices.on_host(x) for name, x in _flatten(state)[0].items()}
         record = {"step": step, "settings": self._settings, "meta": meta, "score": score, "arrays": _describe(arrays)}
         record["sha256"] = {name: digests.of_array(x) for name, x in arrays.items()}
         records = self._records | {step: record}
@@ -189,7 +192,8 @@ class Checkpoints:
         with self._writing():
             self._manager.wait_until_finished()
         self._forget_deleted()
-        shutil.rmtree(self.folder / DELETED, ignore_errors=True)
+        if devices.is_first():
+            shutil.rmtree(self.folder / DELETED, ignore_errors=True)
 
     def close(self) -> None:
         """Wait for the last `save`, then stop the background threads. Raise UserError if it could not be written."""
@@ -304,7 +308,10 @@ def _quality(step: int, record: dict[str, Any]) -> tuple:
 
 
 def _place(array: np.ndarray, like: Any) -> np.ndarray | jax.Array:
-    return array if isinstance(like, np.ndarray) else jax.device_put(array, like.sharding or jax.devices()[0])
+    if isinstance(like, np.ndarray):
+        return array
+    sharding = like.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: np.asarray(array[index]))
 
 
 def _reason(error: Exception) -> str:

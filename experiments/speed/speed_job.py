@@ -14,6 +14,7 @@ from aire.utils.errors import UserError
 from aire.utils.files import reading, write_json, write_text
 from experiments.provenance import provenance
 from experiments.speed import speed_layers, speed_loop, speed_models, speed_process, speed_reference_s5, speed_selective
+from experiments.speed.speed_memory import fit_table, memory_table
 from experiments.speed.speed_moments import calibrated_table, moments_table
 from experiments.speed.speed_pruning import pruning_table
 from experiments.speed.speed_reference_s4d import reference_s4d_table
@@ -30,6 +31,8 @@ SECTIONS = {
     "selective": ("The selective scan beside a naive one", speed_selective.selective_table),
     "selective_cuts": ("S6 after a cut", speed_selective.selective_cuts_table),
     "loop": ("The training loop around the step", speed_loop.loop_table),
+    "memory": ("What saves memory in training", memory_table),
+    "fit": ("What a training step at full size needs on one device", fit_table),
     "start": ("The start of a process", speed_process.start_table),
     "pages": ("Training in huge pages", speed_process.pages_table),
     "pruning": ("Scoring, selecting, cutting", pruning_table),

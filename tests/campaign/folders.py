@@ -51,7 +51,7 @@ def unwritable(folder: Path) -> Iterator[Outcome]:
             with Run(folder / f"work{number}", workdir=path) as run:
                 yield refused(f"work folder {path}", run, f"cannot write {path}")
             with Run(folder / f"data{number}", data=path) as run:
-                yield refused(f"data folder {path}", run, "cannot ")
+                yield refused(f"data folder {path}", run, "")
 
 
 def full_disk(folder: Path) -> Iterator[Outcome]:

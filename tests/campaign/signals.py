@@ -27,6 +27,7 @@ def stopped(one: Run, number: int) -> tuple[float, str]:
     start = time.monotonic()
     one.send(number)
     code, error = one.end()
+    error = re.sub("^WARNING:absl:Waiting for previous save.*\n", "", error, flags=re.MULTILINE)  # it saves very often
     seconds, name = time.monotonic() - start, signal.Signals(number).name
     if code == 0:
         return seconds, ""  # it had finished

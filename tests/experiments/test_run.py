@@ -79,11 +79,11 @@ def test_the_interactive_report_has_the_sweep_and_predicts_errors_also_for_metho
         assert method["accuracy"] == [float(row["selection_accuracy"]) for row in own]
         assert [sum(kept) for kept in method["kept"]] == [int(row["states"]) for row in own]
         assert method["kept"][method["chosen"]] == chosen[method["name"]]["states"]
-        assert method["predicted"][0] == [0, 0] and all(error > 0 for error in method["predicted"][-1])
+        predicted = [row for row in method["predicted"] if None not in row]
+        assert len(predicted) == (0 if method["name"] == "aire_refit" else 4)
+        assert not predicted or (predicted[0] == [0, 0] and all(error > 0 for error in predicted[-1]))
         measured = [row for row in method["measured"] if None not in row]
         assert len(measured) == (method["name"] in ("measured", "aire_refit"))
-    by_name = {method["name"]: method["predicted"][-1] for method in data["methods"]}
-    assert all(refitted < plain for refitted, plain in zip(by_name["aire_refit"], by_name["aire"], strict=True))
     assert "(report.html)" in (workdir / "report.md").read_text()
 
 
@@ -200,7 +200,7 @@ def test_image_data(data, tmp_path):
         (["--config=lra_listop_prune"], "unknown config 'lra_listop_prune' (did you mean 'lra_listops_prune'?)"),
         (
             ["--config=lra_listops_prune:tiny"],
-            "unknown variant 'tiny': expected one of ['lru', 's4d', 'small', 'smoke']",
+            "unknown variant 'tiny': expected one of ['lru', 'mamba', 's4d', 'small', 'smoke']",
         ),
         ([SMOKE, "--config.train.epoch=3"], "the config has no 'train.epoch' (did you mean 'epochs'?)"),
         ([SMOKE, "--config.train.lr=3"], "the config has no 'train.lr' (did you mean 'train.optimizer.lr'?)"),

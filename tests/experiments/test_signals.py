@@ -99,6 +99,21 @@ def test_a_signal_is_raised_at_once_or_at_the_next_check(number):
     stopping.check()  # the request is cleared
 
 
+class Doomed:
+    """Its finaliser gets a signal. Python ignores what a finaliser raises."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+
+def test_a_signal_in_a_finaliser_is_not_lost(capfd):
+    with stopping.on_signals(), pytest.raises(stopping.Stopped, match="SIGTERM"):
+        Doomed()
+        time.sleep(60)
+    assert capfd.readouterr().err == "SIGTERM: stopping where nothing is lost; a second signal stops at once\n"
+
+
 def test_an_ignored_signal_stays_ignored(monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

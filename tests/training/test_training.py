@@ -245,8 +245,8 @@ def test_nan_stops_training(model, tmp_path, monkeypatch):
     """If the loss of step 5 is NaN, the checkpoint of step 3 is the last one."""
     make_step = loop.make_train_step
 
-    def poisoned(*args):
-        train_step = make_step(*args)
+    def poisoned(*args, **options):
+        train_step = make_step(*args, **options)
 
         def step(state, batch):
             state, metrics = train_step(state, batch)
@@ -310,7 +310,7 @@ def test_nothing_is_compiled_after_the_first_step_and_evaluation(make_model, tmp
         return recorded
 
     make_step, evaluate = loop.make_train_step, loop.evaluate_arrays
-    monkeypatch.setattr(loop, "make_train_step", lambda *args: recording("step", make_step(*args)))
+    monkeypatch.setattr(loop, "make_train_step", lambda *args, **more: recording("step", make_step(*args, **more)))
     monkeypatch.setattr(loop, "evaluate_arrays", recording("evaluation", evaluate))
     train(make_model((4,), d_model=5), tmp_path)
     assert [name for name, _ in starts] == ["step", "step", "step", "evaluation"] * 5

@@ -165,7 +165,7 @@ def load_split(dataset: type[PreparedOnce], data_dir: str | Path, source: Source
 def _prepared(dataset: type[PreparedOnce], data_dir: str | Path, source: Source) -> PreparedOnce:
     """Return the builder of a prepared source. Prepare it first if it is missing."""
     builder = _builder(dataset, data_dir, source)
-    if not builder.is_prepared():
+    if not builder.info.splits:  # it was missing when the builder was made
         _prepare(builder)
         builder = _builder(dataset, data_dir, source)
     return builder
