@@ -1,9 +1,11 @@
 """Fixtures: CPU only, small layers and models."""
 
 import functools
+import gc
 import os
 from importlib.metadata import version
 
+gc.set_threshold(10_000, 10, 10)  # with the default, garbage collection takes a tenth of the CPU time
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests compile many small programs and run each a few times: compile fast, and share the results between processes.
 FLAGS = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
@@ -32,7 +34,7 @@ from flax.nnx.nn import normalization
 jaxtyping.install_import_hook(["aire.ssm", "aire.models", "aire.pruning"], "typechecker.check")
 
 from aire.models import Classifier, ModelConfig
-from aire.ssm import S4D, S5, S4DConfig, S5Config, ssm_config
+from aire.ssm import S4D, S5, S4DConfig, S5Config, StateSpaceLayer, ssm_config
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -53,8 +55,16 @@ for name in ("_normalize", "_compute_stats"):  # Flax's norms promote bfloat16 t
     setattr(normalization, name, promoting(getattr(normalization, name)))
 
 
+def pytest_collection_finish() -> None:
+    """Let the garbage collector skip the objects of the imports."""
+    gc.collect()
+    gc.freeze()
+
+
 @functools.cache
 def once(kind: type, *args, seed: int):
+    if issubclass(kind, StateSpaceLayer):  # compile a layer's initialisation as one program
+        return nnx.jit(lambda: kind(*args, rngs=nnx.Rngs(seed)))()
     return kind(*args, rngs=nnx.Rngs(seed))
 
 
