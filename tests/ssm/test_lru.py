@@ -8,6 +8,7 @@ from flax import nnx
 
 from aire.ssm import LRU, LRUConfig
 from aire.utils.errors import UserError
+from tests.helpers import forward, stepwise
 
 BOTH = pytest.mark.parametrize("bidirectional", [False, True])
 
@@ -45,13 +46,9 @@ def test_layer_equals_a_loop(r_max):
 
 def test_step_over_a_sequence_equals_the_whole_call():
     layer, u = make(), inputs()
-    step, x, outputs = jax.jit(layer.step), layer.initial_state(2), []
-    for k in range(u.shape[1]):
-        y, x = step(u[:, k], x)
-        outputs.append(y)
-    np.testing.assert_allclose(np.stack(outputs, axis=1), layer(u), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(stepwise(layer, u), forward(layer, u), rtol=1e-4, atol=1e-5)
     with pytest.raises(UserError, match="one-directional"):
-        make(bidirectional=True).step(jnp.asarray(u[:, 0]), x)
+        make(bidirectional=True).step(jnp.asarray(u[:, 0]), layer.initial_state(2))
 
 
 def test_two_directions_are_each_alone():

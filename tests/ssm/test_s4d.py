@@ -13,6 +13,7 @@ from aire.ssm.discretize import DISCRETIZATIONS, LOGARITHMS
 from aire.ssm.kernel import bank_kernel, convolve
 from aire.training.step import make_train_step, split_model
 from aire.utils.errors import UserError
+from tests.helpers import forward, stepwise
 
 BOTH = pytest.mark.parametrize("bidirectional", [False, True])
 METHODS = pytest.mark.parametrize("discretization", ["zoh", "bilinear"])
@@ -126,11 +127,7 @@ def test_convolution_and_its_gradients_equal_the_sum(directions, length, x64):
 def test_step_over_a_sequence_equals_the_whole_call(make_bank, discretization, layer_class, counts):
     layer = make_bank(counts, layer=layer_class, discretization=discretization, step_rescale=2.0)
     u = inputs(12)
-    step, x, outputs = jax.jit(layer.step), layer.initial_state(2), []
-    for k in range(u.shape[1]):
-        y, x = step(u[:, k], x)
-        outputs.append(y)
-    np.testing.assert_allclose(np.stack(outputs, axis=1), layer(u), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(stepwise(layer, u), forward(layer, u), rtol=1e-4, atol=1e-5)
 
 
 def test_step_of_a_bidirectional_layer_is_refused(make_bank):

@@ -10,6 +10,7 @@ from aire import convert
 from aire.ssm import S5Config, hippo
 from aire.ssm.discretize import DISCRETIZATIONS
 from aire.utils.errors import UserError
+from tests.helpers import forward, stepwise
 
 BOTH = pytest.mark.parametrize("bidirectional", [False, True])
 
@@ -43,11 +44,7 @@ def test_margin_keeps_its_digits_near_the_unit_circle(method):
 def test_step_over_a_sequence_equals_the_whole_call(make_layer, options):
     layer = make_layer(**options)
     u = jax.random.normal(jax.random.key(0), (2, 50, 3))
-    step, x, outputs = jax.jit(layer.step), layer.initial_state(2), []
-    for k in range(50):
-        y, x = step(u[:, k], x)
-        outputs.append(y)
-    np.testing.assert_allclose(np.stack(outputs, axis=1), layer(u), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(stepwise(layer, u), forward(layer, u), rtol=1e-4, atol=1e-5)
 
 
 def test_step_of_a_bidirectional_layer_is_refused(make_layer):
