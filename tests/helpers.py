@@ -93,6 +93,12 @@ def forward(module: nnx.Module, *args: Any) -> Any:
     return module(*args)
 
 
+@functools.partial(jax.jit, static_argnames="method")
+def call(layer: nnx.Module, *args: Any, method: str) -> Any:
+    """Call a method of a layer, compiled once per structure and shapes."""
+    return getattr(layer, method)(*args)
+
+
 def configured(name: str, variants: str = "") -> ConfigDict:
     """Return the config of a task."""
     return importlib.import_module(f"configs.{name}_prune").get_config(variants)

@@ -13,6 +13,7 @@ from aire.ssm.discretize import DISCRETIZATIONS, LOGARITHMS
 from aire.ssm.kernel import bank_kernel, convolve
 from aire.training.step import make_train_step, split_model
 from aire.utils.errors import UserError
+from tests.helpers import forward
 
 BOTH = pytest.mark.parametrize("bidirectional", [False, True])
 METHODS = pytest.mark.parametrize("discretization", ["zoh", "bilinear"])
@@ -91,7 +92,7 @@ def test_layer_equals_the_convolution_by_hand(make_bank, discretization, bidirec
         for k in range(length):
             for j in range(k + 1) if direction == 0 else range(k, length):
                 expected[:, k] += K[:, abs(k - j)] * u[:, j]
-    np.testing.assert_allclose(layer(u), expected, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(forward(layer, u), expected, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("length", [1, 7, 16])
@@ -130,7 +131,7 @@ def test_step_over_a_sequence_equals_the_whole_call(make_bank, discretization, l
     for k in range(u.shape[1]):
         y, x = step(u[:, k], x)
         outputs.append(y)
-    np.testing.assert_allclose(np.stack(outputs, axis=1), layer(u), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.stack(outputs, axis=1), forward(layer, u), rtol=1e-4, atol=1e-5)
 
 
 def test_step_of_a_bidirectional_layer_is_refused(make_bank):
@@ -182,7 +183,7 @@ def test_any_state_count_initialises_and_runs(n_states):
     layer = S4D(3, n_states, S4DConfig(bidirectional=True), rngs=nnx.Rngs(0))
     assert layer.C_re.shape == (2, n_states)
     assert (np.diff(layer.channel[...]) >= 0).all()
-    assert np.isfinite(layer(inputs(9, 3))).all()
+    assert np.isfinite(forward(layer, inputs(9, 3))).all()
 
 
 @pytest.mark.parametrize("layer_class,bidirectional", [(S4D, False), (S4DLayer, True)])
@@ -193,7 +194,7 @@ def test_cut_equals_mask_and_the_states_by_hand(make_bank, layer_class, bidirect
     assert type(cut) is layer_class and cut.n_states == 5
     np.testing.assert_array_equal(cut.channel[...], [0, 0, 3, 3, 3])  # channel 2 lost its only state
     np.testing.assert_array_equal(cut.A_imag[...], layer.A_imag[...][keep])
-    np.testing.assert_allclose(cut(inputs()), layer.mask(keep)(inputs()), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(forward(cut, inputs()), forward(layer.mask(keep), inputs()), rtol=1e-5, atol=1e-5)
 
 
 @BOTH

@@ -10,6 +10,7 @@ from aire import convert
 from aire.ssm import S5Config, hippo
 from aire.ssm.discretize import DISCRETIZATIONS
 from aire.utils.errors import UserError
+from tests.helpers import forward
 
 BOTH = pytest.mark.parametrize("bidirectional", [False, True])
 
@@ -47,7 +48,7 @@ def test_step_over_a_sequence_equals_the_whole_call(make_layer, options):
     for k in range(50):
         y, x = step(u[:, k], x)
         outputs.append(y)
-    np.testing.assert_allclose(np.stack(outputs, axis=1), layer(u), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.stack(outputs, axis=1), forward(layer, u), rtol=1e-4, atol=1e-5)
 
 
 def test_step_of_a_bidirectional_layer_is_refused(make_layer):
@@ -69,7 +70,7 @@ def test_layer_equals_dense_convolution(make_layer, bidirectional):
             for direction in range(len(C)):
                 if (j <= k, j >= k)[direction]:
                     expected[k] += 2 * ((C[direction] * lam ** abs(k - j)) @ B).real @ u[0, j]
-    np.testing.assert_allclose(layer(u)[0], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(forward(layer, u)[0], expected, rtol=1e-4, atol=1e-5)
 
 
 @BOTH
@@ -92,7 +93,7 @@ def test_conjugate_symmetry_on_and_off_agree(make_layer, bidirectional, discreti
     whole |= {"C1": C[0], "C2": C[1]} if bidirectional else {"C": C[0]}
     full = convert.s5_layer(whole, conj_sym=False, bidirectional=bidirectional, discretization=discretization)
     u = jax.random.normal(jax.random.key(1), (2, 40, 3))
-    np.testing.assert_allclose(full(u), layer(u), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(forward(full, u), forward(layer, u), rtol=1e-4, atol=1e-5)
 
 
 def test_hippo_n_is_the_normal_part_of_hippo_legs():
@@ -111,7 +112,7 @@ def test_hippo_n_is_the_normal_part_of_hippo_legs():
 def test_any_state_count_initialises_and_runs(make_layer, n_states, C_init, bidirectional):
     layer = make_layer(n_states=n_states, C_init=C_init, bidirectional=bidirectional, blocks=4)
     assert layer.C_re.shape == (1 + bidirectional, 3, n_states)
-    assert np.isfinite(layer(jnp.ones((1, 9, 3)))).all()
+    assert np.isfinite(forward(layer, jnp.ones((1, 9, 3)))).all()
 
 
 @pytest.mark.parametrize(
