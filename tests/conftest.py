@@ -28,10 +28,11 @@ import jax
 import jaxtyping
 import numpy as np
 import pytest
+import typechecker
 from flax import nnx
 from flax.nnx.nn import normalization
 
-jaxtyping.install_import_hook(["aire.ssm", "aire.models", "aire.pruning"], "typechecker.check")
+typechecker.install(["aire.ssm", "aire.models", "aire.pruning"])
 
 from aire.models import Classifier, ModelConfig
 from aire.ssm import S4D, S5, S4DConfig, S5Config, StateSpaceLayer, ssm_config

@@ -107,6 +107,12 @@ def stepwise(layer: nnx.Module, u: ArrayLike) -> jax.Array:
     return jax.lax.scan(step, layer.initial_state(len(u)), u.swapaxes(0, 1))[1].swapaxes(0, 1)
 
 
+@functools.partial(jax.jit, static_argnames="method")
+def call(layer: nnx.Module, *args: Any, method: str) -> Any:
+    """Call a method of a layer, compiled once per structure and shapes."""
+    return getattr(layer, method)(*args)
+
+
 def configured(name: str, variants: str = "") -> ConfigDict:
     """Return the config of a task."""
     return importlib.import_module(f"configs.{name}_prune").get_config(variants)

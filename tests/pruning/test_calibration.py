@@ -12,6 +12,7 @@ import aire
 from aire.pruning import Calibration, calibration, gram, scores
 from aire.ssm import S5, S5Config, layers
 from aire.utils.errors import UserError
+from tests.helpers import call
 
 H = 4
 RNG = np.random.default_rng(0)
@@ -106,7 +107,7 @@ CASES = [(o, False) for o in S5_OPTIONS] + [(o, True) for o in BANK_OPTIONS]
 @pytest.mark.parametrize("options,bank", CASES)
 def test_states_equal_the_loop(make_any, options, bank):
     layer, u = make_any(options, bank), inputs()
-    x = jax.jit(lambda u: layer.states(u))(u)
+    x = call(layer, u, method="states")
     assert x.shape == (3, 20, 1 + options["bidirectional"], layer.n_states) and x.dtype == jnp.complex64
     np.testing.assert_allclose(x, loop_states(layer, u), atol=2e-5)
 
@@ -119,7 +120,7 @@ def test_states_by_hand():
     for name, value in new.items():
         variable = getattr(layer, name)
         variable[...] = jnp.full(variable.shape, value, jnp.float32)
-    x = jax.jit(lambda u: layer.states(u))(np.array([[[1.0], [2.0], [4.0]]], np.float32))
+    x = call(layer, np.array([[[1.0], [2.0], [4.0]]], np.float32), method="states")
     np.testing.assert_allclose(x[0, :, 0, 0], [1, 2.5, 5.25], rtol=1e-6)
     np.testing.assert_allclose(x[0, :, 1, 0], [3, 4, 4], rtol=1e-6)
 

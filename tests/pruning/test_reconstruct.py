@@ -11,6 +11,7 @@ from aire.pruning.fit import FitConfig, LayerData, fit_layer
 from aire.pruning.reconstruct import reconstruct
 from aire.pruning.refit import refit
 from aire.ssm import LRU, LRUConfig, layers
+from tests.helpers import call
 
 pytestmark = pytest.mark.usefixtures("jax_defaults")  # optax relies on the promotion of dtypes
 
@@ -22,7 +23,7 @@ def sequences(S=16, L=24, H=4, seed=0):
 
 
 def outputs(layer, u):
-    return np.asarray(nnx.jit(lambda layer, u: layer.system(u))(layer, u))
+    return np.asarray(call(layer, u, method="system"))
 
 
 @pytest.fixture(params=["s5", "s4d", "lru"])
@@ -69,6 +70,12 @@ def calibrated(request):
     return model, Cut(keep), batches
 
 
+@pytest.fixture(scope="module")
+def fitted(calibrated):
+    model, cut, batches = calibrated
+    return reconstruct(model, cut, Calibration(batches), FEW)
+
+
 def errors(model, cut, batches):
     """The relative error of each layer's outputs on held-out sequences, along the cut model."""
     found, split = {}, module.split_batches(batches)
@@ -81,9 +88,8 @@ def errors(model, cut, batches):
     return found
 
 
-def test_fitted_layers_are_closer_to_the_uncut_ones_than_refitted_layers(calibrated):
+def test_fitted_layers_are_closer_to_the_uncut_ones_than_refitted_layers(calibrated, fitted):
     model, cut, batches = calibrated
-    fitted = reconstruct(model, cut, Calibration(batches), FEW)
     by_refit, by_fit = (errors(model, c, batches) for c in (refit(model, cut, Calibration(batches)), fitted))
     first, second = by_fit
     assert by_fit[first] < 0.9 * by_refit[first] and by_fit[second] < by_refit[second]
@@ -100,9 +106,8 @@ def test_a_fit_that_is_worse_on_held_out_sequences_is_discarded(calibrated):
             np.testing.assert_array_equal(getattr(layer, name), getattr(layers(apply(model, cut))[path], name))
 
 
-def test_a_stopped_reconstruction_resumes_after_the_last_finished_layer(calibrated, monkeypatch):
+def test_a_stopped_reconstruction_resumes_after_the_last_finished_layer(calibrated, fitted, monkeypatch):
     model, cut, batches = calibrated
-    expected = reconstruct(model, cut, Calibration(batches), FEW).digest()
     fits, fit, calls = {}, module.fit_layer, []
 
     def stop_in_the_second(*args):
@@ -115,4 +120,4 @@ def test_a_stopped_reconstruction_resumes_after_the_last_finished_layer(calibrat
     with pytest.raises(KeyboardInterrupt):
         reconstruct(model, cut, Calibration(batches, fits), FEW)
     calls.clear()
-    assert reconstruct(model, cut, Calibration(batches, fits), FEW).digest() == expected
+    assert reconstruct(model, cut, Calibration(batches, fits), FEW).digest() == fitted.digest()

@@ -2,7 +2,6 @@
 
 import warnings
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from aire.pruning import Calibration, Cut, apply, apply_masked, gram, regression
 from aire.pruning.refit import RefitWarning, _sums, layer_sums, refit
 from aire.ssm import LRU, S4D, LRUConfig, S4DLayer, layers
 from aire.utils.errors import UserError
+from tests.helpers import call
 
 H = 4
 HALF = np.arange(8) % 2 == 0
@@ -28,7 +28,7 @@ def held_out(B: int) -> np.ndarray:
 
 
 def outputs(layer, u) -> np.ndarray:
-    return np.asarray(jax.jit(lambda u: layer.system(u))(u), np.float64)
+    return np.asarray(call(layer, u, method="system"), np.float64)
 
 
 def least_squares(layer, keep: np.ndarray, u: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -36,7 +36,7 @@ def least_squares(layer, keep: np.ndarray, u: np.ndarray, y: np.ndarray) -> np.n
 
     Returns its outputs on all rows.
     """
-    x = np.asarray(jax.jit(lambda u: layer.states(u))(u), np.complex128)[..., keep]  # (B, L, R, kept)
+    x = np.asarray(call(layer, u, method="states"), np.complex128)[..., keep]  # (B, L, R, kept)
     channel, result = np.asarray(layer.channels())[keep], np.empty_like(y)
     for h in range(H):
         own = x if layer.readout().shape[1] == H else x[..., channel == h]
@@ -93,7 +93,7 @@ def test_sums_are_those_over_the_features(make_any, kind, bidirectional, monkeyp
     batches = [[a[rows] for a in (u, y, mask.astype(np.float32))] for rows in (slice(5), slice(5, 8))]
     parts = zip(batches, (sets[:, :5].astype(np.float32), sets[:, 5:].astype(np.float32)), strict=True)
     found = layer_sums(layer, index, [(*batch, s) for batch, s in parts])
-    x = np.asarray(jax.jit(lambda u: layer.states(u))(u), np.complex128)
+    x = np.asarray(call(layer, u, method="states"), np.complex128)
     x = np.concatenate([x, np.zeros_like(x[..., :1])], axis=-1)[..., index]  # (B, L, R, channels, m)
     z = np.moveaxis(np.stack([x.real, x.imag], axis=3), 4, 2).reshape(8, 40, len(index), -1)
     own, wanted = (a.astype(np.float64).reshape(8, 40, len(index), -1) for a in (u, y))

@@ -92,7 +92,7 @@ def test_layer_equals_the_convolution_by_hand(make_bank, discretization, bidirec
         for k in range(length):
             for j in range(k + 1) if direction == 0 else range(k, length):
                 expected[:, k] += K[:, abs(k - j)] * u[:, j]
-    np.testing.assert_allclose(layer(u), expected, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(forward(layer, u), expected, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("length", [1, 7, 16])
@@ -179,7 +179,7 @@ def test_any_state_count_initialises_and_runs(n_states):
     layer = S4D(3, n_states, S4DConfig(bidirectional=True), rngs=nnx.Rngs(0))
     assert layer.C_re.shape == (2, n_states)
     assert (np.diff(layer.channel[...]) >= 0).all()
-    assert np.isfinite(layer(inputs(9, 3))).all()
+    assert np.isfinite(forward(layer, inputs(9, 3))).all()
 
 
 @pytest.mark.parametrize("layer_class,bidirectional", [(S4D, False), (S4DLayer, True)])
@@ -190,7 +190,7 @@ def test_cut_equals_mask_and_the_states_by_hand(make_bank, layer_class, bidirect
     assert type(cut) is layer_class and cut.n_states == 5
     np.testing.assert_array_equal(cut.channel[...], [0, 0, 3, 3, 3])  # channel 2 lost its only state
     np.testing.assert_array_equal(cut.A_imag[...], layer.A_imag[...][keep])
-    np.testing.assert_allclose(cut(inputs()), layer.mask(keep)(inputs()), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(forward(cut, inputs()), forward(layer.mask(keep), inputs()), rtol=1e-5, atol=1e-5)
 
 
 @BOTH
