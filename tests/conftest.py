@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 gc.set_threshold(10_000, 10, 10)  # with the default, garbage collection takes a tenth of the CPU time
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's threads would wait for each other on busy cores
 # Tests compile many small programs and run each a few times: compile fast, and share the results between processes.
 FLAGS = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
 FLAGS += ["--xla_cpu_parallel_codegen_split_count=1"]

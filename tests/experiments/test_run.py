@@ -345,6 +345,7 @@ def test_too_little_space_is_named_first(data, tmp_path, monkeypatch):
     assert f"{tmp_path}: about 0.1 GB will be written, 0.0 GB are free" in line
 
 
+@pytest.mark.xdist_group("run")
 def test_space_for_the_data_is_checked_before_it_is_prepared(finished, data, tmp_path, monkeypatch):
     """Generated data count by their sizes, downloads by theirs, and prepared data not at all."""
     forms = {name: describe(configured(name).data.to_dict()) for name in ("lra_listops", "speech_commands")}
