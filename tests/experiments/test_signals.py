@@ -16,6 +16,16 @@ from tests.experiments.conftest import ROOT, command
 TRAINING = ("--config=lra_listops_prune:smoke", "--config.train.epochs=2000", "--config.train.evaluate_every=8000")
 
 
+@pytest.fixture(autouse=True)
+def handlers():
+    """Set Python's own handlers, because nohup and a shell's background jobs let their processes ignore signals."""
+    own = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in own.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @contextlib.contextmanager
 def running(*args):
     """A process that is killed at the end of the block."""
