@@ -1,7 +1,6 @@
 """Obtain a trained model: from the zoo, from a file, or by training."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from aire.ssm import kind_of, ssm_config
 from aire.training.loop import TrainConfig, train
 from aire.utils import devices, digests
 from aire.utils.errors import UserError, differences
-from aire.utils.files import write_text
+from aire.utils.files import write_json
 from experiments.provenance import provenance
 
 UNCHANGING = {"train": ("checkpoint_minutes", "max_minutes", "fsdp"), "model": ("remat",)}  # settings of no effect
@@ -95,7 +94,7 @@ def _train(config: ConfigDict, model: Classifier, task: Task, workdir: Path, ori
     record["validation"] = vars(trained.validation)
     if devices.is_first():
         aire.save(trained.model, workdir / "model.safetensors")
-        write_text(workdir / "model.json", json.dumps(record, indent=1))
+        write_json(workdir / "model.json", record)
     accuracy = f"validation accuracy {trained.validation.accuracy:.2%}"
     return trained.model, f"{origin} with seed {config.seed}, best at step {trained.step} ({accuracy})"
 

@@ -22,7 +22,7 @@ from aire.models.config import MAX_LAYERS
 from aire.pruning import methods
 from aire.pruning.api import UNSTABLE
 from aire.pruning.selection import SCOPES
-from aire.ssm import kind_of, ssm_config
+from aire.ssm import KINDS, kind_of, ssm_config
 from aire.ssm.base import MAX_STATES
 from aire.ssm.hippo import MAX_SIZE
 from aire.training.loop import MAX_BATCH, TrainConfig
@@ -155,7 +155,8 @@ def new_model(section: ConfigDict, form: Form) -> ModelConfig:
 
 def check_names(config: ConfigDict) -> list[str]:
     """Return the methods to sweep. Raise UserError that names every unknown one."""
-    names = _named(tuple(config.prune.methods or ()), kind_of(ssm_config(config.model.ssm.to_dict())).selective)
+    kind = KINDS.get(config.model.ssm.get("kind"))  # another check names an unknown kind and wrong options
+    names = _named(tuple(config.prune.methods or ()), kind is not None and kind.selective)
     with Mistakes() as mistakes:
         for name in names:
             with mistakes.within("prune.methods: "):

@@ -12,15 +12,13 @@ deviation of the inputs is well below 1. This is reproduced here, because models
 import dataclasses
 import io
 import wave
-from collections.abc import Iterable, Mapping
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from aire.data.formats import preparation
-from aire.data.formats.archives import Archive, Files
+from aire.data.formats.archives import Archive, ArchiveSource
 from aire.data.formats.preparation import SPLITS, PreparedOnce, compact
 from aire.data.pipeline import Split
 from aire.utils.errors import UserError
@@ -48,8 +46,7 @@ ARCHIVE = Archive(
 Example = tuple[np.ndarray, int]  # samples (16000,) int16, and the class
 
 
-@dataclasses.dataclass(frozen=True)
-class Recordings:
+class Recordings(ArchiveSource):
     """The recordings of the archive, ordered by file name and so by speaker.
 
     Raises:
@@ -57,19 +54,7 @@ class Recordings:
             recording has another format.
     """
 
-    files: Files
-
-    def config_name(self) -> str:
-        return self.files.config_name()
-
-    def sizes(self) -> dict[str, int]:
-        return {name: len(examples) for name, examples in self._examples.items()}
-
-    def splits(self) -> Mapping[str, Iterable[Example]]:
-        return self._examples
-
-    @cached_property
-    def _examples(self) -> dict[str, list[Example]]:
+    def read(self) -> dict[str, list[Example]]:
         """Read all recordings into memory (3.4 GB), because the lists may come last in the archive."""
         listed, found = {}, []
         for name, content in self.files.members():

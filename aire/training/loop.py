@@ -1,20 +1,20 @@
 """The training loop: resumable; returns the model with the best validation accuracy."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import jax
-import numpy as np
 import optax
 from flax import nnx
 
 from aire.data.pipeline import Batches, Split, steps_per_epoch
 from aire.training.checkpoints import Checkpoints
 from aire.training.evaluate import Evaluation, batches, evaluate_arrays
-from aire.training.metrics import MetricsWriter, check_finite
+from aire.training.metrics import MetricsWriter
 from aire.training.optimizer import OptimizerConfig, make_optimizer
+from aire.training.record import PENDING, Record
 from aire.training.step import init_state, make_eval_step, make_train_step, split_model
 from aire.utils import devices, stopping
 from aire.utils.arguments import mapping
@@ -26,9 +26,6 @@ from aire.utils.progress import Progress
 MAX_BATCH = 2**20  # examples; a larger number is a mistake that would fill the memory
 FETCH_EVERY = 50  # steps between fetches of the metrics, because a fetch waits for the device
 AHEAD = 2  # steps that are given to the device at once, because a signal waits for all of them
-PENDING = "pending"  # key in the meta data of a checkpoint without evaluation: metrics that are not written yet
-
-Metrics = Mapping[str, Any]  # of one step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,83 +152,43 @@ def train(
         stopping.time_limit(config.max_minutes),
     ):
         start, state, meta = checkpoints.restore_latest(state) or (0, state, {})
-        pending = _pending(meta)  # metrics that are not written yet
-        unfinished = PENDING in meta  # what follows the step `start` was not done
-        first = start if unfinished else start + 1
+        first = start if PENDING in meta else start + 1  # the former if what follows the step `start` was not done
         due = Timer(60 * config.checkpoint_minutes)
         with (
             MetricsWriter(folder if devices.is_first() else None, first - 1 or None) as metrics,
             Progress("training", total, done=start) as progress,
         ):
+            record = Record(metrics, checkpoints, meta)
             if first <= total:  # compile the evaluation now: later a signal would wait for it while steps are unsaved
                 eval_step(state["params"], state["buffers"], next(batches(data["validation"], config.batch_size)))
             for step in range(first, total + 1):
                 if step > start:
                     state, step_metrics = train_step(state, devices.join_rows(stream[step - 1]))
-                    pending.append(step_metrics)
-                    jax.block_until_ready(pending[-AHEAD:][0])
+                    record.pending.append(step_metrics)
+                    jax.block_until_ready(record.pending[-AHEAD:][0])
                     progress.update(1, **step_metrics)
                 evaluating = step % every == 0 or step == total
                 if not evaluating and due.is_over():
-                    _save_unfinished(step, state, pending, checkpoints)
+                    record.save_unfinished(step, state)
                     due.restart()
                 try:
                     stopping.check()
-                    if evaluating or len(pending) == FETCH_EVERY:
-                        flush_metrics(step, pending, metrics, checkpoints.latest)
                     if evaluating:
                         arrays = state["params"], state["buffers"]
                         validation = evaluate_arrays(eval_step, *arrays, data["validation"], config.batch_size)
                 except stopping.Stopped as stop:
-                    _save_unfinished(step, state, pending, checkpoints)
+                    record.save_unfinished(step, state)
                     stop.add_note(f"saved step {step} of {total} in {checkpoints.latest()}")
                     stop.add_note("run the same command again to go on from there")
                     raise
                 if evaluating:
-                    _record(step, state, validation, metrics, checkpoints)
+                    record.save_evaluated(step, state, validation)
                     due.restart()
-                if evaluating or len(pending) == FETCH_EVERY:
-                    pending = []
+                elif len(record.pending) == FETCH_EVERY:
+                    record.flush(step)
         restored = checkpoints.restore_best(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state))
     assert restored is not None  # the last step saved a checkpoint
     step, state, meta = restored
     best = nnx.merge(functions.graphdef, state["params"], state["buffers"], copy=True)
     best.eval()
     return Trained(best, step, Evaluation(**meta))
-
-
-def _record(step: int, state: dict, validation: Evaluation, metrics: MetricsWriter, checkpoints: Checkpoints) -> None:
-    """Write the validation metrics, then save the state."""
-    values = dataclasses.asdict(validation)
-    report = {f"validation/{name}": value for name, value in values.items()}
-    check_finite(step, report, checkpoints.latest)
-    metrics.write(step, report)
-    checkpoints.save(step, state, values, score=validation.accuracy)
-
-
-def _save_unfinished(step: int, state: dict, pending: Sequence[Metrics], checkpoints: Checkpoints) -> None:
-    """Save a step before what follows it, such as an evaluation, unless it is saved already."""
-    if step in checkpoints:
-        return
-    values = jax.device_get(pending)
-    for i, step_metrics in enumerate(values, start=step - len(values) + 1):
-        check_finite(i, step_metrics, checkpoints.latest)
-    checkpoints.save(step, state, {PENDING: [{name: float(v) for name, v in each.items()} for each in values]})
-
-
-def _pending(meta: Mapping[str, Any]) -> list[Metrics]:
-    """Return the metrics in the meta data of a checkpoint, as `train_step` returned them."""
-    return [{name: np.float32(v) for name, v in each.items()} for each in meta.get(PENDING, [])]
-
-
-def flush_metrics(
-    last: int, pending: Sequence[Metrics], metrics: MetricsWriter, latest: Callable[[], Path | None]
-) -> None:
-    """Fetch the metrics of the steps up to `last` and write their means; stop at the first that is not finite.
-
-    `latest` then gives the last good checkpoint for the error message.
-    """
-    values = jax.device_get(pending)
-    for step, step_metrics in enumerate(values, start=last - len(values) + 1):
-        check_finite(step, step_metrics, latest)
-    metrics.write(last, {f"train/{name}": np.mean([v[name] for v in values]) for name in values[0]})

@@ -12,7 +12,7 @@ import safetensors.numpy
 
 import aire
 from aire import zoo
-from aire.io import serialization
+from aire.io import model_file
 from aire.io.weights import abstract_model, fill_model, get_arrays, variables_of
 from aire.models import ModelConfig
 from aire.ssm import hippo, ssm_config
@@ -192,7 +192,7 @@ def test_configs(name, tmp_path):
 
 def test_sizes_are_bounded_by_the_arrays(tmp_path, monkeypatch):
     """No model is built, and no memory reserved, even if all names fit."""
-    monkeypatch.setattr(serialization, "abstract_model", lambda config: pytest.fail("built a model"))
+    monkeypatch.setattr(model_file, "abstract_model", lambda config: pytest.fail("built a model"))
     names = ["nu_log", "theta_log", "gamma_log", "B_re", "B_im", "C_re", "C_im"]
     path = tmp_path / "model.safetensors"
     arrays = {f"blocks/{i}/ssm/{name}": np.zeros(4, np.float32) for i in range(2) for name in names}
@@ -208,7 +208,7 @@ def test_a_thousand_layers_that_do_not_fit_are_not_built(tmp_path, monkeypatch):
     """The arrays with a state axis fit, the others are missing. Only models of one layer and of two are built."""
     built = []
     monkeypatch.setattr(
-        serialization, "abstract_model", lambda config: built.append(len(config.state_sizes)) or abstract_model(config)
+        model_file, "abstract_model", lambda config: built.append(len(config.state_sizes)) or abstract_model(config)
     )
     names = ["nu_log", "theta_log", "gamma_log", "B_re", "B_im", "C_re", "C_im"]
     empty = F32 | {"shape": [0], "data_offsets": [0, 0]}

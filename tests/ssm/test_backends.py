@@ -1,4 +1,4 @@
-"""What is chosen by platform: no result depends on it, and it is that of the platform compiled for."""
+"""The form of the scan: no result depends on it, and it follows the platform that the program is compiled for."""
 
 import jax
 import jax.export
@@ -12,7 +12,7 @@ from aire.ssm import scan
 from aire.training.step import init_state, make_train_step, split_model
 from tests.helpers import MAMBA
 
-LENGTH = 37  # fills no whole number of chunks
+LENGTH = 37  # not a multiple of the chunk length
 
 
 @pytest.mark.parametrize("bidirectional,dtype", [(False, "float32"), (True, "bfloat16")])
