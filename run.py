@@ -34,6 +34,7 @@ if _IS_COMMAND and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.enviro
 
 import difflib
 import importlib
+import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -144,11 +145,17 @@ def main() -> None:
         print(f"{__doc__}\nConfigs: {', '.join(config_names())}")
         return
     sys.excepthook = _show
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without "→" is no reason to stop
     with stopping.on_signals():
         try:
             run(sys.argv)
         except (UserError, flags.Error) as error:
             sys.exit(f"error: {error}")
+        except OSError as error:  # such as of standard output, whose disk is full or whose reader has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to print
+            sys.exit(f"error: {error}; run the same command again to go on")
         except stopping.Stopped as stop:
             notes = getattr(stop, "__notes__", ["run the same command again"])
             print("; ".join([str(stop), *notes]), file=sys.stderr, flush=True)
