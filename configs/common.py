@@ -9,12 +9,13 @@ from ml_collections import ConfigDict
 from aire.data.synthetic import FOLDER as SYNTHETIC
 from aire.models import ModelConfig
 from aire.pruning import methods
-from aire.ssm import LRUConfig, S4DConfig, S5Config
+from aire.ssm import LRUConfig, S4DConfig, S5Config, S6Config
 from aire.training.loop import TrainConfig
 from aire.utils.errors import UserError
 from experiments.settings import PruneConfig
 
 Change = Callable[[ConfigDict], None]
+SMALL_MAMBA = {"depth": 3, "d_model": 32, "states": 16}  # a training of minutes on one core
 
 
 def build(variants: str, changes: Mapping[str, Change], *, train: TrainConfig, **settings: Any) -> ConfigDict:
@@ -29,7 +30,8 @@ def build(variants: str, changes: Mapping[str, Change], *, train: TrainConfig, *
         UserError: a variant is unknown.
     """
     # init: "scratch", "zoo", a .safetensors file, or a checkpoint of a reference implementation.
-    fixed = {"experiment": "prune", "init": "scratch", "train": dataclasses.asdict(train)}
+    # finetune: train the model of `init` further, with the settings of `train`, before it is pruned.
+    fixed = {"experiment": "prune", "init": "scratch", "finetune": False, "train": dataclasses.asdict(train)}
     config = ConfigDict(fixed | settings)
     for change in parse_variants(variants, changes):
         change(config)
@@ -72,6 +74,29 @@ def lru(**options: Any) -> ConfigDict:
     return model(LRUConfig, r_min=0.9, r_max=0.999, max_phase=6.28, **fixed, **options)
 
 
+def mamba(**options: Any) -> ConfigDict:
+    """Mamba's blocks in one direction, as in its paper: N = 16 and twice as many channels as features.
+
+    No paper gives sizes or hyperparameters of Mamba on these tasks, so they are our choice.
+    """
+    fixed = {"activation": "gelu", "batchnorm": False, "states": 16}
+    return model(S6Config, **{**fixed, **options})
+
+
+def to_mamba(config: ConfigDict, **options: Any) -> None:
+    """Change a config to Mamba, trained by AdamW at one rate, as in its reference. Sizes are our choice."""
+    config.name += "_mamba"
+    kept = {name: config.model[name] for name in ("pooling", "retrieval")}
+    config.model = mamba(**{"depth": 6, "d_model": 128, **kept, **options})
+    config.train.optimizer.update(lr=0.002, ssm_lr=0.002, weight_decay=0.05, groups="BfastandCdecay", dt_global=False)
+    config.prune.methods = ("all",)
+
+
+def set_model(config: ConfigDict, **by_kind: Mapping[str, Any]) -> None:
+    """Set sizes of the model for some kinds of layers: set_model(config, s6={"states": 16})."""
+    config.model.update(by_kind.get(config.model.ssm.kind, {}))
+
+
 def set_layer(config: ConfigDict, **by_kind: Mapping[str, Any]) -> None:
     """Set layer options that only some kinds have: set_layer(config, s5={"blocks": 2})."""
     config.model.ssm.update(by_kind.get(config.model.ssm.kind, {}))
@@ -99,6 +124,7 @@ def small(config: ConfigDict, **data: int) -> None:
     config.data.update(train_examples=8_000, validation_examples=1_000, test_examples=1_000, **data)
     config.data.selection_examples = 1_000
     config.model.update(depth=4, d_model=64, states=32)
+    set_model(config, s6=SMALL_MAMBA)
     set_layer(config, s5={"blocks": 8, "clip_eigs": True})  # clipped, so every state's energy is finite
     config.train.update(epochs=10, warmup_epochs=1)
     config.prune.update(methods=(), ratios=tuple(i / 10 for i in range(10)))
@@ -111,6 +137,7 @@ def small_images(config: ConfigDict) -> None:
     # Fewer evaluation examples and ratios: all methods are swept and tested within three minutes.
     config.data.update(pool=2, validation_examples=2_000, selection_examples=2_000, test_examples=2_000)
     config.model.update(depth=4, d_model=64, states=32)
+    set_model(config, s6=SMALL_MAMBA)
     set_layer(config, s5={"blocks": 1, "clip_eigs": True})  # clipped, so every state's energy is finite
     config.train.update(batch_size=32, epochs=6, evaluate_every=1000)
     config.prune.update(methods=(), ratios=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7), batch_size=50)

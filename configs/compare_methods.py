@@ -13,6 +13,11 @@ inputs with `calibrations` draws of inputs.
 The small runs choose and test on more examples than the pruning job (SMALL), so that the standard error of a change of
 accuracy is below half a point, and at ratios in steps of 5 %. The models are the same.
 
+Each cut of `reconstruct` is a fit of many seconds, so it has a run of its own, with one draw of inputs at ratios from
+55 % on:
+
+    python run.py --config=compare_methods:lra_listops,small,reconstruct --config.models="('zoo', 1, 2)"
+
 How much data a method needs, and which (INPUTS):
 
     python run.py --config=compare_methods:lra_listops,small,inputs_16           16 sequences; also 64, 1024
@@ -39,6 +44,8 @@ SMALL = {
 }
 
 
+FIT_RATIOS = (0.0, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85)
+
 # Calibration inputs that differ from the default, 256 training examples. Each is a variant `inputs_NAME`.
 INPUTS = {str(n): {"examples": n} for n in (16, 64, 1024)} | {"noise": {"source": "noise"}, "other": {}}
 OTHER_TASK = {"fashion_mnist": "lra_pathfinder:small", "lra_pathfinder": "fashion_mnist:small"}
@@ -48,7 +55,8 @@ def get_config(variants: str = "") -> ConfigDict:
     names = [name for name in (variants or "").split(",") if name]
     task = names.pop(0) if names and names[0] in tasks() else "lra_listops"
     inputs = [name for name in names if name.removeprefix("inputs_") in INPUTS]
-    names = [name for name in names if name not in inputs]
+    fitted = "reconstruct" in names
+    names = [name for name in names if name not in (*inputs, "reconstruct")]
     try:
         config = importlib.import_module(f"configs.{task}_prune").get_config(",".join(names))
     except UserError as error:
@@ -59,12 +67,17 @@ def get_config(variants: str = "") -> ConfigDict:
     config.models = ("zoo",) if config.init == "zoo" else (config.seed,)
     config.repetitions, config.calibrations = 5, 2
     config.also_within = (0.3,)  # further tolerances, in points
+    config.prune.methods = ("all",)
     if "small" in names:
         config.data.update(SMALL.get(task, {}))
         config.prune.ratios = common.pruning().ratios
+    if fitted:
+        config.name += "_reconstruct"
+        config.calibrations = 1
+        config.prune.update(methods=("reconstruct",), ratios=FIT_RATIOS)
     for name in inputs:
         _set_inputs(config, task, name.removeprefix("inputs_"))
-    del config.init, config.seed  # `models` replaces both
+    del config.init, config.seed, config.finetune  # `models` replaces them
     return config
 
 

@@ -10,6 +10,7 @@ accelerator; not measured here.
     python run.py --config=fashion_mnist_prune:smoke     seconds, for tests
     python run.py --config=fashion_mnist_prune:s4d       S4D in place of S5, also as s4d,small and s4d,smoke
     python run.py --config=fashion_mnist_prune:lru       LRU in place of S5; lru,small needs --config.init=scratch
+    python run.py --config=fashion_mnist_prune:mamba     Mamba in place of S5; its sizes are our choice
 
 Without a network: `apt-get install dataset-fashion-mnist` (Debian, Ubuntu) and the same commands, or get the four files
 elsewhere and pass `--config.data.folder=FOLDER`. They may be compressed or not.
@@ -25,7 +26,7 @@ from configs import common
 def get_config(variants: str = "") -> ConfigDict:
     return common.build(
         variants,
-        {"s4d": s4d, "lru": lru, "small": small, "smoke": common.smoke_images},
+        {"s4d": s4d, "lru": lru, "mamba": common.to_mamba, "small": small, "smoke": common.smoke_images},
         name="fashion_mnist",
         seed=0,
         data=common.images("fashion_mnist"),

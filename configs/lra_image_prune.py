@@ -9,6 +9,7 @@ one accelerator; not measured here.
     python run.py --config=lra_image_prune:s4d       S4D in place of S5, also as s4d,small and s4d,smoke
     python run.py --config=lra_image_prune:small     pooled to 16×16, trained on one CPU core
     python run.py --config=lra_image_prune:smoke     seconds, for tests
+    python run.py --config=lra_image_prune:mamba         Mamba in place of S5; its sizes are our choice
 
 Without a network: get cifar-10-binary.tar.gz or cifar-10-python.tar.gz elsewhere, packed or unpacked, and pass
 `--config.data.folder=FOLDER`.
@@ -24,7 +25,7 @@ from configs import common
 def get_config(variants: str = "") -> ConfigDict:
     return common.build(
         variants,
-        {"s4d": s4d, "small": common.small_images, "smoke": common.smoke_images},
+        {"s4d": s4d, "mamba": common.to_mamba, "small": common.small_images, "smoke": common.smoke_images},
         name="lra_image",
         seed=16416,
         data=common.images("cifar10", grey=True),

@@ -9,6 +9,7 @@ accelerator; not measured here.
     python run.py --config=lra_listops_prune:smoke     seconds, for tests
     python run.py --config=lra_listops_prune:s4d       S4D in place of S5, also as s4d,small and s4d,smoke
     python run.py --config=lra_listops_prune:lru       LRU in place of S5; lru,small needs --config.init=scratch
+    python run.py --config=lra_listops_prune:mamba       Mamba in place of S5; its sizes are our choice
 
 S4D's hyperparameters are those of its paper. LRU's are those of CompreSSM (its configs/paper/listops_baseline.yaml),
 except that CompreSSM trains in one direction and pools over the padding, too. AIRE-Prune gives no row for either on
@@ -28,7 +29,7 @@ from configs import common
 def get_config(variants: str = "") -> ConfigDict:
     return common.build(
         variants,
-        {"s4d": s4d, "lru": lru, "small": small, "smoke": smoke},
+        {"s4d": s4d, "lru": lru, "mamba": common.to_mamba, "small": small, "smoke": smoke},
         name="lra_listops",
         seed=6554595,
         data={
@@ -81,6 +82,7 @@ def small(config: ConfigDict) -> None:
     config.seed = 0
     config.data.update(length=100, min_length=20, max_length=100)
     config.model.update(depth=4, d_model=64, states=32)
+    common.set_model(config, s6=common.SMALL_MAMBA)
     # Without clipping, one state of 128 left the unit disk in training, so its energy is infinite. LRU's radii are
     # chosen for these lengths, not tuned: 0.99¹⁰⁰ is about a third.
     common.set_layer(config, s5={"clip_eigs": True}, lru={"r_min": 0.5, "r_max": 0.99})

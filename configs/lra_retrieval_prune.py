@@ -10,6 +10,7 @@ S4D; its hyperparameters are those of the S4D paper.
     python run.py --config=lra_retrieval_prune:s4d --config.data.folder=FOLDER       also as s4d,small and s4d,smoke
     python run.py --config=lra_retrieval_prune:small --config.data.folder=FOLDER     256 characters, one CPU core
     python run.py --config=lra_retrieval_prune:smoke                                 seconds, for tests
+    python run.py --config=lra_retrieval_prune:mamba     Mamba in place of S5; its sizes are our choice
 
 FOLDER is the Long Range Arena's release, unpacked, or its folder tsv_data with new_aan_pairs.train.tsv, .eval.tsv and
 .test.tsv: lra_release.gz, 7.7 GB, https://storage.googleapis.com/long-range-arena/lra_release.gz. It is not downloaded
@@ -26,7 +27,7 @@ from configs import common
 def get_config(variants: str = "") -> ConfigDict:
     return common.build(
         variants,
-        {"s4d": s4d, "small": small, "smoke": smoke},
+        {"s4d": s4d, "mamba": common.to_mamba, "small": small, "smoke": smoke},
         name="lra_retrieval",
         seed=5464368,
         data={

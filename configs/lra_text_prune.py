@@ -8,6 +8,7 @@ reports 89.31 %) and of the S4D paper. 35 epochs of 450 steps at L = 4,096: hour
     python run.py --config=lra_text_prune:s4d       S4D in place of S5, also as s4d,small and s4d,smoke
     python run.py --config=lra_text_prune:small     512 characters of 8,000 reviews: 10 minutes on one CPU core
     python run.py --config=lra_text_prune:smoke     seconds, for tests
+    python run.py --config=lra_text_prune:mamba          Mamba in place of S5; its sizes are our choice
 
 The references train on all 25,000 training reviews and validate on the test set: `--config.data.validate_on_test=True`.
 By default, a tenth of the training reviews is the validation split. Without a network: get aclImdb_v1.tar.gz elsewhere,
@@ -24,7 +25,7 @@ from configs import common
 def get_config(variants: str = "") -> ConfigDict:
     return common.build(
         variants,
-        {"s4d": s4d, "small": small, "smoke": smoke},
+        {"s4d": s4d, "mamba": common.to_mamba, "small": small, "smoke": smoke},
         name="lra_text",
         seed=8825365,
         data={

@@ -23,6 +23,8 @@ SECTIONS = (
     "odd",
     "growth",
     "scan",
+    "selective",
+    "selective_cuts",
     "loop",
     "start",
     "pages",
@@ -63,6 +65,7 @@ def get_config(variants: str = "") -> ConfigDict:
             },
             # (batch, length, stored states): ListOps, Image, Pathfinder and Path-X, batch reduced.
             "scan_shapes": ((8, 2048, 8), (4, 1024, 192), (8, 1024, 128), (1, 16384, 128)),
+            **selective(),
             "loop": "small",  # variants of lra_listops_prune; also for the section "start"
             "pages": (WIDE, SMALL, BANK),
             **pruning(),
@@ -103,6 +106,25 @@ def cuts() -> dict:
     }
 
 
+def selective() -> dict:
+    """Return the settings of the sections on S6."""
+    return {
+        "selective": {
+            # (batch, length, channels, states); naive gradients of the largest shape would need 26 GiB.
+            "shapes": ((1, 1024, 512, 16), (4, 1024, 128, 16), (1, 4096, 256, 16)),
+            "compiled": (16, 4096, 512, 16),
+            "cuts": {
+                "d_model": 256,
+                "states": 16,
+                "length": 1024,
+                "batch": 4,
+                "shares": SHARES,
+                "step_batches": (1, 64),
+            },
+        },
+    }
+
+
 def pruning() -> dict:
     """Return the settings of the sections on the time that pruning takes."""
     return {
@@ -135,6 +157,8 @@ def smoke(config: ConfigDict) -> None:
     config.growth.update(length=(16, 32), states=(4, 8), batch=(1, 2))
     config.growth.base.update(d_model=4, length=32, states=4, batch=1)
     config.scan_shapes = ((2, 64, 4),)
+    config.selective.update(shapes=((1, 8, 4, 2),), compiled=(2, 8, 4, 2))
+    config.selective.cuts.update(d_model=4, states=4, length=8, batch=1, shares=(1.0, 0.0), step_batches=(1,))
     config.loop = "smoke"
     config.pages = (("s5", 1, 4, 4, 32, 2),)
     config.network.update(layers=2, states=4, d_model=8)

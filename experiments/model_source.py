@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from flax import nnx
 from flax.traverse_util import flatten_dict
@@ -11,10 +12,11 @@ from ml_collections import ConfigDict
 import aire
 from aire import convert, zoo
 from aire.data.tasks import Task
-from aire.io.weights import run_as
+from aire.io.weights import get_arrays, run_as
 from aire.models import Classifier, ModelConfig
 from aire.ssm import kind_of, ssm_config
 from aire.training.loop import TrainConfig, train
+from aire.utils import digests
 from aire.utils.errors import UserError, differences
 from aire.utils.files import write_text
 from experiments.provenance import provenance
@@ -30,12 +32,24 @@ def model_config(config: ConfigDict, task: Task) -> ModelConfig:
     return ModelConfig(d_input=task.d_input, d_output=task.n_classes, state_sizes=sizes, ssm=ssm, **options)
 
 
+def data_options(config: ConfigDict) -> dict[str, Any]:
+    """Return the options of the data that a pruning run reads.
+
+    Without a training, only the calibration inputs of the training examples are prepared and read.
+    """
+    options = config.data.to_dict()
+    if config.init != "scratch" and not config.finetune:
+        n = config.prune.calibration.examples
+        options["train_examples"] = min(options["train_examples"] or n, n)
+    return options
+
+
 def obtain_model(config: ConfigDict, task: Task, workdir: Path) -> tuple[Classifier, str]:
     """Return the model to prune, in evaluation mode, and its origin in words.
 
     Args:
         config: of the run; `config.init` is "scratch", "zoo", a `.safetensors` file of `aire.save`, or a checkpoint of
-            a reference implementation (`aire.convert.from_file`).
+            a reference implementation (`aire.convert.from_file`). With `config.finetune` it is trained further.
         task: its data.
         workdir: folder for checkpoints and metrics.
     Raises:
@@ -43,7 +57,12 @@ def obtain_model(config: ConfigDict, task: Task, workdir: Path) -> tuple[Classif
     """
     expected = model_config(config.model, task)
     if config.init == "scratch":
-        return _train(config, expected, task, workdir)
+        return _train(config, Classifier(expected, rngs=nnx.Rngs(config.seed)), task, workdir, "trained here")
+    model, origin = _load(config, expected, workdir)
+    return _train(config, model, task, workdir, f"{origin}, fine-tuned here") if config.finetune else (model, origin)
+
+
+def _load(config: ConfigDict, expected: ModelConfig, workdir: Path) -> tuple[Classifier, str]:
     path = zoo.path(config.name) if config.init == "zoo" else Path(config.init.replace("{runs}", str(workdir.parent)))
     if path.suffix != ".safetensors":
         return convert.from_file(path, expected), f"imported from {path}"
@@ -53,14 +72,16 @@ def obtain_model(config: ConfigDict, task: Task, workdir: Path) -> tuple[Classif
     return model, f"loaded from {'the zoo' if config.init == 'zoo' else path} ({path.name})"
 
 
-def _train(config: ConfigDict, model: ModelConfig, task: Task, workdir: Path) -> tuple[Classifier, str]:
+def _train(config: ConfigDict, model: Classifier, task: Task, workdir: Path, origin: str) -> tuple[Classifier, str]:
     source = provenance()  # before hours of training, in which the code may change
     fingerprint = {key: config[key].to_dict() for key in ("data", "model", "train")} | {"seed": config.seed}
     for size in UNREAD:
         fingerprint["data"].pop(size, None)
     del fingerprint["train"]["checkpoint_minutes"]  # does not change the result
+    if config.finetune:
+        fingerprint["initial"] = digests.of_arrays(get_arrays(model))
     trained = train(
-        Classifier(model, rngs=nnx.Rngs(config.seed)),
+        model,
         task.splits,
         TrainConfig.from_dict(config.train.to_dict()),
         seed=config.seed,
@@ -72,7 +93,7 @@ def _train(config: ConfigDict, model: ModelConfig, task: Task, workdir: Path) ->
     record["validation"] = vars(trained.validation)
     write_text(workdir / "model.json", json.dumps(record, indent=1))
     accuracy = f"validation accuracy {trained.validation.accuracy:.2%}"
-    return trained.model, f"trained here with seed {config.seed}, best at step {trained.step} ({accuracy})"
+    return trained.model, f"{origin} with seed {config.seed}, best at step {trained.step} ({accuracy})"
 
 
 def as_configured(found: ModelConfig, expected: ModelConfig) -> ModelConfig:

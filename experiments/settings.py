@@ -56,7 +56,8 @@ class PruneConfig:
     """How to prune.
 
     Attributes:
-        methods: names of `aire.pruning.methods`; empty: all that need no data. The model cut by the first is saved.
+        methods: names of `aire.pruning.methods`. Empty: `STORY` and the scores in `scores_file`. ("all",): all there
+            are. The model cut by the last one is saved.
         scores_file: your own Python file that registers more scores.
         ratios: shares of states to cut; among them 0, the uncut model.
         scope: "global" or "uniform" for all methods; empty: each method's own.
@@ -153,7 +154,7 @@ def new_model(section: ConfigDict, form: Form) -> ModelConfig:
 
 def check_names(config: ConfigDict) -> list[str]:
     """Return the methods to sweep. Raise UserError that names every unknown one."""
-    names = list(config.prune.methods or ()) or methods.data_free()
+    names = _named(tuple(config.prune.methods or ()), kind_of(ssm_config(config.model.ssm.to_dict())).selective)
     with Mistakes() as mistakes:
         for name in names:
             with mistakes.within("prune.methods: "):
@@ -183,6 +184,19 @@ def check_methods(config: ConfigDict) -> list[str]:
 
 
 _BUILT_IN = frozenset(methods.names())
+# What a reader should see first, for layers with a fixed readout and for selective ones.
+STORY = ("random", "magnitude_global", "last", "aire", "measured", "surgeon")
+SELECTIVE_STORY = ("random", "magnitude_global", "ghost", "aire", "measured", "measured_output")
+
+
+def _named(names: Sequence[str], selective: bool) -> list[str]:
+    """Return the methods that a config's `prune.methods` means, for a model whose layers may be selective."""
+    if names == ("all",):
+        return [name for name in methods.names() if not (selective and methods.get(name).is_linear)]
+    return list(names) or [
+        *(SELECTIVE_STORY if selective else STORY),
+        *(name for name in methods.names() if name not in _BUILT_IN),
+    ]
 
 
 def _check_some_are_kept(method: str, ratio: float, scope: str, states: int, depth: int) -> None:
@@ -207,7 +221,8 @@ def try_methods(names: Sequence[str], config: ConfigDict) -> None:
     with Mistakes() as mistakes:
         for name in names:
             with mistakes.within("prune.scores_file: "):
-                calibration = [{"x": x}] if methods.get(name).needs_calibration else None
+                sees_inputs = methods.get(name).sees_inputs(selective=kind_of(ssm).selective)
+                calibration = [{"x": x}] if sees_inputs else None
                 try:
                     aire.prune(tiny, 0.5, name, calibration=calibration, unstable=config.prune.unstable)
                 except UserError:
@@ -216,9 +231,13 @@ def try_methods(names: Sequence[str], config: ConfigDict) -> None:
                     raise UserError(f"{name!r} fails on a tiny model with {in_one_line(error)}") from error
 
 
-def check_room(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
-    """Raise UserError if a new model has no room in the memory or on the disk, or the data none on the disk."""
-    form = describe(config.data.to_dict())
+def check_room(config: ConfigDict, data: Mapping[str, Any], workdir: Path, data_dir: Path) -> None:
+    """Raise UserError if a new model has no room in the memory or on the disk, or the data none on the disk.
+
+    Args:
+        data: the options of the data that the run reads.
+    """
+    form = describe(data)
     if config.init == "scratch":
         _check_room(new_model(config.model, form), config, form, workdir)
     if missing := form.missing_bytes(data_dir):

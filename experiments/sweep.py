@@ -13,6 +13,9 @@ import aire
 from aire.data.pipeline import Split
 from aire.models import Classifier
 from aire.pruning import Calibration, Cut, PruneResult, find_cut, methods
+from aire.pruning.api import selective_layers
+from aire.pruning.moments import AnyMoments
+from aire.pruning.output_error import output_errors
 from aire.pruning.result import result_of
 from aire.training.evaluate import Evaluation
 from aire.utils.checks import Mistakes
@@ -140,14 +143,25 @@ class Cuts:
         return self._scores[1]
 
     def _score(self, trial: Trial) -> dict[str, Array]:
+        options = {"moments": self._moments(trial), "unstable": self._config.unstable, "seed": trial[1]}
+        return aire.score(self._model, trial[0], **options)
+
+    def _moments(self, trial: Trial) -> dict[str, AnyMoments] | None:
         method, seed = trial
-        chosen = methods.get(method)
-        moments = self._calibration(seed).moments(self._model) if chosen.needs_moments else None
-        return aire.score(self._model, chosen, moments=moments, unstable=self._config.unstable, seed=seed)
+        measures = methods.get(method).measures(selective=bool(selective_layers(self._model)))
+        return self.moments(seed) if measures else None
 
     def result(self, trial: Trial, ratio: float) -> PruneResult:
         """Return the model cut at one ratio, with its report."""
-        return result_of(self._model, aire.modes(self._model), self.scores(trial), self.at(trial, ratio))
+        cut, errors = self.at(trial, ratio), None
+        if methods.get(trial[0]).needs_calibration:
+            errors = output_errors(self._model, cut, self._calibration(trial[1]))
+        modes = aire.modes(self._model, self._moments(trial))
+        return result_of(self._model, modes, self.scores(trial), cut, errors)
+
+    def moments(self, seed: int) -> dict[str, AnyMoments]:
+        """Return the moments by layer path on the calibration inputs of a seed, measured once."""
+        return self._calibration(seed).moments(self._model)
 
     def _find(self, trial: Trial, ratio: float) -> Cut:
         method, seed = trial
@@ -161,9 +175,17 @@ class Cuts:
         return self._calibrations[seed]
 
 
-def sweep(evaluate: CutEvaluator, cuts: Cuts, trials: Sequence[Trial], name: str = "sweep") -> list[Point]:
+def sweep(
+    evaluate: CutEvaluator,
+    cuts: Cuts,
+    trials: Sequence[Trial],
+    name: str = "sweep",
+    after: Callable[[Trial, Sequence[Point]], None] = lambda trial, points: None,
+) -> list[Point]:
     """Evaluate every trial at every ratio on the selection split. Equal cuts are evaluated once.
 
+    Args:
+        after: called after each trial that did not fail at every ratio, with its points.
     Raises:
         UserError: every trial fails at every ratio.
         Stopped: by a signal. What is evaluated is saved.
@@ -173,11 +195,14 @@ def sweep(evaluate: CutEvaluator, cuts: Cuts, trials: Sequence[Trial], name: str
     with Progress(name, len(trials) * len(cuts.ratios), unit="cut") as progress:
         try:
             for trial in trials:
+                first = len(points)
                 for ratio, cut in cuts(trial):
                     keys.add(evaluate.key(cut, "selection"))
                     selection = evaluate(cut, "selection")
                     points.append(Point(*trial, ratio, cut.n_states, selection))
                     progress.update(1, accuracy=selection.accuracy)
+                if points[first:]:
+                    after(trial, points[first:])
         except Stopped as stop:
             stop.add_note(f"{progress.done} of {progress.total} cuts are evaluated and saved")
             stop.add_note("run the same command again to go on from there")
@@ -188,9 +213,9 @@ def sweep(evaluate: CutEvaluator, cuts: Cuts, trials: Sequence[Trial], name: str
     return points
 
 
-def announce_calibration(names: Sequence[str], config: ConfigDict) -> str:
+def announce_calibration(names: Sequence[str], config: ConfigDict, *, selective: bool) -> str:
     """Return a line about the methods that see inputs, for an announcement; "" if there are none."""
-    calibrated = ", ".join(name for name in names if methods.get(name).needs_calibration)
+    calibrated = ", ".join(name for name in names if methods.get(name).sees_inputs(selective=selective))
     examples, source = config.calibration.examples, config.calibration.source
     return f"  inputs  {examples} examples of {source}, without labels, for {calibrated}\n" if calibrated else ""
 

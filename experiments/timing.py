@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 from jax import Array
 
 from aire.training.step import split_model
+from aire.utils.timing import interleaved, repeated
+
+__all__ = ["Compiled", "Prepared", "compiled", "forward", "interleaved", "repeated"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,24 +53,3 @@ def forward(model: nnx.Module, batch: Mapping[str, Array]) -> Prepared:
     inputs = {name: batch[name] for name in ("x", "lengths") if name in batch}
     run = compiled(lambda *arrays: functions.apply(*arrays, train=False)[0], params, buffers, inputs)
     return run, lambda: run(params, buffers, inputs)
-
-
-def interleaved(functions: Mapping[str, Callable[[], object]], repetitions: int = 15) -> dict[str, float]:
-    """Return the median seconds of each function, from `repeated`."""
-    return {name: float(np.median(times)) for name, times in repeated(functions, repetitions).items()}
-
-
-def repeated(functions: Mapping[str, Callable[[], object]], n: int) -> dict[str, np.ndarray]:
-    """Return the seconds of n calls of each function until the result is ready, after one call to warm up.
-
-    The calls take turns, so a drift of the machine affects all functions alike.
-    """
-    for function in functions.values():
-        jax.block_until_ready(function())
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(n):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            jax.block_until_ready(function())
-            seconds[name].append(time.perf_counter() - start)
-    return {name: np.array(times) for name, times in seconds.items()}

@@ -53,12 +53,12 @@ def test_data_files_are_installed(project):
     assert (ROOT / "aire" / "py.typed").exists()
 
 
-def test_the_readme_names_every_config():
-    readme = (ROOT / "README.md").read_text()
+def test_the_pages_name_every_config():
+    text = (ROOT / "docs" / "commands.md").read_text()
     for path in (ROOT / "configs").glob("*.py"):
         task = path.stem.removesuffix("_prune")
         named = f"`{task}`" if task != path.stem else f"--config={path.stem}"
-        assert path.stem in ("__init__", "common") or named in readme
+        assert path.stem in ("__init__", "common") or named in text
 
 
 def test_the_package_imports_nothing_that_windows_lacks():

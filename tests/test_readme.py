@@ -1,11 +1,13 @@
-"""The README's snippets run, in order and in one namespace, and do what the text says."""
+"""The snippets of the README and of the pages run, in order and in one namespace, and do what the text says."""
 
 import re
 from pathlib import Path
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
+from flax import nnx
 
 import aire
 from aire.data.tasks import TASKS, load_task
@@ -13,15 +15,22 @@ from aire.pruning import METHODS
 from aire.pruning.scores import SCORES
 from aire.ssm import KINDS
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+PAGES = {  # the number of snippets
+    "README.md": 1,
+    "docs/index.md": 3,
+    "docs/extend.md": 5,
+    "docs/own_models.md": 1,
+    "docs/use.md": 3,
+    "docs/selective.md": 1,
+}
 pytestmark = pytest.mark.usefixtures("jax_defaults")
 REGISTRIES = (SCORES, METHODS, KINDS, TASKS)
 
 
-def snippets(section: str) -> list[str]:
-    """Return the Python blocks of a section."""
-    (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## )", README, flags=re.MULTILINE | re.DOTALL)
-    return re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+def snippets(page: str) -> list[str]:
+    """Return the Python blocks of a page."""
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +44,16 @@ def ran(tmp_path_factory, jax_defaults):
     names["accuracy"] = lambda model: sum(map(reaching, aire.modes(model).values())) / 128  # falls with every state cut
     before = [dict(registry) for registry in REGISTRIES]
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)  # one of them saves a file
+        patch.chdir(folder)  # some of them save files
+        jaxtyping.config.update("jaxtyping_disable", True)  # the checks know no symbolic sizes, which an export has
         try:
-            for number, code in enumerate([*snippets("In Python"), *snippets("Add your own")], 1):
-                exec(compile(code, f"README.md, snippet {number}", "exec"), names)
+            for page in PAGES:
+                for number, code in enumerate(snippets(page), 1):
+                    exec(compile(code, f"{page}, snippet {number}", "exec"), names)
+            jaxtyping.config.update("jaxtyping_disable", False)
             yield names | {"folder": folder}
         finally:
+            jaxtyping.config.update("jaxtyping_disable", False)
             for registry, own in zip(REGISTRIES, before, strict=True):
                 registry.clear()
                 registry.update(own)
@@ -56,8 +69,8 @@ def reaching(modes) -> int:
 
 
 def test_every_snippet_is_found():
-    assert len(snippets("In Python")) == 3 and len(snippets("Add your own")) == 6
-    assert README.count("```python\n") == 9  # none is left out
+    pages = ["README.md", *(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
+    assert {page: len(found) for page in pages if (found := snippets(page))} == PAGES  # none is left out
 
 
 def test_a_model_is_pruned_and_saved(ran):
@@ -128,3 +141,14 @@ def test_plain_arrays_are_cut(ran):
     np.testing.assert_array_equal(ran["Lambda_bar"], lam[strongest])
     np.testing.assert_array_equal(ran["B_bar"], B[strongest])
     np.testing.assert_array_equal(ran["C"], C[:, strongest])
+
+
+def test_a_stream_ends_with_the_logits_of_the_whole(ran):
+    expected = ran["forward"](ran["tokens"])
+    np.testing.assert_allclose(ran["so_far"], expected, atol=1e-5 * np.abs(expected).max())
+    assert (ran["folder"] / "whole.bin").stat().st_size and (ran["folder"] / "step.bin").stat().st_size
+
+
+def test_the_optimiser_is_cut_with_the_model(ran):
+    params = nnx.to_pure_dict(nnx.state(ran["half"], nnx.Param))
+    assert jax.tree.map(np.shape, ran["opt_state"][0].mu) == jax.tree.map(np.shape, params)

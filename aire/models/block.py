@@ -1,5 +1,7 @@
 """The residual block around a state space layer."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -46,9 +48,25 @@ class Block(nnx.Module):
         # every other consumer.
         rows = x.reshape(-1, x.shape[-1])
         u = self.norm(rows) if self.prenorm else rows
-        y = self.ssm(u.reshape(x.shape)).reshape(rows.shape)
-        rows = rows + self._activate(y, x.shape, rngs)
-        return (rows if self.prenorm else self.norm(rows)).reshape(x.shape)
+        return self._residual(rows, self.ssm(u.reshape(x.shape)), rngs)
+
+    def scan(self, x: Float[Array, "B L H"], states: Any) -> tuple[Float[Array, "B L H"], Any]:
+        """Apply the block to the next L steps of a sequence, from the states of its layer: outputs and last states."""
+        rows = x.reshape(-1, x.shape[-1])
+        u = self.norm(rows) if self.prenorm else rows
+        y, states = self.ssm.scan(u.reshape(x.shape), states)
+        return self._residual(rows, y, None), states
+
+    def step(self, x: Float[Array, "B H"], states: Any) -> tuple[Float[Array, "B H"], Any]:
+        """Apply the block to the next step of a sequence, from the states of its layer: output and new states."""
+        y, states = self.ssm.step(self.norm(x) if self.prenorm else x, states)
+        return self._residual(x, y[:, None], None)[:, 0], states
+
+    def _residual(
+        self, rows: Float[Array, "BL H"], y: Float[Array, "B L H"], rngs: nnx.Rngs | None
+    ) -> Float[Array, "B L H"]:
+        rows = rows + self._activate(y.reshape(rows.shape), y.shape, rngs)
+        return (rows if self.prenorm else self.norm(rows)).reshape(y.shape)
 
     def _activate(self, y: Array, shape: tuple[int, ...], rngs: nnx.Rngs | None) -> Array:
         dense = self._dense()

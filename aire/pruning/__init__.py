@@ -4,7 +4,8 @@ from aire.pruning import methods, scores
 from aire.pruning.api import find_cut, prune, score
 from aire.pruning.calibration import Calibration, calibrate
 from aire.pruning.methods import METHODS, Method
-from aire.pruning.moments import Moments
+from aire.pruning.moments import GateMoments, Moments
+from aire.pruning.recalibrate import recalibrated
 from aire.pruning.result import Change, PruneResult, count_parameters
 from aire.pruning.selection import select
 from aire.pruning.surgery import Cut, Readout, apply, apply_masked, cut, mask, modes
@@ -14,6 +15,7 @@ __all__ = [
     "Calibration",
     "Change",
     "Cut",
+    "GateMoments",
     "Method",
     "Moments",
     "PruneResult",
@@ -28,6 +30,7 @@ __all__ = [
     "methods",
     "modes",
     "prune",
+    "recalibrated",
     "score",
     "scores",
     "select",

@@ -11,13 +11,13 @@ from jaxtyping import Array, Float
 from aire.pruning import methods, scores, search, surgery
 from aire.pruning.calibration import Batch, Calibration
 from aire.pruning.methods import Method
-from aire.pruning.moments import Moments
+from aire.pruning.moments import AnyMoments
 from aire.pruning.output_error import output_errors
 from aire.pruning.result import PruneResult, result_of
 from aire.pruning.search import Validate
 from aire.pruning.selection import Ratio, select
 from aire.pruning.surgery import Cut
-from aire.ssm import Modes
+from aire.ssm import Modes, layers
 from aire.utils.arguments import follow, instance, is_traced, mapping, numbers
 from aire.utils.checks import choice
 from aire.utils.checks import seed as seed_rule
@@ -30,7 +30,7 @@ def score(
     model: nnx.Module | Mapping[str, Modes],
     method: str | Method = "aire",
     *,
-    moments: Mapping[str, Moments] | Callable[[Modes], Moments] | None = None,
+    moments: Mapping[str, AnyMoments] | Callable[[Modes], AnyMoments] | None = None,
     normalize: str | None = None,
     unstable: str = "error",
     seed: int = 0,
@@ -40,8 +40,9 @@ def score(
     Args:
         model: any module with state space layers, or the modes of each layer, such as from `Modes.discrete`.
         method: a method of `aire.pruning.methods.METHODS`, a score of `aire.pruning.scores.SCORES`, or a `Method`.
-        moments: for scores that need them: by layer path, from `aire.calibrate`; or a closed form of each layer's
-            modes, `aire.pruning.moments.white` or `finite_horizon` with a length bound by `functools.partial`.
+        moments: for scores that need them, and for energies of selective layers: by layer path, from `aire.calibrate`;
+            or, for other layers, a closed form of the modes, `aire.pruning.moments.white` or `finite_horizon` with a
+            length bound by `functools.partial`.
         normalize: "prefix" (AIRE-Prune, LAST: comparable across layers), "channel" (the same within each system of a
             bank) or "none" (the raw energies). None uses the setting of the method, which is "prefix" for a score.
         unstable: how a score defined only for stable states treats |λ̄| ≥ 1: "error", or "first" to rank these states
@@ -50,9 +51,9 @@ def score(
     Returns:
         Scores by layer path, non-negative.
     Raises:
-        UserError: an unknown name, missing moments, NaN or infinite weights, an unstable eigenvalue, or a score that
-            fails or does not return one non-negative number per state. The message names the layer. Also a call under
-            `jax.jit`, because the values are checked.
+        UserError: an unknown name, missing moments, NaN or infinite weights, an unstable eigenvalue, a method that is
+            not defined for a layer, or a score that fails or does not return one non-negative number per mode. The
+            message names the layer. Also a call under `jax.jit`, because the values are checked.
     """
     chosen = methods.get(method)
     normalize = chosen.normalize if normalize is None else normalize
@@ -63,14 +64,18 @@ def score(
         mapping("moments", moments, "from layer paths to moments, or a function of modes")
     fn, result = scores.get(chosen.score), {}
     for path, m in _modes_of(model).items():
-        _check_modes(path, m, unstable if fn.stable else "ignored")
-        defined = m.margin > 0 if fn.stable else jnp.ones(m.margin.shape, bool)
+        check_linear(chosen, [path] if m.nominal else [])
         found = moments(m) if callable(moments) else (moments or {}).get(path)
         if found is not None:
-            instance(f"moments of layer {path!r}", found, Moments, "those of a layer, from aire.calibrate")
+            instance(f"moments of layer {path!r}", found, AnyMoments, "those of a layer, from aire.calibrate")
+        if fn.stable and m.nominal:
+            m = _averaged(path, chosen.score, m, found)
+        _check_modes(path, m, unstable if fn.stable else "ignored")
+        defined = m.margin > 0 if fn.stable else jnp.ones(m.margin.shape, bool)
         energies = scores.evaluate(fn, m, path, name=chosen.score, moments=found, seed=seed)
-        energies = jnp.where(defined, _checked(path, chosen.score, energies, defined), 0)
-        result[path] = jnp.where(defined, scores.NORMALIZATIONS[normalize](energies, m.channel), jnp.inf)
+        energies = m.by_state(jnp.where(defined, _checked(path, chosen.score, energies, defined), 0))
+        defined = m.by_state(jnp.where(defined, 0, 1)) == 0
+        result[path] = jnp.where(defined, scores.NORMALIZATIONS[normalize](energies, m.state_channels()), jnp.inf)
     return result
 
 
@@ -83,6 +88,30 @@ def _modes_of(model: nnx.Module | Mapping[str, Modes]) -> Mapping[str, Modes]:
     for path, m in model.items():
         instance(f"layer {path!r}", m, Modes, "modes, such as from Modes.discrete")
     return model
+
+
+def selective_layers(model: nnx.Module) -> list[str]:
+    """The paths of the selective layers of a model."""
+    return [path for path, layer in layers(model).items() if layer.SELECTIVE]
+
+
+def check_linear(method: Method, selective: Sequence[str]) -> None:
+    """Raise UserError if a method that needs fixed readouts meets selective layers."""
+    if method.is_linear and selective:
+        raise UserError(
+            f"layers {list(selective)} are selective, so they have no fixed readout for the surgeon, a refit or "
+            "reconstruct: use 'aire', 'measured' or 'measured_output'"
+        )
+
+
+def _averaged(path: str, score: str, modes: Modes, moments: AnyMoments | None) -> Modes:
+    """The modes of a selective layer on average over the inputs of its moments."""
+    if moments is None:
+        raise UserError(
+            f"layer {path!r} is selective: its states have energies only on inputs. For the score {score!r}, pass "
+            "moments=aire.calibrate(model, batches) to score, or calibration=batches to prune"
+        )
+    return moments.modes(modes)
 
 
 def _check_modes(path: str, modes: Modes, unstable: str) -> None:
@@ -153,6 +182,7 @@ def find_cut(
     cut = Cut(select(state_scores, ratio=ratio, threshold=threshold, scope=scope, leave_whole=leave_whole))
     if chosen.refit is None:
         return cut
+    check_linear(chosen, selective_layers(model))
     if calibration is None:
         raise UserError("a method with a refit needs inputs of the model: pass calibration=batches")
     return chosen.refit(model, cut, calibration)
@@ -201,11 +231,15 @@ def prune(
     chosen = methods.get(method)
     if calibration is not None and not isinstance(calibration, Calibration):
         calibration = Calibration(calibration)
+    selective = selective_layers(model)
+    check_linear(chosen, selective)
     if chosen.needs_calibration and calibration is None:
         raise UserError(f"method {method!r} needs inputs of the model: pass calibration=batches")
-    all_modes = surgery.modes(model)
-    moments = calibration.moments(model) if calibration is not None and chosen.needs_moments else None
-    state_scores = score(all_modes, chosen, moments=moments, normalize=normalize, unstable=unstable, seed=seed)
+    measures, sees_inputs = (f(selective=bool(selective)) for f in (chosen.measures, chosen.sees_inputs))
+    moments = calibration.moments(model) if calibration is not None and measures else None
+    state_scores = score(
+        surgery.modes(model), chosen, moments=moments, normalize=normalize, unstable=unstable, seed=seed
+    )
     find = functools.partial(
         find_cut, model, state_scores, chosen, scope=scope, leave_whole=leave_whole, calibration=calibration
     )
@@ -213,5 +247,5 @@ def prune(
         cut = search.largest(model, lambda ratio: find(ratio=ratio), tolerance, validate)
     else:
         cut = find(ratio=ratio, threshold=threshold)
-    errors = output_errors(model, cut, calibration) if calibration is not None and chosen.needs_calibration else None
-    return result_of(model, all_modes, state_scores, cut, errors)
+    errors = output_errors(model, cut, calibration) if calibration is not None and sees_inputs else None
+    return result_of(model, surgery.modes(model, moments), state_scores, cut, errors)

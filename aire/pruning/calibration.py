@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from aire.models import Classifier, stack_documents
 from aire.pruning import features, gram
-from aire.pruning.moments import Moments
+from aire.pruning.moments import AnyMoments, GateMoments, Moments
 from aire.ssm import StateSpaceLayer, layers, map_layers
 from aire.ssm.paths import path_name
 from aire.utils.arguments import describe, is_traced, numbers
@@ -22,7 +22,7 @@ from aire.utils.errors import UserError
 Batch = ArrayLike | Mapping[str, ArrayLike]  # x, or a dict with x and, for padded sequences, lengths
 
 
-def calibrate(model: nnx.Module, batches: Iterable[Batch]) -> dict[str, Moments]:
+def calibrate(model: nnx.Module, batches: Iterable[Batch]) -> dict[str, AnyMoments]:
     """Measure the moments of every state space layer on unlabelled inputs, in evaluation mode.
 
     Sums are float32 within a batch and float64 over batches. Memory holds one batch and one covariance per layer.
@@ -89,14 +89,18 @@ def _record(
     """Add the sums of one call to those found so far."""
     B, L, _ = u.shape
     mask = true_steps(lengths, (B, L))
-    new = gram.moments(layer, index, u, None if lengths is None else jnp.clip(lengths, 0, L)) | {
-        "steps": mask.sum(),
-        "output": jnp.sum(mask * jnp.sum(y.astype(jnp.float32) ** 2, axis=-1)),
-    }
+    if layer.SELECTIVE:
+        new = layer.gate_sums(u, mask)
+    else:
+        new = gram.moments(layer, index, u, None if lengths is None else jnp.clip(lengths, 0, L))
+    new |= {"steps": mask.sum(), "output": jnp.sum(mask * jnp.sum(y.astype(jnp.float32) ** 2, axis=-1))}
     found.update({name: found[name] + value if name in found else value for name, value in new.items()})
 
 
-def _moments(layer: StateSpaceLayer, place: features.Place, found: dict[str, np.ndarray]) -> Moments:
+def _moments(layer: StateSpaceLayer, place: features.Place, found: dict[str, np.ndarray]) -> AnyMoments:
+    if layer.SELECTIVE:
+        gates = {name: found[name] for name in found.keys() - {"steps", "output"}}
+        return GateMoments(float(found["steps"]), float(found["output"]), **gates)
     return Moments(
         steps=float(found["steps"]),
         outer=gram.expand_moments(layer, features.slots(place), found),
@@ -143,9 +147,9 @@ class Calibration:
     def __init__(self, batches: Iterable[Batch], fits: MutableMapping[str, Mapping[str, np.ndarray]] | None = None):
         self.batches = list(each_batch(batches))
         self.fits = {} if fits is None else fits
-        self._measured: tuple[nnx.Module, dict[str, Moments]] | None = None
+        self._measured: tuple[nnx.Module, dict[str, AnyMoments]] | None = None
 
-    def moments(self, model: nnx.Module) -> dict[str, Moments]:
+    def moments(self, model: nnx.Module) -> dict[str, AnyMoments]:
         """`calibrate` on the batches, cached for the last model."""
         if self._measured is None or self._measured[0] is not model:
             self._measured = model, calibrate(model, self.batches)

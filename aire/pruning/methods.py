@@ -11,6 +11,7 @@ from flax import nnx
 
 from aire.pruning import scores, surgeon
 from aire.pruning.calibration import Calibration
+from aire.pruning.recalibrate import recalibrated
 from aire.pruning.reconstruct import reconstruct
 from aire.pruning.refit import refit
 from aire.pruning.selection import SCOPES
@@ -19,7 +20,7 @@ from aire.utils.arguments import follow
 from aire.utils.checks import Rule, check, choice
 from aire.utils.errors import UserError
 
-# refit(unpruned model, cut, calibration) -> the cut with new readouts
+# refit(unpruned model, cut, calibration) -> the cut with new readouts, or with other states
 Refit = Callable[[nnx.Module, Cut, Calibration], Cut]
 
 
@@ -31,7 +32,8 @@ class Method:
         score: a key of `scores.SCORES`.
         normalize: a key of `scores.NORMALIZATIONS`.
         scope: "global", or "uniform" for the same share of every layer, as in `select`.
-        refit: a step after the cut, refit(model, cut, calibration) -> the cut with replaced readouts, or None.
+        refit: a step after the cut, refit(model, cut, calibration) -> the cut with replaced readouts or with other
+            states, or None.
     """
 
     score: str
@@ -59,6 +61,22 @@ class Method:
         return self.needs_moments or self.refit is not None
 
     @property
+    def is_linear(self) -> bool:
+        """Whether it works only on layers with a fixed readout, not on selective ones."""
+        return scores.get(self.score).linear or self.refit in (refit, reconstruct)
+
+    def measures(self, *, selective: bool) -> bool:
+        """Whether its score needs the moments of every layer of a model, which may have selective layers.
+
+        The energy of a response needs modes, which selective layers have only on average over inputs.
+        """
+        return self.needs_moments or (selective and scores.get(self.score).stable)
+
+    def sees_inputs(self, *, selective: bool) -> bool:
+        """`needs_calibration` on a model that may have selective layers."""
+        return self.needs_calibration or self.measures(selective=selective)
+
+    @property
     def draws(self) -> bool:
         """Whether it depends on a seed: for random numbers, or for the choice of calibration inputs."""
         return self.needs_calibration or "key" in scores.get(self.score).needs
@@ -82,6 +100,11 @@ METHODS: dict[str, Method] = {
     "last_released": Method("last_released"),
     # Ours, with calibration inputs. "measured" is AIRE with measured in place of white-noise energies.
     "measured": Method("measured"),
+    "measured_output": Method("measured_output"),
+    "measured_recalibrated": Method("measured", refit=recalibrated("measured")),
+    # GHOST (ICML 2026): the root of the mean over samples, steps and channels of (h C)², layer by layer on the model
+    # that is already cut, with one share for all layers. Squares have the same order within a layer.
+    "ghost": Method("measured", "none", "uniform", refit=recalibrated("measured")),
     "aire_refit": Method("aire", refit=refit),
     "measured_refit": Method("measured", refit=refit),
     "surgeon_order": Method(surgeon.SCORE, "none"),

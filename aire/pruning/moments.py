@@ -1,9 +1,13 @@
-"""Moments: second moments of a layer's states, measured on data, or in closed form under white-noise inputs."""
+"""Moments: second moments of a layer's states, measured on data, or in closed form under white-noise inputs.
+
+A selective layer has `GateMoments`. Both kinds have the same methods, so that scores need not know which they get.
+"""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Self
+from typing import NoReturn, Self
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Complex128, Float64, Int
 
@@ -52,9 +56,98 @@ class Moments:
         channel, place = self.place
         return squares[channel, :, place].T / self.steps
 
+    def contribution(self, modes: Modes) -> Float64[np.ndarray, "R n"]:
+        """The energy that each state sends through C, ‖C_{:,i}‖² E|x_i|², in each direction."""
+        return np.sum(np.abs(np.asarray(modes.C, np.complex128)) ** 2, axis=1) * self.energy()
+
+    def output_contribution(self, modes: Modes) -> Float64[np.ndarray, "R n"]:
+        """The same as `contribution`, because nothing follows C in the layer."""
+        return self.contribution(modes)
+
     def output_energy(self) -> float:
         """E‖y‖², the mean energy of the layer's output per step."""
         return self.output / self.steps
+
+    def modes(self, modes: Modes) -> Modes:
+        """The same modes: they do not depend on inputs."""
+        return modes
+
+
+@dataclasses.dataclass(frozen=True)
+class GateMoments:
+    """Sums over all time steps of a calibration set, without padding, for one selective layer: S6's `gate_sums`.
+
+    Attributes:
+        steps: number of time steps.
+        output: Σ ‖y‖² of the layer's outputs.
+        inputs: Σ u_d² of the inputs of the channels.
+        drives: Σ Δ_d² B_n².
+        margins: Σ 1 − Ā².
+        readouts: Σ C_n², in each direction.
+        states: Σ h².
+        contributions: Σ (C_n h)².
+        outputs: Σ (C_n h silu(z_d))² ‖W_d‖², with z the gate of the output and W the map to the layer's output.
+    """
+
+    steps: float
+    output: float
+    inputs: Float64[np.ndarray, "D"]
+    drives: Float64[np.ndarray, "N D"]
+    margins: Float64[np.ndarray, "N D"]
+    readouts: Float64[np.ndarray, "R N"]
+    states: Float64[np.ndarray, "R N D"]
+    contributions: Float64[np.ndarray, "R N D"]
+    outputs: Float64[np.ndarray, "R N D"]
+
+    def __add__(self, other: Self) -> Self:
+        """The moments of the union of both sets."""
+        return type(self)(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    def energy(self) -> Float64[np.ndarray, "R n"]:
+        """E[h²] of each mode in each direction."""
+        return _by_mode(self.states / self.steps)
+
+    def contribution(self, modes: Modes) -> Float64[np.ndarray, "R n"]:
+        """The energy that each mode sends through C, E[(C_n h)²], in each direction."""
+        return _by_mode(self.contributions / self.steps)
+
+    def output_contribution(self, modes: Modes) -> Float64[np.ndarray, "R n"]:
+        """The energy that each mode sends through C, the gate and the output map, in each direction."""
+        return _by_mode(self.outputs / self.steps)
+
+    def output_energy(self) -> float:
+        """E‖y‖², the mean energy of the layer's output per step."""
+        return self.output / self.steps
+
+    def modes(self, modes: Modes) -> Modes:
+        """The modes of a linear layer with the same mean squares of λ̄, B̄ u and C.
+
+        For white inputs of power E[u²], independent of the gates, the states of the selective layer then have the same
+        energies: W = E[Ā²] W + E[(Δ B)²] E[u²]. Exact where the gates are constant.
+        """
+        margin = _by_mode(self.margins / self.steps)
+        B_bar = _by_mode(np.sqrt(self.drives / self.steps * (self.inputs / self.steps)))
+        C = np.broadcast_to(np.sqrt(self.readouts / self.steps)[..., None], self.states.shape)
+        return dataclasses.replace(
+            modes,
+            Lambda_bar=jnp.asarray(np.sqrt(1 - margin), modes.Lambda_bar.dtype),
+            B_bar=jnp.asarray(B_bar[:, None], modes.B_bar.dtype),
+            C=jnp.asarray(_by_mode(C)[:, None], modes.C.dtype),
+            margin=jnp.asarray(margin, modes.margin.dtype),
+            nominal=False,
+        )
+
+    def covariance(self) -> NoReturn:
+        """A selective layer has none: no fixed map of its states gives its output. Raises UserError."""
+        raise UserError("a selective layer has no covariance of its states that a readout could use")
+
+
+AnyMoments = Moments | GateMoments
+
+
+def _by_mode(a: Float64[np.ndarray, "*A N D"]) -> Float64[np.ndarray, "*A n"]:
+    """In the order of the modes of an S6 layer: by channel, then by state."""
+    return a.swapaxes(-1, -2).reshape(*a.shape[:-2], -1)
 
 
 def white(modes: Modes) -> Moments:
@@ -94,6 +187,8 @@ def _closed_form(modes: Modes, summed: Summed) -> Moments:
 
     Both directions have them. They share only the current input, so that across directions f = 1.
     """
+    if modes.nominal:
+        raise UserError("a selective layer has no moments in closed form: pass moments=aire.calibrate(model, batches)")
     place, directions, G = features.places(modes.channel), modes.C.shape[0], features.readout(modes)
     lam = features.in_channels(accurate_eigenvalues(modes), place)
     B = features.in_channels(np.asarray(modes.B_bar, np.complex128), place)

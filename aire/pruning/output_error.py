@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from aire.models import stack_documents
 from aire.pruning.calibration import Calibration, Recording, true_steps
+from aire.pruning.moments import Moments
 from aire.pruning.refit import split_batches
 from aire.pruning.surgeon import predicted_error
 from aire.pruning.surgery import Cut, apply_masked
@@ -23,6 +24,7 @@ class OutputError(NamedTuple):
 
     Attributes:
         predicted: with the uncut model's inputs to the layer, from its moments: what the cut of this layer alone costs.
+            NaN for a selective layer, whose moments do not tell.
         fit: in the cut model, where the layers before are cut too, on the sequences that a refit uses.
         held_out: the same on the sequences that no refit uses. Far above `fit`: too few inputs, or the wrong ones. NaN
             with a single sequence.
@@ -49,8 +51,9 @@ def output_errors(model: nnx.Module, cut: Cut, calibration: Calibration) -> dict
             total[path] = total.get(path, 0) + np.asarray(sums, np.float64)
     errors = {}
     for path, layer in layers(model).items():
-        refitted = path in cut.readouts
-        predicted = predicted_error(layer.modes(), moments[path], cut.keep[path], refitted=refitted)
+        own, predicted = moments[path], float("nan")
+        if isinstance(own, Moments):
+            predicted = predicted_error(layer.modes(), own, cut.keep[path], refitted=path in cut.readouts)
         squares, energy = total[path]
         fit, held_out = np.divide(squares, energy, out=np.full(2, np.nan), where=energy > 0)
         errors[path] = OutputError(predicted, float(fit), float(held_out))

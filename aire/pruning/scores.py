@@ -20,14 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64, Int, PRNGKeyArray
 
-from aire.pruning.moments import Moments
+from aire.pruning.moments import AnyMoments
 from aire.ssm import Modes
 from aire.utils.arguments import follow, function
 from aire.utils.checks import Rule
 from aire.utils.errors import UserError, in_one_line
 
 # Inputs that a score may need besides the modes:
-#   moments: `Moments` of its layer, measured on calibration inputs
+#   moments: `Moments` of its layer, `GateMoments` if it is selective, measured on calibration inputs
 #   key: a JAX key, different for each layer and each seed
 NEEDS = ("moments", "key")
 
@@ -41,15 +41,17 @@ class Score:
     """A registered score.
 
     Attributes:
-        fn: fn(modes, …) -> one non-negative number per state, (n,). Higher matters more.
+        fn: fn(modes, …) -> one non-negative number per mode, (n,). Higher matters more.
         needs: names of `NEEDS`, passed as keywords.
         stable: whether it is defined only for stable states, |λ̄| < 1.
+        linear: whether it is defined only for layers with a fixed readout.
         source: module and qualified name of the registered function.
     """
 
     fn: ScoreFn
     needs: tuple[str, ...] = ()
     stable: bool = False
+    linear: bool = False
     source: tuple[str, str] = ("", "")
 
     def __call__(self, modes: Modes, **given: Any) -> Any:
@@ -60,17 +62,26 @@ SCORES: dict[str, Score] = {}
 
 
 def register(
-    name: str, *, needs: Sequence[str] = (), stable: bool = False, jit: bool = False, overwrite: bool = False
+    name: str,
+    *,
+    needs: Sequence[str] = (),
+    stable: bool = False,
+    linear: bool = False,
+    jit: bool = False,
+    overwrite: bool = False,
 ) -> Callable[[ScoreFn], ScoreFn]:
-    """Return a decorator that adds a score: fn(modes, …) -> one non-negative number per state, (n,).
+    """Return a decorator that adds a score: fn(modes, …) -> one non-negative number per mode, (n,).
 
-    Higher matters more. The prefix normalisation assumes a squared norm (an energy).
+    Higher matters more. The prefix normalisation assumes a squared norm (an energy). A mode is a state unless
+    `Modes.unit` says otherwise, as in selective layers: the numbers of all modes of a state then add.
 
     Args:
         name: key in `SCORES`.
         needs: further inputs, passed as keywords: "moments" or "key" (see `NEEDS`).
         stable: whether the score is defined only for |λ̄| < 1, as the energy of an infinite response is. Unstable states
-            then raise an error or rank first.
+            then raise an error or rank first. In a selective layer, such a score sees the modes that the calibration
+            inputs make; other scores see nominal modes.
+        linear: whether the score is defined only for layers with a fixed readout, not for selective ones.
         jit: compile the function, which then must use JAX only. Otherwise it may use NumPy.
         overwrite: replace another score of this name. Not needed to register the same function again, as when a
             notebook cell runs twice.
@@ -86,7 +97,7 @@ def register(
         source = getattr(fn, "__module__", ""), getattr(fn, "__qualname__", "")
         if name in SCORES and SCORES[name].source != source and not overwrite:
             raise UserError(f"score {name!r} exists already: choose another name, or pass overwrite=True")
-        SCORES[name] = Score(jax.jit(fn) if jit else fn, needs, stable, source)
+        SCORES[name] = Score(jax.jit(fn) if jit else fn, needs, stable, linear, source)
         return fn
 
     return add
@@ -105,7 +116,7 @@ def get(name: str) -> Score:
 
 
 def evaluate(
-    score: Score, modes: Modes, path: str, *, name: str = "", moments: Moments | None = None, seed: int = 0
+    score: Score, modes: Modes, path: str, *, name: str = "", moments: AnyMoments | None = None, seed: int = 0
 ) -> Any:
     """Compute a score of the layer at `path`, (n,). Its key depends on the path and the seed.
 
@@ -204,20 +215,34 @@ def hankel(modes: Modes) -> Float[Array, "n"]:
 
 
 @register("measured", needs=("moments",))
-def measured(modes: Modes, moments: Moments) -> Float64[np.ndarray, "n"]:
-    """Energy of the state's output on real inputs of the model, ‖C_{:,i}‖² E|x_i|².
+def measured(modes: Modes, moments: AnyMoments) -> Float64[np.ndarray, "n"]:
+    """Energy of the state's output on real inputs of the model, ‖C_{:,i}‖² E|x_i|²; E[(C_n h_i)²] if C is selective.
 
     The energies of two directions add. `aire` is its value for white-noise inputs of unit variance over an infinite
     horizon, where E|x_i|² is the diagonal of the controllability Gramian.
     """
-    squares = np.sum(np.abs(np.asarray(modes.C, np.complex128)) ** 2, axis=1)  # (R, n)
-    return np.sum(squares * moments.energy(), axis=0)
+    return np.sum(moments.contribution(modes), axis=0)
+
+
+@register("measured_output", needs=("moments",))
+def measured_output(modes: Modes, moments: AnyMoments) -> Float64[np.ndarray, "n"]:
+    """Energy that the state sends to the layer's output: `measured`, behind the gate and the output map of S6.
+
+    E[(C_n h_i silu(z_d))²] ‖W_d‖² there. Equals `measured` for layers whose output is C x.
+    """
+    return np.sum(moments.output_contribution(modes), axis=0)
 
 
 @register("random", needs=("key",), jit=True)
 def random(modes: Modes, key: PRNGKeyArray) -> Float[Array, "n"]:
-    """Uniform in [0, 1). Without normalisation, all sets of states of the same size are equally likely."""
-    return jax.random.uniform(key, modes.margin.shape, modes.margin.dtype)
+    """Uniform in [0, 1). Without normalisation, all sets of states of the same size are equally likely.
+
+    The modes of a state share its number.
+    """
+    drawn = jax.random.uniform(key, modes.margin.shape, modes.margin.dtype)
+    if modes.unit is None:
+        return drawn
+    return (drawn / jnp.bincount(modes.unit, length=drawn.size).astype(drawn.dtype))[modes.unit]
 
 
 @jax.jit

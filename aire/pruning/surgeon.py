@@ -19,7 +19,7 @@ from aire.ssm import Modes
 SCORE = "surgeon"
 
 
-@scores.register(SCORE, needs=("moments",))
+@scores.register(SCORE, needs=("moments",), linear=True)
 def surgeon(modes: Modes, moments: Moments) -> Float64[np.ndarray, "n"]:
     """The layer's output error at which the state goes, relative to the energy of its output.
 

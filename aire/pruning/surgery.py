@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from numpy.typing import ArrayLike
 
+from aire.pruning.moments import AnyMoments
 from aire.ssm import Modes, StateSpaceLayer, layers, map_layers
 from aire.ssm.paths import path_name
 from aire.utils import digests
@@ -75,9 +76,16 @@ class Cut:
         return digests.of_arrays(self.arrays())
 
 
-def modes(model: nnx.Module) -> dict[str, Modes]:
-    """The discrete modes of every state space layer, by its path in the model."""
-    return {path: layer.modes() for path, layer in layers(model).items()}
+def modes(model: nnx.Module, moments: Mapping[str, AnyMoments] | None = None) -> dict[str, Modes]:
+    """The discrete modes of every state space layer, by its path in the model.
+
+    Args:
+        model: any module with state space layers.
+        moments: from `aire.calibrate`. The modes of selective layers are then those on average over its inputs. Other
+            layers do not need moments.
+    """
+    found = {path: layer.modes() for path, layer in layers(model).items()}
+    return {path: moments[path].modes(m) if moments else m for path, m in found.items()}
 
 
 def apply(model: nnx.Module, cut: Cut) -> nnx.Module:

@@ -4,12 +4,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from jax import Array
 from matplotlib.figure import Figure
 
-from aire.ssm import Modes
 from aire.utils.files import writing
 
 # The palette of Okabe and Ito, for all colour vision; line styles for greyscale prints.
@@ -111,6 +108,7 @@ def _small_multiples(ratios, data: Mapping[str, np.ndarray], lines, chosen, titl
         colour = _STYLES[0 if method == first else 1][0]
         _curve(axes, ratios, accuracies, chosen[method], colour, "-", "o")
         _lines(axes, lines, labels=i == 0)
+        axes.margins(y=0.1)  # room for the label of the highest line
         axes.set_title(method, fontsize=9)
         axes.tick_params(labelsize=8, labelbottom=i + columns >= len(data))
     for axes in grid.flat[len(data) :]:
@@ -123,7 +121,7 @@ def _small_multiples(ratios, data: Mapping[str, np.ndarray], lines, chosen, titl
 
 def _curve(axes, ratios, accuracies: np.ndarray, chosen: float, colour, style, marker, label: str = "") -> None:
     x, mean = _percent(ratios), _percent(accuracies.mean(axis=0))
-    axes.plot(x, mean, style, color=colour, marker=marker, ms=3, label=label)
+    axes.plot(x, mean, color=colour, linestyle=style, marker=marker, ms=3, label=label)
     if len(accuracies) > 1:
         spread = _percent(accuracies.std(axis=0, ddof=1))
         axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.25, lw=0)
@@ -131,64 +129,37 @@ def _curve(axes, ratios, accuracies: np.ndarray, chosen: float, colour, style, m
 
 
 def _lines(axes, lines: Mapping[str, float], labels: bool) -> None:
-    for name, accuracy in lines.items():
+    """Draw horizontal lines. Their labels are where few curves are: those of the higher ones below, on the left."""
+    for i, (name, accuracy) in enumerate(lines.items()):
         axes.axhline(100 * accuracy, color="0.55", lw=0.8, ls=(0, (1, 1)))
         if labels:
-            at, units = (1, 100 * accuracy), ("axes fraction", "data")
-            axes.annotate(name, at, (-3, 2), units, "offset points", ha="right", fontsize=7)
+            (x, side), up = ((1, "right"), True) if i == 0 else ((0, "left"), accuracy < 0.5)
+            at, units, shift = (x, 100 * accuracy), ("axes fraction", "data"), (3 - 6 * x, 2 if up else -2)
+            vertical = "bottom" if up else "top"
+            axes.annotate(name, at, shift, units, "offset points", ha=side, va=vertical, fontsize=7)
 
 
 def states_per_layer(before: Sequence[int], after: Mapping[str, Sequence[int]], title: str, path: Path) -> None:
-    """Draw a table of the states kept by method and layer, shaded by the fraction kept."""
+    """Draw a table of the states kept by method and layer. A bar in each cell shows the share kept."""
     sizes = np.array([before, *after.values()])
-    figure = Figure(figsize=(2.6 + 0.55 * len(before), 1.2 + 0.27 * len(sizes)), layout="constrained")
+    sizes = np.hstack([sizes, sizes.sum(axis=1, keepdims=True)])
+    rows, columns = sizes.shape
+    left, wide = np.arange(columns) + 0.3 * (np.arange(columns) == columns - 1), 0.9  # the total stands apart
+    figure = Figure(figsize=(2.4 + 0.75 * columns, 0.9 + 0.27 * rows), layout="constrained")
     axes = figure.subplots()
-    share = sizes / np.maximum(before, 1)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=2, aspect="auto")
-    for (row, layer), n in np.ndenumerate(sizes):
-        axes.text(layer, row, n, ha="center", va="center", fontsize=8)
-    axes.set_yticks(range(len(sizes)), ["before", *after], fontsize=8)
-    axes.set_xticks(range(len(before)), [str(i + 1) for i in range(len(before))], fontsize=8)
-    axes.set_xlabel("layer", fontsize=8)
-    axes.set_title(f"{title}: states kept", fontsize=9)
-    axes.tick_params(length=0)
+    for row, share in enumerate(sizes / np.maximum(sizes[0], 1)):
+        axes.barh(row, np.full(columns, wide), 0.72, left, color="0.94")
+        axes.barh(row, wide * share, 0.72, left, color="0.8" if row == 0 else "#8fc1e3")
+        for column, n in enumerate(sizes[row]):
+            axes.text(left[column] + 0.05, row, f"{n:,}", va="center", fontsize=8)
+    axes.set(xlim=(-0.1, left[-1] + 1), ylim=(rows - 0.4, -0.6))
+    axes.set_yticks(range(rows), ["no cut", *after], fontsize=8)
+    names = [*(f"layer {i + 1}" if columns < 9 else str(i + 1) for i in range(columns - 1)), "all"]
+    axes.set_xticks(left + wide / 2, names, fontsize=8)
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    axes.set_title(f"{title}: states kept in each layer", fontsize=9, pad=10)
     _save(figure, path)
-
-
-def eigenvalues(
-    modes: Mapping[str, Modes], scores: Mapping[str, Array], keep: Mapping[str, Array], title: str, path: Path
-) -> None:
-    """Plot discrete eigenvalues of all layers in the unit disk, coloured by score. Cut states have hollow markers."""
-    columns = min(4, len(modes))
-    rows = -(-len(modes) // columns)
-    figure = Figure(figsize=(2.9 * columns + 0.9, 3.1 * rows + 0.4), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    norm = matplotlib.colors.LogNorm(vmin=max(1e-4, min(_lowest(s) for s in scores.values())), vmax=1, clip=True)
-    colours = matplotlib.cm.ScalarMappable(norm, "viridis")
-    for axes, (layer, m) in zip(grid.flat, modes.items(), strict=False):
-        _unit_disk(axes)
-        z, kept = np.asarray(m.Lambda_bar), np.asarray(keep[layer])
-        rgba = colours.to_rgba(np.asarray(scores[layer]))
-        axes.scatter(z.real[kept], z.imag[kept], s=20, c=rgba[kept])
-        axes.scatter(z.real[~kept], z.imag[~kept], s=24, facecolors="none", edgecolors=rgba[~kept], linewidths=1.1)
-        axes.set_title(f"{layer}: {int(np.sum(keep[layer]))} of {len(z)} kept", fontsize=8)
-    for axes in grid.flat[len(modes) :]:
-        axes.set_axis_off()
-    figure.colorbar(colours, ax=grid, label="score", shrink=0.8)
-    figure.suptitle(title, fontsize=10)
-    _save(figure, path)
-
-
-def _unit_disk(axes) -> None:
-    angle = np.linspace(0, 2 * np.pi, 256)
-    axes.plot(np.cos(angle), np.sin(angle), color="0.6", lw=0.8)
-    axes.axhline(0, color="0.9", lw=0.6, zorder=0)
-    axes.axvline(0, color="0.9", lw=0.6, zorder=0)
-    axes.set(aspect="equal", xlim=(-1.08, 1.08), ylim=(-1.08, 1.08), xticks=(-1, 0, 1), yticks=(-1, 0, 1))
-
-
-def _lowest(scores: Array) -> float:
-    return float(np.min(scores, initial=1))
 
 
 def _percent(shares: Sequence[float]) -> np.ndarray:

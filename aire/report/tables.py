@@ -12,8 +12,18 @@ Rows = Sequence[Sequence[str]]
 def text(rows: Rows) -> str:
     """Columns aligned by spaces, a rule under the header."""
     widths = _widths(rows)
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+    lines = [line(row, widths) for row in rows]
+    return "\n".join([lines[0], rule(widths), *lines[1:]])
+
+
+def line(row: Sequence[str], widths: Sequence[int]) -> str:
+    """One row of `text`, so that a table can be printed row by row."""
+    return "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def rule(widths: Sequence[int]) -> str:
+    """The rule under the header of `text`."""
+    return "  ".join("-" * width for width in widths)
 
 
 def markdown(rows: Rows) -> str:

@@ -7,6 +7,7 @@ from aire.ssm.modes import Modes
 from aire.ssm.registry import KINDS, LayerKind, kind_of, register, ssm_config
 from aire.ssm.s4d import S4D, S4DConfig, S4DLayer
 from aire.ssm.s5 import S5, S5Config
+from aire.ssm.s6 import S6, S6Config, S6State
 from aire.ssm.traversal import layers, map_layers
 
 __all__ = [
@@ -15,12 +16,15 @@ __all__ = [
     "MIMO",
     "S4D",
     "S5",
+    "S6",
     "LRUConfig",
     "LayerKind",
     "Modes",
     "S4DConfig",
     "S4DLayer",
     "S5Config",
+    "S6Config",
+    "S6State",
     "StateSpaceLayer",
     "kind_of",
     "layers",

@@ -35,15 +35,18 @@ class StateSpaceLayer(nnx.Module):
 
     Attributes:
         STATE_AXIS: the state axis of each array that has one. Cutting and importing use it.
-        ROLES: the role of each trained array: "eigenvalue", "step", "input", "output" or "skip". The optimiser groups
-            parameters by role.
+        ROLES: the role of trained arrays: "eigenvalue", "step", "input", "output" or "skip". The optimiser groups
+            parameters by role. Arrays without a role train as the rest of the model.
         RUN_OPTIONS: the fields of `config` that belong to a run, not to the trained layer.
+        SELECTIVE: whether λ̄, B̄ and C depend on the inputs. Such a layer has no fixed readout, its `modes` are nominal,
+            and it defines `gate_sums`.
         config: the layer's options, a frozen dataclass with a field `kind`, and `bidirectional` if the layer can be.
     """
 
     STATE_AXIS: ClassVar[Mapping[str, int]]
     ROLES: ClassVar[Mapping[str, str]]
     RUN_OPTIONS: ClassVar[tuple[str, ...]] = ()
+    SELECTIVE: ClassVar[bool] = False
 
     config: Any
     C_re: nnx.Param
@@ -99,6 +102,10 @@ class StateSpaceLayer(nnx.Module):
         Lambda_bar, B_bar = self.discrete()[0], self.precise_input()
         return Modes(Lambda_bar, B_bar, self.readout(), self.margin(), self.channels(), self.output_scale)
 
+    def gate_sums(self, u: Float[Array, "B L H"], mask: Float[Array, "B L"]) -> dict[str, Array]:
+        """Sums over the steps where `mask` is 1, of a selective layer: the arrays of `aire.pruning.GateMoments`."""
+        raise NotImplementedError
+
     def system(self, u: Shaped[ArrayLike, "B L H"]) -> Float[Array, "B L H"]:
         """The output of the state space, y_k = s Re(C x_k) + D u_k. Differs from a call if an output stage follows."""
         return self(u)
@@ -111,6 +118,32 @@ class StateSpaceLayer(nnx.Module):
         """All states, from zero initial states."""
         x = self.state_pairs(self._inputs(u))
         return jax.lax.complex(x[..., 0, :], x[..., 1, :])
+
+    def read(self, x: Float[Array, "B L R 2 n"], u: Float[Array, "B L H"]) -> Float[Array, "B L H"]:
+        """The output y = s Re(C x) + D u of given states, as real and imaginary part."""
+        raise NotImplementedError
+
+    def step(self, u: Float[Array, "B H"], x: Any) -> tuple[Float[Array, "B H"], Any]:
+        """Advance the recurrence by one step: return the output y and the new states.
+
+        Raises:
+            UserError: the layer is bidirectional, so it needs the complete sequence.
+        """
+        raise NotImplementedError
+
+    def scan(self, u: Float[Array, "B L H"], x: Any) -> tuple[Float[Array, "B L H"], Any]:
+        """Apply the layer to the next L steps of a sequence, as `step` does L times: return outputs and last states.
+
+        Raises:
+            UserError: the layer is bidirectional, so it needs the complete sequence.
+        """
+        self.check_one_direction()
+        u = as_floats(u, self.D.dtype)
+        Lambda_bar, _ = self.discrete()
+        before = Lambda_bar[None] * x
+        v = self.drive(u).at[:, 0].add(jnp.stack([before.real, before.imag], axis=1))
+        pairs = diagonal_scan(Lambda_bar, v, reverse=self.reverse)
+        return self.read(pairs, u), jax.lax.complex(pairs[:, -1, 0, 0], pairs[:, -1, 0, 1])
 
     def cut(self, keep: Bool[ArrayLike, "n"]) -> Self:
         """Return a layer with only the states where `keep` is true. Its arrays are smaller.

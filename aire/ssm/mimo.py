@@ -49,12 +49,15 @@ class MIMO(StateSpaceLayer):
             UserError: `u` is no array (B, L, H) of numbers.
         """
         u = self._inputs(u)
+        return self.read(self.state_pairs(u), u) if self.n_states else self.D[...].astype(u.dtype)[None, None] * u
+
+    def read(self, x: Float[Array, "B L R 2 P"], u: Float[Array, "B L H"]) -> Float[Array, "B L H"]:
         rows = u.reshape(-1, u.shape[-1])
         y = self.D[...].astype(u.dtype)[None] * rows
         if self.n_states:
-            x = self.state_pairs(u).astype(u.dtype)
+            x = x.astype(u.dtype)
             C = self.output_scale * jnp.stack([self.C_re[...], -self.C_im[...]], axis=1)  # (R, 2, H, P)
-            y += x.reshape(len(rows), -1) @ C.swapaxes(2, 3).reshape(-1, rows.shape[-1]).astype(u.dtype)
+            y += x.reshape(rows.shape[0], -1) @ C.swapaxes(2, 3).reshape(-1, rows.shape[-1]).astype(u.dtype)
         return y.reshape(u.shape)
 
     def step(

@@ -9,6 +9,7 @@ from aire.ssm.base import StateSpaceLayer
 from aire.ssm.lru import LRU, LRUConfig
 from aire.ssm.s4d import S4D, S4DConfig
 from aire.ssm.s5 import S5, S5Config
+from aire.ssm.s6 import S6, S6Config
 from aire.utils.arguments import instance
 from aire.utils.checks import make
 from aire.utils.errors import UserError
@@ -44,6 +45,11 @@ class LayerKind:
         """The arrays of its layer that have a state axis."""
         return getattr(self.layer, "STATE_AXIS")  # noqa: B009, a class by `register`, typed as what is called
 
+    @property
+    def selective(self) -> bool:
+        """Whether its layer is selective, see `StateSpaceLayer.SELECTIVE`."""
+        return getattr(self.layer, "SELECTIVE")  # noqa: B009, as above
+
     def n_states(self, states: int, d_model: int) -> int:
         """The number of stored states of a layer, from `states` and `d_model` of a config."""
         return states * d_model if self.per_channel else states
@@ -74,6 +80,7 @@ KINDS: dict[str, LayerKind] = {
         importer="aire.convert.from_s4d:from_checkpoint",
     ),
     "lru": LayerKind(LRUConfig, LRU, norm_epsilon=1e-6, importer="aire.convert.from_lru:from_checkpoint"),
+    "s6": LayerKind(S6Config, S6, norm_epsilon=1e-5, block="aire.models.mamba_block:MambaBlock"),
 }
 
 

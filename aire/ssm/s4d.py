@@ -1,7 +1,7 @@
 """The S4D layer: a bank of single-input, single-output diagonal state spaces (Gu, Goel, Gupta, Ré, NeurIPS 2022)."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -165,6 +165,12 @@ class S4D(StateSpaceLayer):
         K = self.kernel(u.shape[1])
         return convolve(u.astype(K.dtype), K).astype(u.dtype) + Du
 
+    def read(self, x: Float[Array, "B L R 2 n"], u: Float[Array, "B L H"]) -> Float[Array, "B L H"]:
+        C = self.output_scale * jnp.stack([self.C_re[...], -self.C_im[...]], axis=1)  # (R, 2, n)
+        Cx = (C[None, None] * x).sum(axis=(2, 3))
+        y = jax.ops.segment_sum(jnp.moveaxis(Cx, -1, 0), self.channel[...], self.D.size, indices_are_sorted=True)
+        return jnp.moveaxis(y, 0, -1).astype(u.dtype) + self.D[...].astype(u.dtype)[None, None] * u
+
     def step(
         self, u: Float[Array, "B H"], x: Complex[Array, "B n"]
     ) -> tuple[Float[Array, "B H"], Complex[Array, "B n"]]:
@@ -207,6 +213,11 @@ class S4DLayer(S4D):
     ) -> tuple[Float[Array, "B H"], Complex[Array, "B n"]]:
         """As `S4D.step`, with the output stage."""
         y, x = super().step(u, x)
+        return self._mix(y), x
+
+    def scan(self, u: Float[Array, "B L H"], x: Any) -> tuple[Float[Array, "B L H"], Any]:
+        """As `S4D.scan`, with the output stage."""
+        y, x = super().scan(u, x)
         return self._mix(y), x
 
     def _mix(self, y: Array) -> Array:

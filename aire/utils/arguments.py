@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ def follow(name: str, value: object, rule: Rule) -> None:
         raise UserError(f"{name}={short(value)}: expected {rule.expected}")
 
 
-def instance(name: str, value: object, kind: type, expected: str) -> None:
+def instance(name: str, value: object, kind: type | UnionType, expected: str) -> None:
     """Raise UserError unless a value is an instance of a class. `expected` describes it in words."""
     if not isinstance(value, kind):
         raise UserError(f"{name}: expected {expected}, not {describe(value)}")

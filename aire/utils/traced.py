@@ -4,8 +4,10 @@ Under `jax.jit`, a function cannot raise for the values of its arrays, such as a
 says what must hold of them, which costs nothing. `checked` makes a function that verifies it, for tests and debugging.
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,10 +16,23 @@ from jaxtyping import Array
 
 from aire.utils.errors import UserError
 
+_REQUIRED = contextvars.ContextVar("required", default=True)
+
+
+@contextlib.contextmanager
+def not_required() -> Iterator[None]:
+    """Trace without the conditions of `require`, because an exported program cannot contain them."""
+    token = _REQUIRED.set(False)
+    try:
+        yield
+    finally:
+        _REQUIRED.reset(token)
+
 
 def require(holds: Array | bool, message: str) -> None:
     """Say that a value, which may be traced, must be true. Only functions of `checked` verify it."""
-    checkify.debug_check(holds, message.replace("{", "{{").replace("}", "}}"))
+    if _REQUIRED.get():
+        checkify.debug_check(holds, message.replace("{", "{{").replace("}", "}}"))
 
 
 def checked(fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from aire import zoo
 from aire.data.tasks import Task, load_task
 from aire.pruning import methods
+from aire.ssm import LayerKind, kind_of, ssm_config
 from aire.training.evaluate import make_evaluator
 from aire.utils.checks import Rule, check, file_name, integer, number, several, text
 from aire.utils.errors import UserError
@@ -27,7 +28,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     """Run the comparison that a config describes; see configs/compare_methods.py."""
     names = prepare(config, workdir, partial(check_models, config, workdir))
     for entry in config.models:
-        settings.check_room(one_model(config, entry), workdir / "models" / "one", data_dir)
+        settings.check_room(one_model(config, entry), config.data.to_dict(), workdir / "models" / "one", data_dir)
     trials = [(name, seed) for name in names for seed in range(repetitions(name, config))]
     announce(config, names, workdir, data_dir)
     source = provenance()
@@ -91,7 +92,13 @@ def _model_file(entry: str) -> Path:
 def repetitions(method: str, config: ConfigDict) -> int:
     """Return how many seeds a method gets on one model: one, unless it uses random numbers or calibration inputs."""
     chosen = methods.get(method)
-    return config.calibrations if chosen.needs_calibration else config.repetitions if chosen.draws else 1
+    if chosen.sees_inputs(selective=_kind(config).selective):
+        return config.calibrations
+    return config.repetitions if chosen.draws else 1
+
+
+def _kind(config: ConfigDict) -> LayerKind:
+    return kind_of(ssm_config(config.model.ssm.to_dict()))
 
 
 def announce(config: ConfigDict, names: Sequence[str], workdir: Path, data_dir: Path) -> None:
@@ -103,7 +110,7 @@ def announce(config: ConfigDict, names: Sequence[str], workdir: Path, data_dir: 
         f"  models   {', '.join(origins)}\n"
         f"  methods  {', '.join(names)}: {len(config.prune.ratios)} ratios each, {config.repetitions} seeds if random, "
         f"{config.calibrations} if calibrated\n"
-        f"{announce_calibration(names, config.prune)}"
+        f"{announce_calibration(names, config.prune, selective=_kind(config).selective)}"
         f"  output   {workdir}",
         flush=True,
     )
@@ -128,6 +135,7 @@ def one_model(config: ConfigDict, entry: str | int) -> ConfigDict:
     one = ConfigDict({key: config[key] for key in ("data", "model", "train")})
     one.name = config.task_name
     one.seed = entry if isinstance(entry, int) else 0
+    one.finetune = False
     one.init = "scratch" if isinstance(entry, int) else "zoo" if entry == "zoo" else str(_model_file(entry))
     return one
 

@@ -17,60 +17,62 @@ from aire.data.tasks import load_task
 from aire.models import Classifier
 from aire.ssm import kind_of, ssm_config
 from aire.training.evaluate import make_evaluator
-from aire.utils.checks import check, text
+from aire.utils.checks import boolean, check, text
+from aire.utils.errors import UserError
 from experiments import baselines, settings
 from experiments.calibration_inputs import calibration_split
 from experiments.evaluations import CutEvaluator, EvaluationFile
-from experiments.model_source import obtain_model
+from experiments.model_source import data_options, obtain_model
 from experiments.provenance import provenance
-from experiments.prune.prune_report import write_report
+from experiments.prune.predictions import predict_errors
+from experiments.prune.prune_report import Table, write_report
 from experiments.prune.prune_results import Choice, Outcome
 from experiments.records import Chosen, Point, Uncut
-from experiments.sweep import Cuts, announce_calibration, largest_within, prepare, sweep
+from experiments.sweep import Cuts, Trial, announce_calibration, largest_within, prepare, sweep
 from experiments.timing import forward, interleaved
 
 
 def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     """Run the job that a config describes; see configs/lra_listops_prune.py."""
     methods = prepare(config, workdir, partial(check_own, config, workdir))
-    settings.check_room(config, workdir, data_dir)
+    settings.check_room(config, data_options(config), workdir, data_dir)
     announce(config, methods, workdir, data_dir)
     source, clock = provenance(), Clock()
     cache = EvaluationFile(workdir / "evaluations.jsonl")
-    task = load_task(config.data.to_dict(), data_dir)
+    task = load_task(data_options(config), data_dir)
     print(f"data: {task.description()}", flush=True)
     clock.lap("data")
     model, origin = obtain_model(config, task, workdir)
     print(f"model: {origin}{unstable_states(model)}", flush=True)
     clock.lap("model")
-    base = baselines.measure(task)
+    base = baselines.measure(task) if config.init == "scratch" else {}  # they learn from all training examples
     clock.lap("baselines")
     evaluate = CutEvaluator(model, task.splits, make_evaluator(model, config.prune.batch_size), cache)
+    uncut = Uncut(origin, evaluate.uncut("selection"), evaluate.uncut("test"))
+    time_beside = Timer(model, task.splits["selection"], config.prune.batch_size)
+    table = Table(model, base, uncut, methods)
     inputs = calibration_split(config.prune.calibration.source, task, data_dir)
     cuts = Cuts(model, inputs, config.prune, workdir / "cuts")
-    points = sweep(evaluate, cuts, [(method, config.seed) for method in methods])
+    choices: list[Choice] = []
+
+    def after(trial: Trial, points: Sequence[Point]) -> None:
+        choices.append(choose(trial, points, evaluate, cuts, config.prune.tolerance, time_beside))
+        table.print(choices[-1])
+
+    points = sweep(evaluate, cuts, [(method, config.seed) for method in methods], after=after)
     clock.lap("sweep")
-    swept = [method for method in methods if any(p.method == method for p in points)]
-    choices = [choose(method, points, evaluate, cuts, config) for method in swept]
-    choices[0] = test_cut(choices[0], evaluate, task.splits["test"], config.prune.batch_size)
-    outcome = Outcome(
-        config=config,
-        model=model,
-        uncut=Uncut(origin, evaluate.uncut("selection"), evaluate.uncut("test")),
-        baselines=base,
-        points=points,
-        choices=choices,
-        seconds=clock.laps,
-        speedup=speedup(model, choices[0].result.model, task.splits["selection"], config.prune.batch_size),
-        provenance=source,
-    )
-    clock.lap("test and timing")
-    write_report(outcome, workdir)
+    choices[-1] = test_cut(choices[-1], evaluate, task.splits["test"], config.prune.batch_size)
+    clock.lap("test")
+    predicted = predict_errors(choices, cuts, model, config.seed)
+    clock.lap("predicted errors")
+    write_report(Outcome(config, model, uncut, base, points, choices, predicted, clock.laps, source), workdir)
 
 
 def check_own(config: ConfigDict, workdir: Path) -> None:
     """Raise UserError for mistakes in what only this job has: the seed and the model to prune."""
-    check(config, seed=settings.SEED, init=text())
+    check(config, seed=settings.SEED, init=text(), finetune=boolean())
+    if config.finetune and config.init == "scratch":
+        raise UserError("finetune=True: expected --config.init=FILE or --config.init=zoo, a model to train further")
     settings.check_init(config, workdir)
 
 
@@ -78,14 +80,15 @@ def announce(config: ConfigDict, methods: Sequence[str], workdir: Path, data_dir
     """Print what will be done before anything slow starts."""
     m, p = config.model, config.prune
     origins = {"zoo": "trained, from the zoo", "scratch": f"trained here, {config.train.epochs} epochs"}
+    further = f", then trained {config.train.epochs} epochs further" if config.finetune else ""
     origin = origins.get(config.init, config.init.replace("{runs}", str(workdir.parent)))
-    states = kind_of(ssm_config(m.ssm.to_dict())).describe_states(m.states)
+    kind = kind_of(ssm_config(m.ssm.to_dict()))
     print(
         f"{config.name}: prune a trained model, choose the ratio on the selection split, test once\n"
         f"  data    {config.data.task}, prepared once in {data_dir}\n"
-        f"  model   {m.depth} layers of {states}, {m.d_model} features: {origin}\n"
+        f"  model   {m.depth} layers of {kind.describe_states(m.states)}, {m.d_model} features: {origin}{further}\n"
         f"  sweep   {', '.join(methods)}: {len(p.ratios)} ratios each\n"
-        f"{announce_calibration(methods, p)}"
+        f"{announce_calibration(methods, p, selective=kind.selective)}"
         f"  output  {workdir}",
         flush=True,
     )
@@ -110,13 +113,15 @@ class Clock:
         self.laps[name], self._last = now - self._last, now
 
 
-def choose(method: str, points: Sequence[Point], evaluate: CutEvaluator, cuts: Cuts, config: ConfigDict) -> Choice:
+def choose(
+    trial: Trial, points: Sequence[Point], evaluate: CutEvaluator, cuts: Cuts, tolerance: float, time_beside: "Timer"
+) -> Choice:
     """Cut at the ratio that selection chooses, and test the masked model, which computes the same as the cut one."""
-    own = [p for p in points if p.method == method]
-    point = largest_within(own, evaluate.uncut("selection"), config.prune.tolerance)
-    result = cuts.result((method, point.seed), point.ratio)
+    point = largest_within(points, evaluate.uncut("selection"), tolerance)
+    result = cuts.result(trial, point.ratio)
     chosen = Chosen(point.ratio, evaluate(result.cut, "selection"), evaluate(result.cut, "test"))
-    return Choice(method, chosen, result)
+    masks = {p.ratio: cuts.at(trial, p.ratio).keep for p in points}
+    return Choice(trial[0], chosen, result, masks, time_beside(result.model))
 
 
 def test_cut(choice: Choice, evaluate: CutEvaluator, split: Split, batch_size: int) -> Choice:
@@ -126,12 +131,19 @@ def test_cut(choice: Choice, evaluate: CutEvaluator, split: Split, batch_size: i
     return dataclasses.replace(choice, chosen=chosen)
 
 
-def speedup(uncut: nnx.Module, cut: nnx.Module, split: Split, batch_size: int) -> float:
-    """Return how many times as fast the cut model's forward pass is, side by side on one batch.
+class Timer:
+    """Time the forward pass of models with that of the uncut model, side by side on one batch.
 
     Compiled functions of plain arrays are timed, because a call through `nnx.jit` adds milliseconds.
     """
-    batch = split.take(np.arange(min(batch_size, len(split))))
-    inputs = {name: jax.numpy.asarray(batch[name]) for name in ("x", "lengths")}
-    seconds = interleaved({name: forward(model, inputs)[1] for name, model in {"uncut": uncut, "cut": cut}.items()})
-    return seconds["uncut"] / seconds["cut"]
+
+    def __init__(self, uncut: nnx.Module, split: Split, batch_size: int):
+        batch = split.take(np.arange(min(batch_size, len(split))))
+        self._inputs = {name: jax.numpy.asarray(batch[name]) for name in ("x", "lengths")}
+        _, self._uncut = forward(uncut, self._inputs)
+
+    def __call__(self, cut: nnx.Module) -> tuple[float, float]:
+        """Return the seconds of the uncut and of the cut model, medians."""
+        _, run = forward(cut, self._inputs)
+        seconds = interleaved({"uncut": self._uncut, "cut": run})
+        return seconds["uncut"], seconds["cut"]

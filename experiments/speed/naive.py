@@ -1,8 +1,8 @@
 """Naive layers and blocks, written as in the papers: the baseline of the benchmark.
 
 S5: complex arrays, `associative_scan` over λ̄ and B̄ u, one sequence at a time under `vmap` (S5 paper, appendix A and its
-listing). S4D: the Vandermonde product over all states and steps, then the FFT (S4D paper, listing 1). Both compute the
-same as our layers; a test compares values and gradients.
+listing). S4D: the Vandermonde product over all states and steps, then the FFT (S4D paper, listing 1). S6: the scan
+alone, an `associative_scan` of all states. All compute the same as our layers; tests compare values and gradients.
 """
 
 import dataclasses
@@ -47,6 +47,18 @@ class NaiveS4D(S4D):
         K_f, u_f = jnp.fft.rfft(K, 2 * L), jnp.fft.rfft(u, 2 * L, axis=1)
         K_f = K_f[0] if len(K) == 1 else K_f[0] + K_f[1].conj()
         return jnp.fft.irfft(u_f * K_f.T, 2 * L, axis=1)[:, :L] + self.D[...] * u
+
+
+def naive_selective_scan(u: Array, Delta: Array, A: Array, B: Array, C: Array) -> Array:
+    """`selective_scan` with Ā, Δ B u and the states of all steps in memory. Shapes as there."""
+    A_bar = jnp.exp(Delta[:, :, None] * A)  # (B, L, N, D)
+    Bu = B[..., None] * (Delta * u)[:, :, None]
+
+    def combine(first, second):
+        return second[0] * first[0], second[0] * first[1] + second[1]
+
+    _, h = jax.lax.associative_scan(combine, (A_bar, Bu), axis=1)
+    return jnp.einsum("bln,blnd->bld", C, h)
 
 
 _LAYERS = {"s5": NaiveS5, "s4d": NaiveS4D}

@@ -14,7 +14,7 @@ from aire.utils import digests
 from aire.utils.errors import UserError
 from aire.utils.files import reading, write_text
 from experiments.provenance import provenance
-from experiments.speed import speed_layers, speed_loop, speed_models, speed_process, speed_reference_s5
+from experiments.speed import speed_layers, speed_loop, speed_models, speed_process, speed_reference_s5, speed_selective
 from experiments.speed.speed_moments import calibrated_table, moments_table
 from experiments.speed.speed_pruning import pruning_table
 from experiments.speed.speed_reference_s4d import reference_s4d_table
@@ -28,6 +28,8 @@ SECTIONS = {
     "odd": ("Odd numbers of states", speed_layers.odd_table),
     "growth": ("Growth of one layer", speed_layers.growth_table),
     "scan": ("Forms of the scan", speed_layers.scan_table),
+    "selective": ("The selective scan beside a naive one", speed_selective.selective_table),
+    "selective_cuts": ("S6 after a cut", speed_selective.selective_cuts_table),
     "loop": ("The training loop around the step", speed_loop.loop_table),
     "start": ("The start of a process", speed_process.start_table),
     "pages": ("Training in huge pages", speed_process.pages_table),

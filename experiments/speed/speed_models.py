@@ -143,5 +143,5 @@ def _measure(prepared: Sequence[Prepared], repetitions: int) -> list[tuple[Compi
 def random_masks(model: Classifier, shares: Sequence[float]) -> list[dict[str, np.ndarray]]:
     """Return masks that keep each share of every layer's states. A smaller share is a subset of a larger one."""
     rng = np.random.default_rng(0)
-    order = {layer: rng.permutation(m.margin.size) for layer, m in aire.modes(model).items()}
+    order = {layer: rng.permutation(m.n_states) for layer, m in aire.modes(model).items()}
     return [{layer: o < round(share * o.size) for layer, o in order.items()} for share in shares]

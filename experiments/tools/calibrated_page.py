@@ -2,9 +2,10 @@
 
     python -m experiments.tools.calibrated_page [RESULTS]      RESULTS: by default experiments/results
 
-Reads the folders compare_TASK_small of `python run.py --config=compare_methods:TASK,small`, and writes to
-RESULTS/calibrated: figure_light.png, figure_dark.png, largest_cut.csv, inputs.csv and report.md. The tables of docs/
-follow.
+Reads the folders compare_TASK_small and compare_TASK_small_reconstruct of `python run.py
+--config=compare_methods:TASK,small` and `…:TASK,small,reconstruct`, and writes to
+RESULTS/calibrated: figure_light.png, figure_dark.png, summary.csv, largest_cut.csv, inputs.csv and report.md. The
+tables of README.md and docs/ follow.
 """
 
 import dataclasses
@@ -58,6 +59,15 @@ class Compared:
             points.setdefault(point.method, {}).setdefault((row["model"], point.seed), []).append(point)
         uncut = {name: model["selection"]["accuracy"] for name, model in results["models"].items()}
         return cls(points, results["chosen"], uncut, results["seconds"])
+
+    def and_further(self, other: Self | None) -> Self:
+        """Add the methods of another comparison of the same models."""
+        if other is None:
+            return self
+        seconds = {model: own | other.seconds.get(model, {}) for model, own in self.seconds.items()}
+        return dataclasses.replace(
+            self, points={**self.points, **other.points}, chosen=[*self.chosen, *other.chosen], seconds=seconds
+        )
 
     @property
     def ratios(self) -> list[float]:
@@ -121,6 +131,13 @@ def largest_cut_rows(found: Mapping[tuple[str, str], Compared]) -> list[Sequence
     return rows
 
 
+def summary_rows(rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """The methods of the figure, with the cuts within 1 point and the change on test, from `largest_cut_rows`."""
+    header = rows[0]
+    columns = [header.index(name) for name in ("layer", "method", *TASKS.values(), "mean", "change on test (points)")]
+    return [[row[i] for i in columns] for row in rows if row is header or row[1] in DRAWN]
+
+
 def _mean_of(choices: Sequence[Mapping], field: str) -> float:
     return float(np.mean([c[field] for c in choices]))
 
@@ -159,12 +176,17 @@ def main(arguments: Sequence[str]) -> None:
     results = Path(arguments[0]) if arguments else _RESULTS
     folder = results / "calibrated"
     names = {(task, layer): f"compare_{task}{layer}_small" for layer in LAYERS for task in TASKS}
-    found = {key: c for key, name in names.items() if (c := Compared.read(results / name))}
+    found = {
+        key: c.and_further(Compared.read(results / f"{name}_reconstruct"))
+        for key, name in names.items()
+        if (c := Compared.read(results / name))
+    }
     if not found:
         sys.exit(f"error: no comparison in {results}: run compare_methods and publish it first")
     folder.mkdir(exist_ok=True)
     figure(found, folder)
-    sections = {"largest_cut": largest_cut_rows(found), "inputs": input_rows(results)}
+    largest = largest_cut_rows(found)
+    sections = {"summary": summary_rows(largest), "largest_cut": largest, "inputs": input_rows(results)}
     for name, rows in sections.items():
         write_text(folder / f"{name}.csv", tables.csv_text(rows))
     text = "\n\n".join(f"## {title}\n\n{tables.markdown(sections[name])}" for name, title in _TITLES.items())
@@ -175,6 +197,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 _TITLES = {
+    "summary": "The methods of the figure",
     "largest_cut": "Largest cut within 1 point of accuracy on the selection split",
     "inputs": "Change of accuracy (points) of the zoo's S5 model by calibration inputs",
 }

@@ -23,7 +23,7 @@ _REPORT = ("report.md", "results.json", "*.csv", "*.png", "*.tex")
 
 
 def publish_report(workdir: Path, results: Path = _ROOT / "experiments" / "results") -> Path:
-    """Copy a run's report to experiments/results/NAME; return that folder.
+    """Copy a run's report to experiments/results/NAME, without the interactive one; return that folder.
 
     Raises:
         UserError: the folder contains no finished run.
@@ -34,6 +34,8 @@ def publish_report(workdir: Path, results: Path = _ROOT / "experiments" / "resul
     for pattern in _REPORT:
         for path in workdir.glob(pattern):
             shutil.copyfile(path, target / path.name)
+    if (page := target / "report.md").exists():  # report.html, of 5 MB, stays where it is
+        write_text(page, re.sub(r"\[.*\]\(report\.html\).*\n\n", "", page.read_text()))
     return target
 
 

@@ -10,9 +10,10 @@ import pytest
 
 import run
 from aire.pruning import scores
+from aire.pruning.methods import data_free
 
 ROOT = Path(__file__).parents[2]
-SAMPLE = ("aire", "lamp", "measured", "aire_refit")  # without data, a baseline, with data, with a refit
+SAMPLE = ("lamp", "measured", "aire_refit", "aire")  # a baseline, with data, with a refit; the last one is saved
 OWN_SCORE = """
 import aire
 
@@ -66,4 +67,5 @@ def compared(finished, data, tmp_path_factory):
 def comparison(finished, workdir):
     """The arguments of `compared`, to run it again."""
     own, model = workdir.parent / "own.py", finished[0] / "model.safetensors"
-    return "--config=compare_methods:smoke", f"--config.prune.scores_file={own}", f"--config.models=('{model}',)"
+    names = f"--config.prune.methods={(*data_free(), 'slowness')}"
+    return "--config=compare_methods:smoke", names, f"--config.prune.scores_file={own}", f"--config.models=('{model}',)"

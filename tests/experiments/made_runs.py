@@ -42,7 +42,7 @@ def write_prune(folder, config, test=0.8, cuts=None):
     """A finished run of the pruning job; `cuts` gives ratio and test accuracy by method."""
     cuts = cuts or {"aire": (0.4, 0.79), "last": (0.2, 0.78)}
     choices = [
-        Choice(method, chosen(ratio, 0.5, t), SimpleNamespace(model=Model(0), parameters=(100, 60)))
+        Choice(method, chosen(ratio, 0.5, t), SimpleNamespace(model=Model(0), parameters=(100, 60)), {}, (0.03, 0.02))
         for method, (ratio, t) in cuts.items()
     ]
     outcome = Outcome(
@@ -52,8 +52,8 @@ def write_prune(folder, config, test=0.8, cuts=None):
         baselines={},
         points=[p for method in cuts for p in points(method)],
         choices=choices,
+        predicted={},
         seconds={},
-        speedup=1.5,
         provenance=SOURCE,
     )
     write(folder, outcome.to_json(), prune_report.point_rows(outcome.points))
@@ -63,8 +63,8 @@ def chosen(ratio, selection, test):
     return Chosen(ratio, evaluation(selection), evaluation(test))
 
 
-def write_compare(folder, task, models, tests=(0.8, 0.82)):
-    """A finished comparison with two seeds of `random`: AIRE cuts 40 %, losing 1 point on test."""
+def write_compare(folder, task, models, tests=(0.8, 0.82), first="aire"):
+    """A finished comparison of a method with two seeds of `random`. The first cuts 40 %, losing 1 point on test."""
     config = compare_methods.get_config(task)
     config.models = models
     names = [f"seed_{m}" if isinstance(m, int) else m for m in models]
@@ -75,8 +75,8 @@ def write_compare(folder, task, models, tests=(0.8, 0.82)):
             {1.0: chosen(0.4, at, model.test.accuracy - 0.01), 0.3: chosen(0.0, 0.9, model.test.accuracy)},
         )
         for name, model in uncut.items()
-        for method, seed, at in (("aire", 0, 0.895), ("random", 0, 0.5), ("random", 1, 0.7))
+        for method, seed, at in ((first, 0, 0.895), ("random", 0, 0.5), ("random", 1, 0.7))
     ]
-    seconds = {name: {"aire": 1.0, "random": 3.0} for name in uncut}
+    seconds = {name: {first: 1.0, "random": 3.0} for name in uncut}
     comparison = Comparison(config, uncut, results, seconds, failures={}, provenance=SOURCE)
     write(folder, comparison.to_json(), compare_report.point_rows(comparison))

@@ -13,6 +13,8 @@ def test_the_page_from_comparisons(tmp_path):
     for task in ("lra_listops", "fashion_mnist", "lra_pathfinder"):
         write_compare(tmp_path / f"compare_{task}_small", f"{task},small", ("zoo", 1))
     write_compare(tmp_path / "compare_lra_listops_small_inputs_16", "lra_listops,small,inputs_16", ("zoo",))
+    further = tmp_path / "compare_lra_listops_small_reconstruct"
+    write_compare(further, "lra_listops,small,reconstruct", ("zoo", 1), first="reconstruct")
     calibrated_page.main([str(tmp_path)])
     with open(tmp_path / "calibrated" / "largest_cut.csv", newline="") as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
@@ -22,6 +24,7 @@ def test_the_page_from_comparisons(tmp_path):
         *["40 %"] * 3,
         "0 %",
     ]
+    assert [rows["reconstruct"][c] for c in ("ListOps", "Pathfinder", "mean")] == ["40 %", "", ""]
     assert aire["seconds"] == "1.0" and rows["random"]["seconds"] == "3.0"
     with open(tmp_path / "calibrated" / "inputs.csv", newline="") as file:
         (cells,) = (row for row in csv.DictReader(file) if row["method"] == "aire")

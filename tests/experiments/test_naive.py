@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.speed.naive import naive_twin
+from aire.ssm.selective_scan import selective_scan
+from experiments.speed.naive import naive_selective_scan, naive_twin
 
 pytestmark = pytest.mark.usefixtures("jax_defaults")
 
@@ -37,3 +38,15 @@ def test_same_logits_and_gradients(make_model, kind, activation, bidirectional):
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-4 * max(1, float(jnp.abs(x).max())))
+
+
+def test_the_naive_selective_scan_agrees():
+    keys = jax.random.split(jax.random.key(0), 5)
+    shapes = (2, 9, 3), (2, 9, 3), (4, 3), (2, 9, 4), (2, 9, 4)
+    u, Delta, A, B, C = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
+    inputs = u, jax.nn.softplus(Delta), -jnp.exp(A), B, C
+    scans = naive_selective_scan, lambda *inputs: selective_scan(*inputs)[0]
+    losses = [lambda *inputs, scan=scan: jnp.sum(jnp.sin(scan(*inputs))) for scan in scans]
+    naive, ours = (jax.jit(jax.value_and_grad(loss, argnums=range(5)))(*inputs) for loss in losses)
+    for a, b in zip(*map(jax.tree.leaves, (naive, ours)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

@@ -23,11 +23,13 @@ def test_a_report_is_copied(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "results.json").write_text(json.dumps({"config": {"name": "task"}}))
-    (run / "report.md").write_text("# task\n\n| a |\n|---|\n| 1 |\n\nwords\n")
+    (run / "report.md").write_text("# task\n\n| a |\n|---|\n| 1 |\n\n[Page](report.html): try\n\nwords\n")
+    (run / "report.html").write_bytes(b"large")
     (run / "figure.png").write_bytes(b"png")
     (run / "pruned.safetensors").write_bytes(b"large")
     target = publish.publish_report(run, tmp_path / "results")
     assert sorted(path.name for path in target.iterdir()) == ["figure.png", "report.md", "results.json"]
+    assert (target / "report.md").read_text() == "# task\n\n| a |\n|---|\n| 1 |\n\nwords\n"
     text = publish.with_tables("before\n<!-- table: task -->\nold\n<!-- end -->\nafter", tmp_path / "results")
     assert text == "before\n<!-- table: task -->\n| a |\n|---|\n| 1 |\n<!-- end -->\nafter"
 

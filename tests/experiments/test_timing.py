@@ -1,6 +1,7 @@
 """The benchmark's tools: calls in turn, medians, and what XLA reports of a program."""
 
 import json
+import time
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from experiments.speed.table import Table
 def clock(monkeypatch):
     """A fake clock. Returns a maker of calls with given durations, and the list of calls made."""
     now, order = [0.0], []
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
     def lasting(name, seconds):
         left = iter(seconds)

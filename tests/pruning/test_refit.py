@@ -11,7 +11,7 @@ from flax import nnx
 import aire
 from aire.pruning import Calibration, Cut, apply, apply_masked, gram, regression
 from aire.pruning.refit import RefitWarning, _sums, layer_sums, refit
-from aire.ssm import S4D, S4DLayer, layers
+from aire.ssm import LRU, S4D, LRUConfig, S4DLayer, layers
 from aire.utils.errors import UserError
 
 H = 4
@@ -54,13 +54,16 @@ def least_squares(layer, keep: np.ndarray, u: np.ndarray, y: np.ndarray) -> np.n
 @pytest.fixture
 def make_any(make_layer, make_bank):
     def make(kind: str, **options):
-        options = {"bidirectional": True, "dt_min": 0.05, **options}
+        options = {"bidirectional": True, **options}
+        if kind == "lru":
+            return LRU(H, 8, LRUConfig(r_min=0.5, r_max=0.9, **options), rngs=nnx.Rngs(0))
+        options = {"dt_min": 0.05, **options}
         return make_layer(H, 8, **options) if kind == "s5" else make_bank(counts=(3, 0, 1, 4), **options)
 
     return make
 
 
-@pytest.mark.parametrize("kind", ["s5", "s4d"])
+@pytest.mark.parametrize("kind", ["s5", "s4d", "lru"])
 def test_a_refit_is_the_least_squares_fit(make_any, kind):
     layer, u = make_any(kind), inputs()
     target = outputs(layer, u)

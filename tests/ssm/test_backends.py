@@ -12,7 +12,7 @@ LENGTH = 37  # fills no whole number of chunks
 
 
 @pytest.mark.parametrize("bidirectional,dtype", [(False, "float32"), (True, "bfloat16")])
-@pytest.mark.parametrize("kind", ["s5", "s4d", "lru"])
+@pytest.mark.parametrize("kind", ["s5", "s4d", "lru", "s6"])
 def test_a_model_and_its_gradients_do_not_depend_on_the_form(kind, bidirectional, dtype, make_model, monkeypatch):
     ssm = {"kind": kind, "bidirectional": bidirectional}
     model = make_model((6,), d_model=6, ssm=ssm, activation="full_glu", dtype=dtype)

@@ -138,7 +138,7 @@ ALL = pytest.mark.parametrize("ssm", [PolarConfig(bidirectional=True), PolarConf
 
 def test_options_come_from_names_as_in_a_config_or_a_file():
     assert ssm_config({"kind": "test_polar", "largest": 0.5}) == PolarConfig(0.5)
-    with pytest.raises(UserError, match=r"ssm.kind='polar': expected one of \[.*'s5', 'test_decay', 'test_polar'\]"):
+    with pytest.raises(UserError, match=r"ssm.kind='polar': expected one of \[.*'s6', 'test_decay', 'test_polar'\]"):
         ssm_config({"kind": "polar"})
 
 
