@@ -38,6 +38,7 @@ if _IS_COMMAND and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.enviro
 import contextlib
 import difflib
 import importlib
+import io
 import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -158,6 +159,9 @@ def main() -> None:
         print(f"{__doc__}\nConfigs: {', '.join(config_names())}")
         return
     sys.excepthook = _show
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without "→" is no reason to stop
     with stopping.on_signals():
         try:
             run(sys.argv)
@@ -165,6 +169,9 @@ def main() -> None:
         except (UserError, flags.Error) as error:
             processes.fail(f"error: {error}")
             sys.exit(f"error: {error}")
+        except OSError as error:  # such as of standard output, whose disk is full or whose reader has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to print
+            sys.exit(f"error: {error}; run the same command again to go on")
         except stopping.Stopped as stop:
             report(stop)
             processes.end()

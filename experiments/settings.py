@@ -28,7 +28,7 @@ from aire.ssm.hippo import MAX_SIZE
 from aire.training.loop import MAX_BATCH, TrainConfig
 from aire.utils import devices
 from aire.utils.checks import Mistakes, check, choice, compare, integer, make, number, seed, several, text
-from aire.utils.errors import MissingFileError, UserError
+from aire.utils.errors import MissingFileError, UserError, in_one_line
 from aire.utils.files import writing
 
 SEED = seed()
@@ -230,7 +230,7 @@ def try_methods(names: Sequence[str], config: ConfigDict) -> None:
                 except UserError:
                     raise
                 except Exception as error:  # whatever a user's function raises
-                    raise UserError(f"{name!r} fails on a tiny model with {type(error).__name__}: {error}") from error
+                    raise UserError(f"{name!r} fails on a tiny model with {in_one_line(error)}") from error
 
 
 def check_room(config: ConfigDict, data: Mapping[str, Any], workdir: Path, data_dir: Path) -> None:

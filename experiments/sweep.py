@@ -20,7 +20,7 @@ from aire.pruning.result import result_of
 from aire.training.evaluate import Evaluation
 from aire.utils import processes
 from aire.utils.checks import Mistakes
-from aire.utils.errors import UserError
+from aire.utils.errors import UserError, in_one_line
 from aire.utils.progress import Progress
 from aire.utils.stopping import Stopped
 from experiments import settings
@@ -68,8 +68,8 @@ def load_scores(path: str) -> None:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     except UserError:
         raise
-    except Exception as error:
-        raise UserError(f"prune.scores_file={path!r} fails with {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f"prune.scores_file={path!r} fails with {in_one_line(error)}") from error
     if before == set(methods.names()):
         raise UserError(f"prune.scores_file={path!r} adds no score: decorate one with @aire.pruning.scores.register")
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
+PATIENCE = 3600  # seconds; a test may share its machine with others
 ARGUMENTS = (
     *("--config=lra_listops_prune:smoke", "--config.data.train_examples=800", "--config.data.max_length=100"),
     *("--config.data.length=128", "--config.train.epochs=4", "--config.train.evaluate_every=50"),
@@ -59,8 +60,8 @@ class Run:
         self._process = _CONTEXT.Process(target=_main, args=(full, str(self._out), str(self._err)))
         self._process.start()
 
-    def reach(self, pattern: str, timeout: float = 300) -> bool:
-        """Wait for a line that starts with a pattern. Return False if the run ends first."""
+    def reach(self, pattern: str, timeout: float = PATIENCE) -> bool:
+        """Wait for a line that starts with a pattern. Return False if the run ends before."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             alive = self._process.is_alive()
@@ -85,8 +86,8 @@ class Run:
     def pid(self) -> int:
         return self._process.pid
 
-    def end(self, timeout: float = 300) -> tuple[int, str]:
-        """Wait for the end. Return the exit code, which is negative after a signal, and standard error."""
+    def end(self, timeout: float = PATIENCE) -> tuple[int, str]:
+        """Wait for its end. Return the exit code, negative for the signal that ended it, and standard error."""
         self._process.join(timeout)
         if self._process.is_alive():
             raise TimeoutError(f"still running after {timeout} s: {self.printed()[-1000:]}")

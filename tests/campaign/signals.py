@@ -81,7 +81,7 @@ def full_size(folder: Path) -> Iterator[Outcome]:
     """Signals during a training at the paper's size. The exit waits for two steps and a save."""
     for number, which in enumerate(NUMBERS):
         with Run(folder / "full", FULL) as one:
-            one.reach("training: [0-9]+/", timeout=1000)
+            one.reach("training: [0-9]+/")
             time.sleep(7 * number)
             seconds, wrong = stopped(one, which)
             wrong = wrong or ("" if "saved step" in one.errors() else "it has saved no step")

@@ -1,7 +1,9 @@
 """The command line, as people use it: complete jobs, their files, kills, and mistakes."""
 
 import csv
+import errno
 import importlib
+import io
 import json
 import os
 import re
@@ -318,6 +320,8 @@ def test_data_of_another_task_is_named(tmp_path):
         ("return (1, [2])", "score 'mine' returned a tuple"),
         ("return modes.eigenvalues", "score 'mine' fails for layer 'blocks/0/ssm' with AttributeError"),
         ("raise KeyError('rank')", "score 'mine' fails for layer 'blocks/0/ssm' with KeyError: 'rank'"),
+        ("raise ValueError('a\\nb')", "score 'mine' fails for layer 'blocks/0/ssm' with ValueError: a b"),
+        ("raise SystemExit(0)", "score 'mine' fails for layer 'blocks/0/ssm' with SystemExit: 0"),
     ],
 )
 def test_a_users_score_is_tried_first(body, message, tmp_path, monkeypatch):
@@ -381,6 +385,31 @@ def error_of(*args, monkeypatch, **folders):
     line = stopped.value.code
     assert line.startswith("error: ") and "\n" not in line
     return line
+
+
+def test_a_file_of_scores_that_exits_does_not_end_the_run_silently(tmp_path, monkeypatch):
+    own = tmp_path / "own.py"
+    own.write_text("import sys\nsys.exit(0)\n")
+    folders = {"data": tmp_path, "workdir": tmp_path, "monkeypatch": monkeypatch}
+    assert "own.py' fails with SystemExit: 0" in error_of(SMOKE, f"--config.prune.scores_file={own}", **folders)
+
+
+def test_a_terminal_without_arrows_does_not_end_a_run(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
+    monkeypatch.setattr(run, "run", lambda _: print("64 → 32 states"))
+    run.main()
+    assert written.getvalue() == b"64 ? 32 states\n"
+
+
+def test_standard_output_that_cannot_be_written_is_one_line(monkeypatch):
+    def fail(_):
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    monkeypatch.setattr(run, "run", fail)
+    monkeypatch.setattr(os, "dup2", lambda *_: None)  # pytest's own
+    with pytest.raises(SystemExit, match=r"error: \[Errno 32\] Broken pipe; run the same command again to go on"):
+        run.main()
 
 
 def test_an_error_goes_to_standard_error(data, tmp_path):

@@ -181,3 +181,8 @@ def test_integers_are_inputs_like_floats(make_layer, make_bank):
     for layer, features in ((make_layer(), 3), (make_bank(), 4)):
         u = np.random.default_rng(0).integers(-3, 4, (2, 9, features))
         np.testing.assert_array_equal(layer(u), layer(u.astype(np.float32)))
+
+
+def test_time_steps_may_be_integers_of_any_size(make_layer):
+    layer = make_layer(dt_min=1, dt_max=10**30)
+    assert np.isfinite(layer.log_step[...]).all()

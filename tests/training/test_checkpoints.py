@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import json
 import logging
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ import pytest
 
 from aire.training import checkpoints
 from aire.training.checkpoints import Checkpoints
+from aire.utils import digests
 from aire.utils.errors import UserError
 
 SETTINGS = {"model": {"layers": 4, "sizes": (8, 8)}, "lr": 1e-3}
@@ -304,6 +306,30 @@ def test_folder_that_cannot_be_made(tmp_path):
     with pytest.raises(UserError, match="Not a directory") as error:
         Checkpoints(tmp_path / "file" / "run", fingerprint=SETTINGS)
     assert str(tmp_path / "file" / "run") in one_line(error)
+
+
+FORGED = {"step": ["x", None], "settings": [None, [], "x"], "meta": [None, 3], "score": [[], "x", float("inf"), True]}
+FORGED |= {"arrays": [None, 3, {"a": 1}], "sha256": [None, {"a": 1}], "best": [[], {}, "x"]}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, v) for name, values in FORGED.items() for v in values])
+def test_a_record_of_wrong_types_is_a_damaged_checkpoint(tmp_path, name, value):
+    """Its digest is right, so somebody has written it so."""
+    save_all(tmp_path, {1: 0.2, 2: 0.1})
+    file = tmp_path / "2" / "record" / "metadata"
+    item = json.loads(file.read_text())
+    item["text"] = json.dumps(json.loads(item["text"]) | {name: value})
+    file.write_text(json.dumps({"text": item["text"], "sha256": digests.of_text(item["text"])}))
+    with Checkpoints(tmp_path, fingerprint=SETTINGS) as store:
+        assert store.restore_latest(make_state(0))[0] == 1
+
+
+def test_a_file_in_place_of_the_folder_is_one_line(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Not a directory") as error:
+        Checkpoints(tmp_path / "file", fingerprint=SETTINGS)
+    assert str(tmp_path / "file") in one_line(error)
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def fail_with_full_disk(*_):
