@@ -11,11 +11,11 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
-from aire.models.classifier import AnyArray
+from aire.models.classifier import AnyArray, check_range
 from aire.models.config import DTYPES, MAX_CLASSES, MAX_LAYERS, ModelConfig
 from aire.ssm import S6Config, kind_of, ssm_config
 from aire.ssm.base import MAX_FEATURES, MAX_STATES, check_rngs
-from aire.utils.arguments import follow, instance, is_traced, numbers
+from aire.utils.arguments import follow, instance, numbers
 from aire.utils.checks import Rule, boolean, check, choice, integer, make, number, several
 from aire.utils.errors import UserError
 
@@ -128,13 +128,12 @@ class MambaLM(nnx.Module):
 
     def check_inputs(self, x: Num[AnyArray, "..."], lengths: object = None) -> Int[Array, "B L"]:
         """Return the tokens as an array. Raise UserError unless they are integers of the vocabulary, (B, L)."""
-        x = jnp.asarray(numbers("x", x, kinds="iu", expected="integer tokens (B, L)"))
-        if len(x.shape) != 2 or not x.shape[1]:
-            raise UserError(f"x has shape {list(x.shape)}: expected tokens (B, L), at least one step")
-        V = self._options.vocabulary
-        if not is_traced(x) and x.size and not 0 <= int(x.min()) <= int(x.max()) < V:
-            raise UserError(f"x has tokens from {int(x.min())} to {int(x.max())}: expected 0 to {V - 1}")
-        return x
+        x = numbers("x", x, kinds="iu", expected="integer tokens (B, L)")
+        if x.ndim != 2 or not x.shape[0] * x.shape[1]:
+            raise UserError(f"x has shape {list(x.shape)}: expected tokens (B, L), at least one step of one")
+        last = self._options.vocabulary - 1
+        check_range("tokens", x, 0, last, f"this model's vocabulary is 0…{last}")
+        return jnp.asarray(x)
 
     def start(self, batch: int) -> State:
         """The state before the first token of `batch` sequences."""

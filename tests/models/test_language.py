@@ -123,7 +123,7 @@ def test_a_file_whose_config_does_not_fit_is_refused_before_a_model_is_built(mod
 
 
 def test_what_is_wrong_is_named(model, tokens):
-    with pytest.raises(UserError, match="tokens from 0 to 11: expected 0 to 10"):
+    with pytest.raises(UserError, match="vocabulary is 0…10"):
         model(np.array([[0, 11]]))
     with pytest.raises(UserError, match=r"expected tokens \(B, L\)"):
         model(tokens[0])
