@@ -7,7 +7,7 @@
 from aire import convert, pruning, zoo
 from aire.io.exported import export
 from aire.io.model_file import load, save
-from aire.models import Classifier, ModelConfig
+from aire.models import Classifier, MambaLM, MambaLMConfig, ModelConfig, next_token_loss
 from aire.pruning import Cut, Method, Moments, PruneResult, Readout, calibrate, cut, mask, modes, prune, score, select
 from aire.ssm import LRU, S4D, S5, S6, LRUConfig, Modes, S4DConfig, S5Config, S6Config, map_layers
 from aire.training.cut_state import cut_optimizer
@@ -23,6 +23,8 @@ __all__ = [
     "Classifier",
     "Cut",
     "LRUConfig",
+    "MambaLM",
+    "MambaLMConfig",
     "Method",
     "ModelConfig",
     "Modes",
@@ -42,6 +44,7 @@ __all__ = [
     "map_layers",
     "mask",
     "modes",
+    "next_token_loss",
     "prune",
     "pruning",
     "save",

@@ -67,6 +67,8 @@ def _load(config: ConfigDict, expected: ModelConfig, workdir: Path) -> tuple[Cla
     if path.suffix != ".safetensors":
         return convert.from_file(path, expected), f"imported from {path}"
     model = aire.load(path)
+    if not isinstance(model, Classifier):
+        raise UserError(f"{path} holds a {type(model).__name__}: expected a Classifier")
     model = run_as(model, as_configured(model.config, expected))
     _check_fit(path, model.config, expected)
     return model, f"loaded from {'the zoo' if config.init == 'zoo' else path} ({path.name})"

@@ -23,7 +23,7 @@ from flax import nnx
 
 from aire.io.header import Header, read_header
 from aire.io.weights import abstract_model, check_arrays, get_arrays, set_arrays, variables_of
-from aire.models import Classifier, ModelConfig
+from aire.models.kinds import Config, Model, config_from
 from aire.ssm import kind_of
 from aire.utils import digests
 from aire.utils.arguments import is_traced
@@ -39,20 +39,20 @@ log = logging.getLogger(__name__)
 class _Description(NamedTuple):
     """What a file says about its content, with the digests of its arrays (None in files of the first version)."""
 
-    config: ModelConfig
+    config: Config
     header: Header
     sha256: dict[str, str] | None
 
 
-def save(model: Classifier, path: str | os.PathLike) -> None:
+def save(model: Model, path: str | os.PathLike) -> None:
     """Write a model, pruned or not, to a `.safetensors` file. The write is atomic.
 
     Raises:
-        UserError: the model is not a Classifier, `load` would refuse the file (NaN, layers that do not match the
-            config, options that JSON does not hold), or the path cannot be written.
+        UserError: the model is neither a Classifier nor a MambaLM, `load` would refuse the file (NaN, layers that do
+            not match the config, options that JSON does not hold), or the path cannot be written.
     """
-    if not isinstance(model, Classifier):
-        raise UserError(f"cannot save a {type(model).__name__}: expected a Classifier")
+    if not isinstance(model, Model):
+        raise UserError(f"cannot save a {type(model).__name__}: expected a Classifier or a MambaLM")
     file = checked_path("path", path)
     if any(map(is_traced, jax.tree.leaves(nnx.state(model)))):
         raise UserError("save is called under jax.jit, where the model has no values: call it outside")
@@ -70,7 +70,7 @@ def save(model: Classifier, path: str | os.PathLike) -> None:
     write_bytes(file, data)
 
 
-def load(path: str | os.PathLike) -> Classifier:
+def load(path: str | os.PathLike) -> Model:
     """Read a model written by `save`, in evaluation mode.
 
     Names, shapes and sizes in the header are compared with the config before memory is reserved for the arrays.
@@ -112,7 +112,7 @@ def _describe(file: BinaryIO, source: str) -> _Description:
     else:
         raise UserError(f"{source} is not a model written by aire.save: its header has no {_RECORD!r}")
     try:
-        config = ModelConfig.from_dict(fields)
+        config = config_from(fields)
     except (UserError, KeyError, TypeError) as error:
         reason = "; ".join(str(error).splitlines())[:500]
         raise UserError(f"{source} has a config that this version does not support: {reason}") from error
@@ -120,7 +120,7 @@ def _describe(file: BinaryIO, source: str) -> _Description:
     return _Description(config, header, sha256)
 
 
-def _check_sizes(config: ModelConfig, header: Header, source: str) -> None:
+def _check_sizes(config: Config, header: Header, source: str) -> None:
     """Raise UserError if a config has more layers or larger sizes than the arrays can hold.
 
     Every layer has the arrays of `STATE_AXIS`, and no size exceeds the number of numbers in the file. So the work of
@@ -130,12 +130,12 @@ def _check_sizes(config: ModelConfig, header: Header, source: str) -> None:
     layers = min(found[name] for name in kind_of(config.ssm).state_axis)
     if layers < len(config.state_sizes):
         raise UserError(f"{source}: its config has {len(config.state_sizes):,} layers, its arrays have {layers:,}")
-    largest = max(config.d_input, config.d_model, config.d_output, *config.state_sizes)
+    largest = max(config.sizes)
     if largest > header.size:
         raise UserError(f"{source}: its config has a size of {largest:,}, its arrays have {header.size:,} numbers")
 
 
-def _check_names(config: ModelConfig, header: Header, source: str) -> None:
+def _check_names(config: Config, header: Header, source: str) -> None:
     """Compare the names of the arrays, apart from the numbers in them, with those of a model of this depth.
 
     The names of one layer more are known from models of one layer and of two. To build a thousand layers takes seconds,

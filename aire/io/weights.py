@@ -1,14 +1,15 @@
 """Get and set the arrays of a module by name. Names, shapes, dtypes and values are checked before setting."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from aire.models import Classifier, ModelConfig
+from aire.models import Classifier, MambaLM, MambaLMConfig, ModelConfig
+from aire.models.kinds import Config, Model, model_of
 from aire.ssm.abstract import abstract
 from aire.utils.errors import UserError
 
@@ -26,12 +27,16 @@ def variables_of(module: nnx.Module) -> dict[str, nnx.Variable]:
     return {_name(path): v for path, v in nnx.to_flat_state(nnx.state(module))}
 
 
-def abstract_model(config: ModelConfig) -> Classifier:
+def abstract_model(config: Config) -> Model:
     """Return the model of a config with shapes instead of arrays."""
-    return abstract(lambda rngs: Classifier(config, rngs=rngs))
+    return abstract(lambda rngs: model_of(config, rngs=rngs))
 
 
-def fill_model(config: ModelConfig, arrays: Mapping[str, np.ndarray], source: str) -> Classifier:
+@overload
+def fill_model(config: ModelConfig, arrays: Mapping[str, np.ndarray], source: str) -> Classifier: ...
+@overload
+def fill_model(config: MambaLMConfig, arrays: Mapping[str, np.ndarray], source: str) -> MambaLM: ...
+def fill_model(config: Config, arrays: Mapping[str, np.ndarray], source: str) -> Model:
     """Build the model of a config from arrays, in evaluation mode. Raise UserError like `check_arrays`."""
     model = abstract_model(config)
     set_arrays(model, arrays, source)
@@ -39,7 +44,7 @@ def fill_model(config: ModelConfig, arrays: Mapping[str, np.ndarray], source: st
     return model
 
 
-def run_as(model: Classifier, config: ModelConfig) -> Classifier:
+def run_as(model: Model, config: Config) -> Model:
     """Return the model with another config of the same sizes, in evaluation mode. Arrays are shared.
 
     Use it for options that are not learned, such as the precision or a factor on the time steps.

@@ -129,11 +129,11 @@ class Classifier(nnx.Module):
         if self._options.pooling == "masked_mean" and lengths is None:
             raise UserError("this model pools by masked_mean: pass the true lengths of the sequences")
         if tokens:
-            _check_range("tokens", x, 0, d_input - 1, f"this model's vocabulary is 0…{d_input - 1}")
+            check_range("tokens", x, 0, d_input - 1, f"this model's vocabulary is 0…{d_input - 1}")
         if lengths is not None:
             if lengths.shape != x.shape[:1]:
                 raise UserError(f"lengths {list(lengths.shape)} for {x.shape[0]} sequences: expected one for each")
-            _check_range("lengths", lengths, 1, x.shape[1], f"expected 1…{x.shape[1]}, the padded length")
+            check_range("lengths", lengths, 1, x.shape[1], f"expected 1…{x.shape[1]}, the padded length")
 
 
 def stack_documents(
@@ -154,7 +154,7 @@ def stack_documents(
     return x, lengths
 
 
-def _check_range(name: str, x: AnyArray, low: int, high: int, expected: str) -> None:
+def check_range(name: str, x: AnyArray, low: int, high: int, expected: str) -> None:
     """Raise UserError unless all values are in a range. If they are traced, only `aire.checked` finds it."""
     if is_traced(x):
         require(jnp.all((x >= low) & (x <= high)), f"{name} outside {low}…{high}: {expected}")

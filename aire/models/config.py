@@ -81,6 +81,11 @@ class ModelConfig:
         if not isinstance(self.ssm, kind.config):
             raise UserError(f"ssm={self.ssm!r}: expected an instance of {kind.config.__name__}")
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """All sizes, each at most the number of numbers in the model's arrays."""
+        return self.d_input, self.d_model, self.d_output, *self.state_sizes
+
     @classmethod
     def from_dict(cls, fields: object) -> Self:
         """Invert `dataclasses.asdict`, also after a round trip through JSON."""

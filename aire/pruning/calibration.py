@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 from numpy.typing import ArrayLike
 
-from aire.models import Classifier, stack_documents
+from aire.models import stack_documents
 from aire.pruning import features, gram
 from aire.pruning.moments import AnyMoments, GateMoments, Moments
 from aire.ssm import StateSpaceLayer, layers, map_layers
@@ -49,7 +49,7 @@ def calibrate(model: nnx.Module, batches: Iterable[Batch]) -> dict[str, AnyMomen
     total: dict[str, dict[str, np.ndarray]] = {}
     for batch in each_batch(batches):
         x, lengths = inputs(batch)
-        if isinstance(model, Classifier):
+        if hasattr(model, "check_inputs"):
             model.check_inputs(x, lengths)  # here, because a compiled call cannot check values
         for path, found in jax.device_get(_measure(graphdef, state, slots, *devices.divide(x, lengths))).items():
             if found:

@@ -122,13 +122,18 @@ def mean_of_parts(fn: Callable[[Batch, Array], Any], batch: Batch, key: Array, p
 
 
 def make_answer_step(functions: ModelFunctions) -> Callable:
-    """`answer_step(params, buffers, batch) -> (losses, correct)`, both by example."""
+    """`answer_step(params, buffers, batch) -> (losses, correct)`, both by example.
+
+    For a model that predicts at each step, both are means over the steps of an example.
+    """
 
     @functools.partial(jax.jit, out_shardings=devices.whole())
     def answer_step(params: dict, buffers: dict, batch: Batch) -> tuple[Array, Array]:
         logits, _ = functions.apply(params, buffers, batch, train=False)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
-        return losses, logits.argmax(axis=-1) == batch["y"]
+        right = logits.argmax(axis=-1) == batch["y"]
+        steps = tuple(range(1, losses.ndim))
+        return (losses.mean(axis=steps), right.mean(axis=steps)) if steps else (losses, right)
 
     return answer_step
 

@@ -6,7 +6,7 @@ Each has a JSON file with its config, seed, versions and results, and a CSV file
 from pathlib import Path
 
 from aire.io import model_file
-from aire.models import Classifier
+from aire.models.kinds import Model
 from aire.utils.errors import UserError
 
 _FOLDER = Path(__file__).parent
@@ -24,6 +24,6 @@ def path(name: str) -> Path:
     return _FOLDER / f"{name}.safetensors"
 
 
-def load(name: str) -> Classifier:
+def load(name: str) -> Model:
     """Load a model in evaluation mode. Raise UserError with the available names if there is no such model."""
     return model_file.load(path(name))
