@@ -25,6 +25,7 @@ from aire.utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
+MAMBA = {"batchnorm": False, "activation": "gelu"}  # what the block of S6 expects of a config
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -27,10 +27,9 @@ class MambaBlock(nnx.Module):
                 "block has an RMS norm before its layer and a gate inside; expected False, True and 'gelu'"
             )
         kind = kind_of(config.ssm)
-        layer: Any = kind.layer(config.d_model, n_states, config.ssm, rngs=rngs)
+        self.ssm: Any = kind.layer(config.d_model, n_states, config.ssm, rngs=rngs)
         # Each layer adds to the residual, so the sum would grow with the depth.
-        layer.out_proj[...] *= len(config.state_sizes) ** -0.5
-        self.ssm = layer
+        self.ssm.out_proj[...] *= len(config.state_sizes) ** -0.5
         self.norm = nnx.RMSNorm(config.d_model, epsilon=kind.norm_epsilon, rngs=rngs)
         self.drop = nnx.Dropout(config.dropout)
         self.dtype = config.dtype
@@ -38,17 +37,17 @@ class MambaBlock(nnx.Module):
     def __call__(self, x: Float[Array, "B L H"], rngs: nnx.Rngs | None = None) -> Float[Array, "B L H"]:
         y = self.ssm(self._normed(x)).astype(jnp.float32)
         # Dropout shares its mask over time, as in `Block`.
-        return x + y * self.drop(jnp.ones((x.shape[0], 1, x.shape[2]), jnp.float32), rngs=rngs)
+        return x.astype(jnp.float32) + y * self.drop(jnp.ones((x.shape[0], 1, x.shape[2]), jnp.float32), rngs=rngs)
 
     def scan(self, x: Float[Array, "B L H"], states: Any) -> tuple[Float[Array, "B L H"], Any]:
         """Apply the block to the next L steps of a sequence, from the states of its layer: outputs and last states."""
         y, states = self.ssm.scan(self._normed(x), states)
-        return x + y.astype(jnp.float32), states
+        return x.astype(jnp.float32) + y.astype(jnp.float32), states
 
     def step(self, x: Float[Array, "B H"], states: Any) -> tuple[Float[Array, "B H"], Any]:
         """Apply the block to the next step of a sequence, from the states of its layer: output and new states."""
         y, states = self.ssm.step(self._normed(x), states)
-        return x + y.astype(jnp.float32), states
+        return x.astype(jnp.float32) + y.astype(jnp.float32), states
 
     def _normed(self, x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
         return self.norm(x.astype(jnp.float32)).astype(self.dtype)

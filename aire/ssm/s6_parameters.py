@@ -1,14 +1,18 @@
 """The options of an S6 layer, and the initial values of its parameters."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray, Shaped
 
 from aire.ssm import hippo
 from aire.ssm.discretize import check_steps
 from aire.utils.checks import boolean, check, integer, number
+
+AnyArray = Array | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,21 +74,34 @@ def init_params(key: PRNGKeyArray, d_model: int, n_states: int, config: S6Config
         return jax.random.uniform(next(keys), shape, jnp.float32, -bound, bound)
 
     dt = jnp.maximum(jnp.exp(hippo.log_steps(next(keys), D, config.dt_min, config.dt_max)), config.dt_floor)
-    x_proj = uniform((R + (1 + directions) * n_states, D), D)
-    params = {
+    params: dict[str, Any] = {
         "in_proj": uniform((2 * D, H), H),
         "conv_weight": uniform((D, config.d_conv), config.d_conv),
         "conv_bias": uniform((D,), config.d_conv),
-        "x_proj_dt": x_proj[:R],
-        "x_proj_B": x_proj[R : R + n_states],
-        "x_proj_C": x_proj[R + n_states :].reshape(directions, n_states, D),
         "dt_proj": uniform((D, R), R),
         "dt_bias": dt + jnp.log(-jnp.expm1(-dt)),  # the inverse of softplus
         "A_log": jnp.tile(jnp.log(jnp.arange(1, n_states + 1, dtype=jnp.float32))[None], (D, 1)),
         "D": jnp.ones((D,), jnp.float32),
         "out_proj": uniform((H, D), D),
     }
+    params |= split_x_proj(uniform((R + (1 + directions) * n_states, D), D), R, directions)
     if not config.conv_bias:
         del params["conv_bias"]
     biases = {"in_proj_bias": 2 * D, "out_proj_bias": H} if config.use_bias else {}
     return params | {name: jnp.zeros((size,), jnp.float32) for name, size in biases.items()}
+
+
+def split_x_proj(
+    x_proj: Shaped[AnyArray, "rows D"], rank: int, directions: int = 1
+) -> dict[str, Shaped[AnyArray, "..."]]:
+    """The parts that a layer stores of the reference's x_proj, whose rows are [δ; B; C], by name.
+
+    Args:
+        x_proj: the R + N + directions · N rows.
+        rank: R.
+        directions: how many C there are.
+    """
+    rows, D = x_proj.shape
+    N = (rows - rank) // (1 + directions)
+    C = x_proj[rank + N :].reshape(directions, N, D)
+    return {"x_proj_dt": x_proj[:rank], "x_proj_B": x_proj[rank : rank + N], "x_proj_C": C}

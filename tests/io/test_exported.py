@@ -13,7 +13,7 @@ from flax import nnx
 import aire
 from aire.ssm import S4DConfig, S5Config, S6Config
 from aire.utils.errors import UserError
-from tests.helpers import logits
+from tests.helpers import MAMBA, logits
 
 WITHOUT_AIRE = """
 import sys, jax, jax.export, numpy as np
@@ -61,7 +61,7 @@ def test_a_process_without_the_package_runs_it(model, tmp_path):
 
 @pytest.mark.usefixtures("symbolic")
 def test_a_selective_model_runs_for_any_batch_size(tmp_path):
-    model = aire.Classifier(aire.ModelConfig(5, 4, 3, (3,), S6Config()), rngs=nnx.Rngs(0))
+    model = aire.Classifier(aire.ModelConfig(5, 4, 3, (3,), S6Config(), **MAMBA), rngs=nnx.Rngs(0))
     model.eval()
     x = np.random.default_rng(0).integers(0, 5, (4, 11)).astype(np.int32)
     aire.export(model, tmp_path / "whole", x[:1], platforms=("cpu", "cuda"))

@@ -9,6 +9,7 @@ from flax import nnx
 from aire.models import Classifier, ModelConfig, streaming
 from aire.ssm import LRUConfig, S4DConfig, S5Config, S6Config
 from aire.utils.errors import UserError
+from tests.helpers import MAMBA
 
 KINDS = {
     "s5": S5Config(bidirectional=False),
@@ -20,6 +21,8 @@ KINDS = {
 
 def make(ssm, **options) -> Classifier:
     sizes = (12, 4) if ssm.kind == "s4d" else (6, 4)
+    if ssm.kind == "s6":
+        options = options | MAMBA | {"prenorm": True}
     model = Classifier(ModelConfig(5, 4, 3, sizes, ssm, **options), rngs=nnx.Rngs(0))
     model.eval()
     return model

@@ -14,7 +14,7 @@ from aire.pruning.moments import white
 from aire.pruning.result import state_bytes
 from aire.ssm import S4D, S5, S6, Modes, S4DConfig, S5Config, S6Config, layers
 from aire.utils.errors import UserError
-from tests.helpers import logits
+from tests.helpers import MAMBA, logits
 
 H, N, D = 4, 3, 8
 PARTS = "x_proj_dt", "x_proj_B", "x_proj_C"
@@ -37,7 +37,7 @@ def make(bidirectional=False, n_states=N, **parameters) -> S6:
 
 @pytest.fixture(scope="module")
 def model():
-    config = aire.ModelConfig(20, H, 10, (5, 4), S6Config())
+    config = aire.ModelConfig(20, H, 10, (5, 4), S6Config(), **MAMBA)
     model = aire.Classifier(config, rngs=nnx.Rngs(0))
     for block in model.blocks:
         block.ssm = make(n_states=block.ssm.n_states)
@@ -298,7 +298,7 @@ def test_milliseconds_are_of_a_sequence_and_of_a_step(model, monkeypatch):
     )
     found = speed.milliseconds(model, model, TOKENS)
     assert found == {"a sequence": (500.0, 250.0), "a token, all layers": (3000.0, 1500.0)}
-    both = aire.Classifier(aire.ModelConfig(20, 4, 10, (2,), S6Config(bidirectional=True)), rngs=nnx.Rngs(0))
+    both = aire.Classifier(aire.ModelConfig(20, 4, 10, (2,), S6Config(bidirectional=True), **MAMBA), rngs=nnx.Rngs(0))
     assert list(speed.milliseconds(both, both, TOKENS, np.full(6, 24))) == ["a sequence"]
 
 

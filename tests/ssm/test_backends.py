@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from aire.ssm import S5, S5Config, scan
+from tests.helpers import MAMBA
 
 LENGTH = 37  # fills no whole number of chunks
 
@@ -15,7 +16,8 @@ LENGTH = 37  # fills no whole number of chunks
 @pytest.mark.parametrize("kind", ["s5", "s4d", "lru", "s6"])
 def test_a_model_and_its_gradients_do_not_depend_on_the_form(kind, bidirectional, dtype, make_model, monkeypatch):
     ssm = {"kind": kind, "bidirectional": bidirectional}
-    model = make_model((6,), d_model=6, ssm=ssm, activation="full_glu", dtype=dtype)
+    options = MAMBA if kind == "s6" else {"activation": "full_glu"}
+    model = make_model((6,), d_model=6, ssm=ssm, dtype=dtype, **options)
     model.train()
     tokens = jax.random.randint(jax.random.key(0), (4, LENGTH), 0, 20)
 

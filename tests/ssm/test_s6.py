@@ -8,6 +8,7 @@ from flax import nnx
 
 from aire.ssm import S6, S6Config
 from aire.ssm.abstract import abstract
+from aire.ssm.s6_parameters import split_x_proj
 from aire.utils.errors import UserError
 from tests.helpers import forward
 
@@ -128,6 +129,9 @@ def test_cut_equals_mask(options):
     for same in (layer.cut(np.ones(N, bool)), layer.mask(np.ones(N, bool))):
         for name, array in params(layer).items():
             np.testing.assert_array_equal(params(same)[name], array)
+    joined = split_x_proj(np.asarray(layer.x_proj), layer.dt_proj.shape[1], len(layer.reverse))
+    for name, array in joined.items():
+        np.testing.assert_array_equal(array, getattr(layer, name)[...])
     twice = cut.cut(np.array([0, 1, 1], bool))
     for name, array in params(layer.cut(np.array([0, 0, 0, 1, 1, 0], bool))).items():
         np.testing.assert_array_equal(params(twice)[name], array)

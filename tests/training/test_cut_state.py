@@ -11,6 +11,7 @@ from aire.ssm import layers
 from aire.training.optimizer import OptimizerConfig, make_optimizer
 from aire.training.step import init_state, make_train_step, split_model
 from aire.utils.errors import UserError
+from tests.helpers import MAMBA
 
 OPTIONS = OptimizerConfig(lr=0.01, ssm_lr=0.003, weight_decay=0.05)
 
@@ -31,7 +32,7 @@ def merged(model, state):
 @pytest.mark.parametrize("kind", ["s5", "s4d", "s6"])
 def test_the_moments_of_the_kept_states_are_carried(make_model, kind):
     n = 16 if kind == "s4d" else 6
-    model = make_model((n, n), ssm={"kind": kind, "dt_min": 0.05})
+    model = make_model((n, n), ssm={"kind": kind, "dt_min": 0.05}, **(MAMBA if kind == "s6" else {}))
     rng = np.random.default_rng(0)
     d_input = model.config.d_input
     batch = {"x": rng.normal(size=(4, 9, d_input)).astype(np.float32), "y": rng.integers(0, 2, 4).astype(np.int32)}
