@@ -6,6 +6,9 @@ After installation, the command `aire` does the same from any folder.
 
 NAME is a file in configs/. Results go to --workdir (default: the run's name under $AIRE_WORKDIR or ./runs), prepared
 datasets to --data_dir (default: $AIRE_DATA_DIR or ./data).
+
+On several machines, start the same command on each: SLURM's `srun` and TPU pods say which process is which. Elsewhere,
+add --config.distributed="('HOST:PORT', N, I)" with an address of process 0, the number of processes, and the index.
 """
 
 import os
@@ -32,8 +35,11 @@ if _IS_COMMAND and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.enviro
     os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     os.execv(sys.executable, sys.orig_argv)
 
+import contextlib
 import difflib
 import importlib
+import io
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -42,7 +48,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from aire.utils import stopping
+from aire.utils import processes, stopping
 from aire.utils.checks import check, file_name
 from aire.utils.errors import UserError
 from aire.utils.files import occupied
@@ -114,10 +120,19 @@ def run(argv: list[str]) -> None:
     check(config, name=file_name())
     workdir = Path(values.workdir or Path(os.environ.get("AIRE_WORKDIR", "runs")) / config.name)
     data_dir = Path(values.data_dir or os.environ.get("AIRE_DATA_DIR", "data"))
+    if "distributed" in config:
+        processes.start(config.distributed)
     keep_compiled(workdir)
     experiment = importlib.import_module(f"experiments.{config.experiment}")
-    with occupied(workdir):
+    with occupied(workdir) if processes.is_first() else silent():
         experiment.run(config, workdir, data_dir)
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Drop what a process prints that others print, too."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 def keep_compiled(workdir: Path) -> None:
@@ -144,15 +159,35 @@ def main() -> None:
         print(f"{__doc__}\nConfigs: {', '.join(config_names())}")
         return
     sys.excepthook = _show
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without "→" is no reason to stop
     with stopping.on_signals():
         try:
             run(sys.argv)
+            processes.end()
         except (UserError, flags.Error) as error:
+            processes.fail(f"error: {error}")
             sys.exit(f"error: {error}")
+        except OSError as error:  # such as of standard output, whose disk is full or whose reader has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to print
+            sys.exit(f"error: {error}; run the same command again to go on")
         except stopping.Stopped as stop:
-            notes = getattr(stop, "__notes__", ["run the same command again"])
-            print("; ".join([str(stop), *notes]), file=sys.stderr, flush=True)
+            report(stop)
+            processes.end()
             sys.exit(stop.exit_code)
+        except Exception as error:
+            processes.fail(error)
+            raise
+
+
+def report(stop: stopping.Stopped) -> None:
+    """Say why the run stops and how to go on."""
+    if processes.is_first():
+        notes = getattr(stop, "__notes__", ["run the same command again"])
+        print("; ".join([str(stop), *notes]), file=sys.stderr, flush=True)
+        if stop.exit_code == 0:
+            print(f"to go on: {shlex.join([Path(sys.executable).name, *sys.argv])}", flush=True)
 
 
 if __name__ == "__main__":

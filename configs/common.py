@@ -33,7 +33,9 @@ def build(variants: str, changes: Mapping[str, Change], *, train: TrainConfig, *
     """
     # init: "scratch", "zoo", a .safetensors file, or a checkpoint of a reference implementation.
     # finetune: train the model of `init` further, with the settings of `train`, before it is pruned.
+    # distributed: ("host:port", processes, index), where `aire.utils.processes` does not find them by itself.
     fixed = {"experiment": "prune", "init": "scratch", "finetune": False, "train": dataclasses.asdict(train)}
+    fixed["distributed"] = ()
     config = ConfigDict(fixed | settings)
     for change in parse_variants(variants, changes):
         change(config)

@@ -26,12 +26,16 @@ SECTIONS = (
     "selective",
     "selective_cuts",
     "loop",
+    "memory",
+    "fit",
     "start",
     "pages",
     "pruning",
     "moments",
     "calibrated",
 )
+TASKS = ("lra_listops", "lra_text", "lra_retrieval", "lra_image", "lra_pathfinder", "lra_pathx", "speech_commands")
+TASKS += ("smnist", "psmnist", "scifar")
 # (kind, depth, d_model, states, length, batch): two layers of the paper's largest networks, batch reduced.
 WIDE = ("s5", 2, 512, 192, 1024, 4)
 PATHFINDER = ("s5", 2, 192, 128, 1024, 8)
@@ -65,6 +69,8 @@ def get_config(variants: str = "") -> ConfigDict:
             },
             # (batch, length, stored states): ListOps, Image, Pathfinder and Path-X, batch reduced.
             "scan_shapes": ((8, 2048, 8), (4, 1024, 192), (8, 1024, 128), (1, 16384, 128)),
+            "memory": (PATHFINDER, BANK),
+            "fit": tuple(f"{task}_prune" for task in TASKS),
             **selective(),
             "loop": "small",  # variants of lra_listops_prune; also for the section "start"
             "pages": (WIDE, SMALL, BANK),
@@ -157,6 +163,8 @@ def smoke(config: ConfigDict) -> None:
     config.growth.update(length=(16, 32), states=(4, 8), batch=(1, 2))
     config.growth.base.update(d_model=4, length=32, states=4, batch=1)
     config.scan_shapes = ((2, 64, 4),)
+    config.memory = (("s5", 1, 4, 4, 32, 4),)
+    config.fit = ("lra_retrieval_prune:smoke", "scifar_prune:smoke,s4d")
     config.selective.update(shapes=((1, 8, 4, 2),), compiled=(2, 8, 4, 2))
     config.selective.cuts.update(d_model=4, states=4, length=8, batch=1, shares=(1.0, 0.0), step_batches=(1,))
     config.loop = "smoke"

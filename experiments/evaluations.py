@@ -16,7 +16,7 @@ from aire.models import Classifier
 from aire.pruning import Cut, apply_masked
 from aire.ssm import layers
 from aire.training.evaluate import Answers
-from aire.utils import digests
+from aire.utils import devices, digests
 from aire.utils.errors import UserError
 from aire.utils.files import reading, write_bytes, writing
 from experiments.records import Measurement
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 class EvaluationFile(UserDict[str, Measurement]):
     """A dict of evaluations that appends each new one to a file of JSON lines, so a kill loses none.
+
+    Of several processes the first one writes; all read, and evaluate the same.
 
     A kill during a write leaves an incomplete last line, which the next start drops. Each line is a sealed record.
     Lines of older versions have no digest, so damage to them cannot be found.
@@ -40,7 +42,7 @@ class EvaluationFile(UserDict[str, Measurement]):
         with reading(self.path):
             text = self.path.read_bytes() if self.path.exists() else b""
         complete = text[: text.rfind(b"\n") + 1]
-        if complete != text or not self.path.exists():
+        if devices.is_first() and (complete != text or not self.path.exists()):
             write_bytes(self.path, complete)
         records = [self._read(number, line) for number, line in enumerate(complete.split(b"\n")[:-1], 1)]
         if not all(map(digests.is_sealed, records)):
@@ -59,10 +61,12 @@ class EvaluationFile(UserDict[str, Measurement]):
         return record
 
     def __setitem__(self, key: str, evaluation: Measurement) -> None:
+        super().__setitem__(key, evaluation)
+        if not devices.is_first():
+            return
         line = json.dumps(digests.seal({"key": key, **dataclasses.asdict(evaluation)})) + "\n"
         with writing(self.path), open(self.path, "a") as file:
             file.write(line)
-        super().__setitem__(key, evaluation)
 
 
 def _check_evaluation(record: Mapping, where: str) -> None:

@@ -1,7 +1,6 @@
 """Obtain a trained model: from the zoo, from a file, or by training."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,12 @@ from aire.io.weights import get_arrays, run_as
 from aire.models import Classifier, ModelConfig
 from aire.ssm import kind_of, ssm_config
 from aire.training.loop import TrainConfig, train
-from aire.utils import digests
+from aire.utils import devices, digests
 from aire.utils.errors import UserError, differences
-from aire.utils.files import write_text
+from aire.utils.files import write_json
 from experiments.provenance import provenance
 
+UNCHANGING = {"train": ("checkpoint_minutes", "max_minutes", "fsdp"), "model": ("remat",)}  # settings of no effect
 UNREAD = ("selection_examples", "more_test_examples")  # sizes of data that training does not read
 
 
@@ -79,7 +79,9 @@ def _train(config: ConfigDict, model: Classifier, task: Task, workdir: Path, ori
     fingerprint = {key: config[key].to_dict() for key in ("data", "model", "train")} | {"seed": config.seed}
     for size in UNREAD:
         fingerprint["data"].pop(size, None)
-    del fingerprint["train"]["checkpoint_minutes"]  # does not change the result
+    for section, names in UNCHANGING.items():
+        for name in names:
+            del fingerprint[section][name]
     if config.finetune:
         fingerprint["initial"] = digests.of_arrays(get_arrays(model))
     trained = train(
@@ -90,20 +92,22 @@ def _train(config: ConfigDict, model: Classifier, task: Task, workdir: Path, ori
         folder=workdir / "training",
         fingerprint=fingerprint,
     )
-    aire.save(trained.model, workdir / "model.safetensors")
     record = {"config": config.to_dict(), "seed": config.seed, "best_step": trained.step, **source}
     record["validation"] = vars(trained.validation)
-    write_text(workdir / "model.json", json.dumps(record, indent=1))
+    if devices.is_first():
+        aire.save(trained.model, workdir / "model.safetensors")
+        write_json(workdir / "model.json", record)
     accuracy = f"validation accuracy {trained.validation.accuracy:.2%}"
     return trained.model, f"{origin} with seed {config.seed}, best at step {trained.step} ({accuracy})"
 
 
 def as_configured(found: ModelConfig, expected: ModelConfig) -> ModelConfig:
-    """Return a model's config with the options that do not depend on training: the precision of the activations, and
-    layer options such as the factor on the time steps (2 for every second sample)."""
+    """Return a model's config with the options that do not depend on training: the precision of the activations, what
+    the gradient stores, and layer options such as the factor on the time steps (2 for every second sample)."""
     options = kind_of(found.ssm).layer.RUN_OPTIONS
     chosen = {name: getattr(expected.ssm, name) for name in options if hasattr(expected.ssm, name)}
-    return dataclasses.replace(found, ssm=dataclasses.replace(found.ssm, **chosen), dtype=expected.dtype)
+    running = {"dtype": expected.dtype, "remat": expected.remat}
+    return dataclasses.replace(found, ssm=dataclasses.replace(found.ssm, **chosen), **running)
 
 
 def _check_fit(path: Path, found: ModelConfig, expected: ModelConfig) -> None:

@@ -15,7 +15,7 @@ from aire import zoo
 from aire.report import tables
 from aire.training.evaluate import Answers, Evaluation
 from aire.utils import digests
-from aire.utils.files import write_text
+from aire.utils.files import write_json, write_text
 
 _TABLE = "results.csv"
 
@@ -24,7 +24,7 @@ def write_results(folder: Path, results: Mapping[str, Any], points: Sequence[Seq
     """Write the points of a sweep to results.csv, and a sealed record with the digest of that file to results.json."""
     text = tables.csv_text(points)
     write_text(folder / _TABLE, text)
-    write_text(folder / "results.json", json.dumps(digests.seal({**results, _TABLE: digests.of_text(text)}), indent=1))
+    write_json(folder / "results.json", digests.seal({**results, _TABLE: digests.of_text(text)}))
 
 
 def read_points(folder: Path, results: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from aire.io.weights import get_arrays
 from aire.models import Classifier
 from aire.pruning import Cut, Readout, methods
-from aire.utils import digests
+from aire.utils import devices, digests
 from aire.utils.errors import UserError
 from aire.utils.files import reading, write_bytes
 
@@ -41,7 +41,7 @@ class SavedCuts:
 
     def put(self, trial: tuple[str, int], ratio: float, cut: Cut) -> None:
         """Save a cut."""
-        if self._folder is not None:
+        if self._folder is not None and devices.is_first():
             file = io.BytesIO()
             np.savez(file, **cut.arrays())
             write_bytes(self._path(trial, ratio), file.getvalue())

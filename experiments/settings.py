@@ -22,12 +22,13 @@ from aire.models.config import MAX_LAYERS
 from aire.pruning import methods
 from aire.pruning.api import UNSTABLE
 from aire.pruning.selection import SCOPES
-from aire.ssm import kind_of, ssm_config
+from aire.ssm import KINDS, kind_of, ssm_config
 from aire.ssm.base import MAX_STATES
 from aire.ssm.hippo import MAX_SIZE
 from aire.training.loop import MAX_BATCH, TrainConfig
+from aire.utils import devices
 from aire.utils.checks import Mistakes, check, choice, compare, integer, make, number, seed, several, text
-from aire.utils.errors import MissingFileError, UserError
+from aire.utils.errors import MissingFileError, UserError, in_one_line
 from aire.utils.files import writing
 
 SEED = seed()
@@ -117,7 +118,7 @@ def check_sections(config: ConfigDict) -> None:
         with mistakes.within("data."):
             form = describe(config.data.to_dict())
         with mistakes.within("model."):
-            model = new_model(config.model, form or Form(1, 1, 1, config.model.retrieval is True))
+            model = new_model(config.model, form or Form(1, 1, 1, retrieval=config.model.retrieval is True))
             if form and model.retrieval != form.retrieval:
                 raise UserError(f"retrieval={model.retrieval}: expected {form.retrieval} with this task")
         with mistakes.within("train."):
@@ -154,7 +155,8 @@ def new_model(section: ConfigDict, form: Form) -> ModelConfig:
 
 def check_names(config: ConfigDict) -> list[str]:
     """Return the methods to sweep. Raise UserError that names every unknown one."""
-    names = _named(tuple(config.prune.methods or ()), kind_of(ssm_config(config.model.ssm.to_dict())).selective)
+    kind = KINDS.get(config.model.ssm.get("kind"))  # another check names an unknown kind and wrong options
+    names = _named(tuple(config.prune.methods or ()), kind is not None and kind.selective)
     with Mistakes() as mistakes:
         for name in names:
             with mistakes.within("prune.methods: "):
@@ -228,16 +230,20 @@ def try_methods(names: Sequence[str], config: ConfigDict) -> None:
                 except UserError:
                     raise
                 except Exception as error:  # whatever a user's function raises
-                    raise UserError(f"{name!r} fails on a tiny model with {type(error).__name__}: {error}") from error
+                    raise UserError(f"{name!r} fails on a tiny model with {in_one_line(error)}") from error
 
 
 def check_room(config: ConfigDict, data: Mapping[str, Any], workdir: Path, data_dir: Path) -> None:
     """Raise UserError if a new model has no room in the memory or on the disk, or the data none on the disk.
 
+    Or if the batches of a training do not divide over the devices.
+
     Args:
         data: the options of the data that the run reads.
     """
     form = describe(data)
+    if config.init == "scratch" or config.finetune:
+        devices.check_batch("train.batch_size", config.train.batch_size, config.train.accumulate)
     if config.init == "scratch":
         _check_room(new_model(config.model, form), config, form, workdir)
     if missing := form.missing_bytes(data_dir):

@@ -18,15 +18,16 @@ from aire.pruning.moments import AnyMoments
 from aire.pruning.output_error import output_errors
 from aire.pruning.result import result_of
 from aire.training.evaluate import Evaluation
+from aire.utils import processes
 from aire.utils.checks import Mistakes
-from aire.utils.errors import UserError
+from aire.utils.errors import UserError, in_one_line
 from aire.utils.progress import Progress
 from aire.utils.stopping import Stopped
 from experiments import settings
 from experiments.calibration_inputs import calibration_batches
 from experiments.evaluations import CutEvaluator, whole
 from experiments.records import Point
-from experiments.saved_cuts import SavedCuts
+from experiments.saved_cuts import SavedCuts, from_arrays
 
 Trial = tuple[str, int]  # a method and a seed, which matters to methods that use random numbers
 
@@ -67,8 +68,8 @@ def load_scores(path: str) -> None:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     except UserError:
         raise
-    except Exception as error:
-        raise UserError(f"prune.scores_file={path!r} fails with {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f"prune.scores_file={path!r} fails with {in_one_line(error)}") from error
     if before == set(methods.names()):
         raise UserError(f"prune.scores_file={path!r} adds no score: decorate one with @aire.pruning.scores.register")
 
@@ -167,7 +168,10 @@ class Cuts:
         method, seed = trial
         calibration = self._calibration(seed) if methods.get(method).needs_calibration else None
         options = {"ratio": ratio, "scope": scope(method, self._config), "calibration": calibration}
-        return find_cut(self._model, self.scores(trial), method, **options)
+        cut = find_cut(self._model, self.scores(trial), method, **options)
+        if processes.are_several():  # whose rounding may differ
+            cut = from_arrays(processes.of_first(cut.arrays()))
+        return cut
 
     def _calibration(self, seed: int) -> Calibration:
         if seed not in self._calibrations:

@@ -1,10 +1,13 @@
 """Fixtures: CPU only, small layers and models."""
 
 import functools
+import gc
 import os
 from importlib.metadata import version
 
+gc.set_threshold(10_000, 10, 10)  # with the default, garbage collection takes a tenth of the CPU time
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's threads would wait for each other on busy cores
 # Tests compile many small programs and run each a few times: compile fast, and share the results between processes.
 FLAGS = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
 FLAGS += ["--xla_cpu_parallel_codegen_split_count=1"]
@@ -26,13 +29,14 @@ import jax
 import jaxtyping
 import numpy as np
 import pytest
+import typechecker
 from flax import nnx
 from flax.nnx.nn import normalization
 
-jaxtyping.install_import_hook(["aire.ssm", "aire.models", "aire.pruning"], "typechecker.check")
+typechecker.install(["aire.ssm", "aire.models", "aire.pruning"])
 
 from aire.models import Classifier, ModelConfig
-from aire.ssm import S4D, S5, S4DConfig, S5Config, ssm_config
+from aire.ssm import S4D, S5, S4DConfig, S5Config, StateSpaceLayer, ssm_config
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -53,13 +57,21 @@ for name in ("_normalize", "_compute_stats"):  # Flax's norms promote bfloat16 t
     setattr(normalization, name, promoting(getattr(normalization, name)))
 
 
+def pytest_collection_finish() -> None:
+    """Let the garbage collector skip the objects of the imports."""
+    gc.collect()
+    gc.freeze()
+
+
 @functools.cache
 def once(kind: type, *args, seed: int):
+    if issubclass(kind, StateSpaceLayer):  # compile a layer's initialisation as one program
+        return nnx.jit(lambda: kind(*args, rngs=nnx.Rngs(seed)))()
     return kind(*args, rngs=nnx.Rngs(seed))
 
 
 def made(kind: type, *args, seed: int):
-    """A module of its own, from parameters that are drawn once."""
+    """Return a new module. Its initial parameters are drawn once and copied."""
     return nnx.clone(once(kind, *args, seed=seed))
 
 
@@ -72,7 +84,7 @@ def jax_defaults():
 
 @pytest.fixture
 def unchecked_types(monkeypatch):
-    """Without the tests' own checks of types, as in a user's program."""
+    """Switch off the tests' type checks, as in a user's program."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 

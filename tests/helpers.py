@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from flax.traverse_util import unflatten_dict
+from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from aire.data import synthetic
@@ -92,6 +94,24 @@ def refused(message: str, data_dir: Path | None = None) -> Iterator[pytest.Excep
 def forward(module: nnx.Module, *args: Any) -> Any:
     """Return `module(*args)`, compiled once per structure and shapes."""
     return module(*args)
+
+
+@jax.jit
+def stepwise(layer: nnx.Module, u: ArrayLike) -> jax.Array:
+    """Return the outputs of `layer.step`, called for each step of u (B, L, H) in turn."""
+    u = jnp.asarray(u)
+
+    def step(x, u_k):
+        y, x = layer.step(u_k, x)
+        return x, y
+
+    return jax.lax.scan(step, layer.initial_state(len(u)), u.swapaxes(0, 1))[1].swapaxes(0, 1)
+
+
+@functools.partial(jax.jit, static_argnames="method")
+def call(layer: nnx.Module, *args: Any, method: str) -> Any:
+    """Call a method of a layer, compiled once per structure and shapes."""
+    return getattr(layer, method)(*args)
 
 
 def configured(name: str, variants: str = "") -> ConfigDict:

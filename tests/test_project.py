@@ -5,7 +5,11 @@ import re
 import tomllib
 from pathlib import Path
 
+import jax.numpy as jnp
+import jaxtyping
 import pytest
+
+from aire.pruning.scores import prefix_normalize
 
 ROOT = Path(__file__).parent.parent
 
@@ -64,3 +68,8 @@ def test_the_pages_name_every_config():
 def test_the_package_imports_nothing_that_windows_lacks():
     for path in (ROOT / "aire").rglob("*.py"):
         assert not re.search(r"^\s*(import|from) (fcntl|resource|pwd|termios)\b", path.read_text(), re.MULTILINE), path
+
+
+def test_the_tests_check_shapes():
+    with pytest.raises(jaxtyping.TypeCheckError):
+        prefix_normalize(jnp.ones((2, 2)))

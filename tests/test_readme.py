@@ -1,4 +1,4 @@
-"""The snippets of the README and of the pages run, in order and in one namespace, and do what the text says."""
+"""Run the snippets of the README and the pages in order, in one namespace, and check what the text says of them."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,8 @@ PAGES = {  # the number of snippets
     "docs/use.md": 3,
     "docs/selective.md": 1,
 }
-pytestmark = pytest.mark.usefixtures("jax_defaults")
+# One group, so that one worker runs the snippets once.
+pytestmark = [pytest.mark.usefixtures("jax_defaults"), pytest.mark.xdist_group("pages")]
 REGISTRIES = (SCORES, METHODS, KINDS, TASKS)
 
 
@@ -45,7 +46,7 @@ def ran(tmp_path_factory, jax_defaults):
     before = [dict(registry) for registry in REGISTRIES]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # some of them save files
-        jaxtyping.config.update("jaxtyping_disable", True)  # the checks know no symbolic sizes, which an export has
+        jaxtyping.config.update("jaxtyping_disable", True)  # the checks reject the symbolic sizes of an export
         try:
             for page in PAGES:
                 for number, code in enumerate(snippets(page), 1):
@@ -70,7 +71,7 @@ def reaching(modes) -> int:
 
 def test_every_snippet_is_found():
     pages = ["README.md", *(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
-    assert {page: len(found) for page in pages if (found := snippets(page))} == PAGES  # none is left out
+    assert {page: len(found) for page in pages if (found := snippets(page))} == PAGES  # none is missing
 
 
 def test_a_model_is_pruned_and_saved(ran):
@@ -81,18 +82,18 @@ def test_a_model_is_pruned_and_saved(ran):
     np.testing.assert_array_equal(loaded(ran["tokens"], ran["lengths"]), ran["logits"])
 
 
-def test_the_steps_by_themselves_are_the_one_call(ran):
+def test_the_single_steps_give_the_model_of_prune(ran):
     for a, b in zip(jax.tree.leaves(ran["smaller"]), jax.tree.leaves(ran["result"].model), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_cut_with_data_keeps_its_share_and_a_tolerance_finds_one(ran):
+def test_calibrated_pruning_keeps_its_ratio_and_a_tolerance_finds_the_ratio(ran):
     full = states(ran["model"])
     assert states(ran["calibrated"].model) == round(0.4 * full) and "held-out" in ran["calibrated"].summary()
     assert full - states(ran["within"].model) == 1  # 1 of 128 is within 0.01, 2 are not
 
 
-def test_the_own_scores_choose_what_they_say(ran):
+def test_user_defined_scores_keep_the_highest_states(ran):
     """In each layer, no state that is cut scores higher than one that is kept."""
     moments = aire.calibrate(ran["model"], ran["batches"])
     for path, m in aire.modes(ran["model"]).items():
@@ -115,7 +116,7 @@ def test_the_refit_loses_less_than_the_plain_cut(ran):
     assert errors[1] < 0.9 * errors[0]
 
 
-def test_the_own_layer_is_pruned_and_saved(ran):
+def test_a_user_defined_layer_is_pruned_and_saved(ran):
     leaky = ran["leaky"]
     leaky.eval()
     result = aire.prune(leaky, 0.5, "last")
@@ -126,7 +127,7 @@ def test_the_own_layer_is_pruned_and_saved(ran):
     np.testing.assert_allclose(loaded(tokens), aire.mask(leaky, result.keep)(tokens), rtol=1e-4, atol=1e-5)
 
 
-def test_the_own_task_is_found_by_name(ran):
+def test_a_user_defined_task_is_found_by_name(ran):
     task = load_task({"task": "parity", "length": 12, "examples": 20}, ran["folder"])
     assert task.description() == "parity of random bits: 20 / 20 / 20 / 20 examples of up to 12 steps, 2 classes"
     for split in task.splits.values():
@@ -143,7 +144,7 @@ def test_plain_arrays_are_cut(ran):
     np.testing.assert_array_equal(ran["C"], C[:, strongest])
 
 
-def test_a_stream_ends_with_the_logits_of_the_whole(ran):
+def test_streaming_ends_with_the_logits_of_the_complete_sequence(ran):
     expected = ran["forward"](ran["tokens"])
     np.testing.assert_allclose(ran["so_far"], expected, atol=1e-5 * np.abs(expected).max())
     assert (ran["folder"] / "whole.bin").stat().st_size and (ran["folder"] / "step.bin").stat().st_size

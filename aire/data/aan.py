@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 
 from aire.data.formats import preparation
 from aire.data.formats.characters import Vocabulary, append_eos, check_length
-from aire.data.formats.preparation import SPLITS, PreparedOnce
+from aire.data.formats.preparation import SPLITS, PreparedOnce, compact
 from aire.data.pipeline import Split, pad
 from aire.utils import digests
 from aire.utils.errors import MissingFileError, UserError
@@ -138,22 +138,12 @@ class Aan(PreparedOnce):
     """Store `tokens1` and `tokens2`, (L,) uint8 without the end token, and `label`, 1 if one cites the other."""
 
     TITLE = TITLE
-    VERSION = tfds.core.Version("1.0.0")  # increase whenever the same files would give different data
+    DESCRIPTION = "Pairs of papers by characters: does one cite the other?"
+    HOMEPAGE = "https://github.com/google-research/long-range-arena"
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        # Encode as bytes, because TFDS would widen each token to int64 and read more slowly.
-        tokens = tfds.features.Tensor(shape=(None,), dtype=np.uint8, encoding="bytes")
-        features = {"tokens1": tokens, "tokens2": tokens, "label": tfds.features.ClassLabel(num_classes=N_CLASSES)}
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Pairs of papers by characters: does one cite the other?",
-            homepage="https://github.com/google-research/long-range-arena",
-            features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,  # keep the order of the files
-        )
-
-    def encode(self, example: Example) -> dict:
-        return dict(zip(("tokens1", "tokens2", "label"), example, strict=True))
+    def features(self) -> dict[str, tfds.features.FeatureConnector]:
+        label = tfds.features.ClassLabel(num_classes=N_CLASSES)
+        return {"tokens1": compact((None,)), "tokens2": compact((None,)), "label": label}
 
 
 def load(data_dir: str | Path, release: Release, *, length: int = MAX_LENGTH, **examples: int) -> dict[str, Split]:

@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from aire.data.formats import archives, pickled, pixels
 from aire.data.formats.archives import Archive
@@ -135,7 +134,6 @@ class Cifar10(ImageDataset):
     """Small colour images of animals and vehicles."""
 
     TITLE = BINARY.title
-    VERSION = tfds.core.Version("1.0.0")  # increase whenever the same files would give different data
     SHAPE = (SIDE, SIDE, 3)
     HOMEPAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 

@@ -8,7 +8,6 @@ equal size. Images are read row by row. The files have no validation split, so e
 from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from aire.data.formats import pixels
 from aire.data.formats.idx import SIDE, Checksums, IdxSource, Published
@@ -53,7 +52,6 @@ class FashionMnist(ImageDataset):
     """Grey images of ten kinds of clothes."""
 
     TITLE = PUBLISHED.title
-    VERSION = tfds.core.Version("1.0.0")  # increase whenever the same files would give different data
     SHAPE = (SIDE, SIDE)
     HOMEPAGE = "https://github.com/zalandoresearch/fashion-mnist"
 

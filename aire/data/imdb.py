@@ -12,9 +12,8 @@ films that are not in the training split, as are all test reviews. The vocabular
 reviews.
 """
 
-import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -22,9 +21,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from aire.data.formats import preparation
-from aire.data.formats.archives import Archive, Files
+from aire.data.formats.archives import Archive, ArchiveSource
 from aire.data.formats.characters import Vocabulary, append_eos, check_length
-from aire.data.formats.preparation import PreparedOnce
+from aire.data.formats.preparation import PreparedOnce, compact
 from aire.data.pipeline import Split, pad
 from aire.utils.errors import UserError
 
@@ -46,8 +45,7 @@ ARCHIVE = Archive(
 Example = tuple[np.ndarray, int]  # tokens (L,) uint8 without the end token, and the class
 
 
-@dataclasses.dataclass(frozen=True)
-class Reviews:
+class Reviews(ArchiveSource):
     """The labelled reviews of the archive, ordered by number, with alternating classes.
 
     Raises:
@@ -55,19 +53,7 @@ class Reviews:
             reviews, or there are too many characters for the vocabulary.
     """
 
-    files: Files
-
-    def config_name(self) -> str:
-        return self.files.config_name()
-
-    def sizes(self) -> dict[str, int]:
-        return {name: len(examples) for name, examples in self._examples.items()}
-
-    def splits(self) -> Mapping[str, Iterable[Example]]:
-        return self._examples
-
-    @cached_property
-    def _examples(self) -> dict[str, list[Example]]:
+    def read(self) -> dict[str, list[Example]]:
         train, test = (self._reviews(name, minimum) for name, minimum in (("train", VALIDATION_SHARE), ("test", 1)))
         vocabulary = self._vocabulary(text for texts in train for _, text in texts)
         held_out = [len(texts) // VALIDATION_SHARE for texts in train]
@@ -119,24 +105,11 @@ class Imdb(PreparedOnce):
     """Store `tokens` (L,) uint8, without the end token, and `label`."""
 
     TITLE = ARCHIVE.title
-    VERSION = tfds.core.Version("1.0.0")  # increase whenever the same files would give different data
+    DESCRIPTION = "Film reviews by characters: positive or negative."
+    HOMEPAGE = "https://ai.stanford.edu/~amaas/data/sentiment/"
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            # Encode as bytes, because TFDS would widen each token to int64 and read more slowly.
-            "tokens": tfds.features.Tensor(shape=(None,), dtype=np.uint8, encoding="bytes"),
-            "label": tfds.features.ClassLabel(names=CLASSES),
-        }
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Film reviews by characters: positive or negative.",
-            homepage="https://ai.stanford.edu/~amaas/data/sentiment/",
-            features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,  # the classes alternate
-        )
-
-    def encode(self, example: Example) -> dict:
-        return dict(zip(("tokens", "label"), example, strict=True))
+    def features(self) -> dict[str, tfds.features.FeatureConnector]:
+        return {"tokens": compact((None,)), "label": tfds.features.ClassLabel(names=CLASSES)}
 
 
 def load(

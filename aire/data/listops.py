@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from aire.data.formats import preparation
-from aire.data.formats.preparation import SPLITS, PreparedOnce
+from aire.data.formats.preparation import SPLITS, OneSplit, PreparedOnce, compact
 from aire.data.pipeline import Split, pad
 from aire.utils import digests
 from aire.utils.errors import MissingFileError, UserError
@@ -141,24 +141,14 @@ class Generated:
 
 
 @dataclasses.dataclass(frozen=True)
-class Further(Generated):
+class Further(OneSplit, Generated):
     """One split of further examples, prepared apart from the others, which do not change.
 
     Each split has a stream of its own. Expressions as long as the task's do not repeat by chance those of other splits.
-
-    Attributes:
-        split: its name, a part of its seed.
-        examples: its size. A smaller split is the beginning of a larger one.
     """
-
-    split: str = "selection"
-    examples: int = 2_000
 
     def config_name(self) -> str:
         return f"generated_{self._shape()}_{self.split}{self.examples}_seed{self.seed}"
-
-    def sizes(self) -> dict[str, int]:
-        return {self.split: self.examples}
 
     def splits(self) -> dict[str, Iterator[Example]]:
         return {self.split: islice(self._stream(Random(f"{self.seed} {self.split}")), self.examples)}
@@ -264,21 +254,11 @@ class ListOps(PreparedOnce):
     """Store `tokens` (L,) uint8, indices into VOCABULARY that end with <eos>, and `label`."""
 
     TITLE = "ListOps"
-    VERSION = tfds.core.Version("1.0.0")  # increase whenever the same options would give different data
+    DESCRIPTION = "ListOps of the Long Range Arena: evaluate a nested expression of digits."
+    HOMEPAGE = "https://github.com/google-research/long-range-arena"
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            # Encode as bytes, because TFDS would widen each token to int64 and read more slowly.
-            "tokens": tfds.features.Tensor(shape=(None,), dtype=np.uint8, encoding="bytes"),
-            "label": tfds.features.ClassLabel(num_classes=N_CLASSES),
-        }
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="ListOps of the Long Range Arena: evaluate a nested expression of digits.",
-            homepage="https://github.com/google-research/long-range-arena",
-            features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,  # the examples are independent draws
-        )
+    def features(self) -> dict[str, tfds.features.FeatureConnector]:
+        return {"tokens": compact((None,)), "label": tfds.features.ClassLabel(num_classes=N_CLASSES)}
 
     def encode(self, example: Example) -> dict:
         tokens, label = example

@@ -9,7 +9,6 @@ import functools
 from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from aire.data.formats import pixels
 from aire.data.formats.idx import SIDE, Checksums, IdxSource, Published
@@ -51,7 +50,6 @@ class Mnist(ImageDataset):
     """Grey images of handwritten digits."""
 
     TITLE = PUBLISHED.title
-    VERSION = tfds.core.Version("1.0.0")  # increase whenever the same files would give different data
     SHAPE = (SIDE, SIDE)
     HOMEPAGE = "http://yann.lecun.com/exdb/mnist/"
 

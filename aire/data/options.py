@@ -33,6 +33,7 @@ class Form:
         length: the largest number of steps.
         d_input: features per step, or size of the vocabulary.
         n_classes: number of classes.
+        tokens: whether the inputs are tokens.
         retrieval: whether an example is a pair of documents.
         train_examples: size of the training split; None if only the data says it.
         files: what is written once to the folder of the data, by path in it, and about how many bytes.
@@ -41,6 +42,7 @@ class Form:
     length: int
     d_input: int
     n_classes: int
+    tokens: bool = False
     retrieval: bool = False
     train_examples: int | None = None
     files: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -76,7 +78,7 @@ def _is_size(name: str) -> bool:
 def _listops(options: Options) -> Form:
     own = _own(options, listops.Generated)
     source = listops.Generated(**own)
-    form = Form(options["length"], listops.VOCAB_SIZE, listops.N_CLASSES)
+    form = Form(options["length"], listops.VOCAB_SIZE, listops.N_CLASSES, tokens=True)
     if options["lra_release"]:
         return form
     further = [listops.Further(**own, split=split, examples=n) for split, n in _further(options)]
@@ -128,7 +130,7 @@ _IMAGES = _FOLDER | {"pool": integer(1, 64)}
 _TASKS: dict[str, tuple[Mapping[str, Rule], Callable[[Options], Form]]] = {
     "aan": (
         _FOLDER | {"length": integer(2, aan.MAX_LENGTH)},
-        lambda o: Form(o["length"], aan.VOCAB_SIZE, aan.N_CLASSES, retrieval=True),
+        lambda o: Form(o["length"], aan.VOCAB_SIZE, aan.N_CLASSES, tokens=True, retrieval=True),
     ),
     "cifar10": (
         _IMAGES | {"grey": boolean()},
@@ -138,7 +140,11 @@ _TASKS: dict[str, tuple[Mapping[str, Rule], Callable[[Options], Form]]] = {
     "imdb": (
         _FOLDER | {"length": integer(2, imdb.MAX_LENGTH), "validate_on_test": boolean()},
         lambda o: Form(
-            o["length"], imdb.VOCAB_SIZE, len(imdb.CLASSES), files=_download(imdb.ARCHIVE, 50_000 * 1_300, o)
+            o["length"],
+            imdb.VOCAB_SIZE,
+            len(imdb.CLASSES),
+            tokens=True,
+            files=_download(imdb.ARCHIVE, 50_000 * 1_300, o),
         ),
     ),
     "listops": (

@@ -17,7 +17,7 @@ from PIL import Image
 from aire.data import contours
 from aire.data.contours import DESIGNS
 from aire.data.formats import preparation
-from aire.data.formats.preparation import SPLITS, PreparedOnce
+from aire.data.formats.preparation import SPLITS, OneSplit, PreparedOnce, compact
 from aire.data.pipeline import Split
 from aire.data.splits import torch_permutation
 from aire.utils import digests
@@ -81,22 +81,11 @@ class Generated:
 
 
 @dataclasses.dataclass(frozen=True)
-class Further(Generated):
-    """One split of further images, prepared apart from the others.
-
-    Attributes:
-        split: its name, a part of the seed of each image.
-        examples: its size. A smaller split is the beginning of a larger one.
-    """
-
-    split: str = "selection"
-    examples: int = 2_000
+class Further(OneSplit, Generated):
+    """One split of further images, prepared apart from the others."""
 
     def config_name(self) -> str:
         return f"generated_{self.design}_{self.split}{self.examples}_seed{self.seed}"
-
-    def sizes(self) -> dict[str, int]:
-        return {self.split: self.examples}
 
 
 # Reading the release -------------------------------------------------------------------------------------------------
@@ -210,25 +199,12 @@ class Pathfinder(PreparedOnce):
     """Store `image` (side, side) uint8 and `label`, 1 if the dots are connected."""
 
     TITLE = "Pathfinder"
-    VERSION = tfds.core.Version("1.0.0")  # increase whenever the same options would give different data
+    DESCRIPTION = "Pathfinder: are two dots the ends of one dashed contour?"
+    HOMEPAGE = "https://github.com/google-research/long-range-arena"
 
-    def _info(self) -> tfds.core.DatasetInfo:
+    def features(self) -> dict[str, tfds.features.FeatureConnector]:
         side = self.builder_config.source.side
-        features = {
-            # Encode as bytes, because TFDS would widen each grey value to int64.
-            "image": tfds.features.Tensor(shape=(side, side), dtype=np.uint8, encoding="bytes"),
-            "label": tfds.features.ClassLabel(num_classes=N_CLASSES),
-        }
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Pathfinder: are two dots the ends of one dashed contour?",
-            homepage="https://github.com/google-research/long-range-arena",
-            features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,  # keep the order of the source
-        )
-
-    def encode(self, example: Example) -> dict:
-        return dict(zip(("image", "label"), example, strict=True))
+        return {"image": compact((side, side)), "label": tfds.features.ClassLabel(num_classes=N_CLASSES)}
 
 
 def load(data_dir: str | Path, source: Generated | Release) -> dict[str, Split]:

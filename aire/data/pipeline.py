@@ -110,7 +110,8 @@ class Batches:
         batch_size: examples per step over all processes. Each process gets `batch_size // process_count` of them. The
             global batch does not depend on the number of processes, so a run can resume with a different number.
         seed: of the order; at least 0.
-        process_index, process_count: select the part of each batch for this process.
+        process_index, process_count: select the part of each batch for this process. The parts of all processes one
+            after the other are the batch of a single process.
     Raises:
         UserError: `batch_size` exceeds the split or is not a multiple of `process_count`; `process_index` or `seed` is
             out of range.
@@ -135,8 +136,9 @@ class Batches:
 
     def __getitem__(self, step: int) -> Batch:
         epoch, place = divmod(step, steps_per_epoch(self.split, self.batch_size))
-        order = _order(len(self.split), self.seed, epoch)[place * self.batch_size : (place + 1) * self.batch_size]
-        return self.split.take(order[self.process_index :: self.process_count])
+        share = self.batch_size // self.process_count
+        start = place * self.batch_size + self.process_index * share
+        return self.split.take(_order(len(self.split), self.seed, epoch)[start : start + share])
 
     def __iter__(self) -> Iterator[Batch]:
         # Otherwise Python would call `__getitem__` until an IndexError, which never occurs.
@@ -149,18 +151,26 @@ def _order(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(n)
 
 
-def evaluation_batches(split: Split, batch_size: int) -> Iterator[Batch]:
+def evaluation_batches(
+    split: Split, batch_size: int, *, devices: int = 1, process_index: int = 0, process_count: int = 1
+) -> Iterator[Batch]:
     """Yield all examples once, in order, in batches of one shape, so the model is compiled once.
 
     The last batch is filled with copies of the last example at `weight` 0. Empty sequences would not do: the model
     could divide by zero, and NaN times 0 is NaN.
 
+    Args:
+        split: the examples.
+        batch_size: examples per step over all processes, rounded up to a multiple of the devices.
+        devices: of all processes.
+        process_index, process_count: select the part of each batch for this process, as in `Batches`.
     Raises:
         UserError: `batch_size` is below 1.
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size}: expected at least 1")
     batch_size = min(batch_size, max(len(split), 1))  # a larger one would only take memory
-    rows = (np.arange(start, start + batch_size) for start in range(0, len(split), batch_size))
-    last = len(split) - 1
+    batch_size = -(-batch_size // devices) * devices
+    share, last = batch_size // process_count, len(split) - 1
+    rows = (np.arange(share) + start + process_index * share for start in range(0, len(split), batch_size))
     return (split.take(np.minimum(i, last)) | {"weight": (i <= last).astype(np.float32)} for i in rows)

@@ -12,16 +12,14 @@ deviation of the inputs is well below 1. This is reproduced here, because models
 import dataclasses
 import io
 import wave
-from collections.abc import Iterable, Mapping
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from aire.data.formats import preparation
-from aire.data.formats.archives import Archive, Files
-from aire.data.formats.preparation import SPLITS, PreparedOnce
+from aire.data.formats.archives import Archive, ArchiveSource
+from aire.data.formats.preparation import SPLITS, PreparedOnce, compact
 from aire.data.pipeline import Split
 from aire.utils.errors import UserError
 
@@ -48,8 +46,7 @@ ARCHIVE = Archive(
 Example = tuple[np.ndarray, int]  # samples (16000,) int16, and the class
 
 
-@dataclasses.dataclass(frozen=True)
-class Recordings:
+class Recordings(ArchiveSource):
     """The recordings of the archive, ordered by file name and so by speaker.
 
     Raises:
@@ -57,19 +54,7 @@ class Recordings:
             recording has another format.
     """
 
-    files: Files
-
-    def config_name(self) -> str:
-        return self.files.config_name()
-
-    def sizes(self) -> dict[str, int]:
-        return {name: len(examples) for name, examples in self._examples.items()}
-
-    def splits(self) -> Mapping[str, Iterable[Example]]:
-        return self._examples
-
-    @cached_property
-    def _examples(self) -> dict[str, list[Example]]:
+    def read(self) -> dict[str, list[Example]]:
         """Read all recordings into memory (3.4 GB), because the lists may come last in the archive."""
         listed, found = {}, []
         for name, content in self.files.members():
@@ -122,23 +107,11 @@ class SpeechCommands(PreparedOnce):
     """Store `samples` (16000,) int16 and `label`."""
 
     TITLE = ARCHIVE.title
-    VERSION = tfds.core.Version("1.0.0")  # increase whenever the same files would give different data
+    DESCRIPTION = "One-second recordings of 35 words."
+    HOMEPAGE = "https://arxiv.org/abs/1804.03209"
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            "samples": tfds.features.Tensor(shape=(LENGTH,), dtype=np.int16, encoding="bytes"),
-            "label": tfds.features.ClassLabel(names=WORDS),
-        }
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="One-second recordings of 35 words.",
-            homepage="https://arxiv.org/abs/1804.03209",
-            features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,  # the order by speaker already mixes the words
-        )
-
-    def encode(self, example: Example) -> dict:
-        return dict(zip(("samples", "label"), example, strict=True))
+    def features(self) -> dict[str, tfds.features.FeatureConnector]:
+        return {"samples": compact((LENGTH,), np.int16), "label": tfds.features.ClassLabel(names=WORDS)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from aire.models.activations import activate
 from aire.models.config import ModelConfig
 from aire.models.normalization import BatchNorm
+from aire.models.recompute import checkpoint_inputs
 from aire.ssm import kind_of
 
 
@@ -22,6 +23,20 @@ class Linear(nnx.Linear):
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:  # type: ignore[override]
         return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+
+def checkpointed(block: nnx.Module, x: Float[Array, "B L H"], rngs: nnx.Rngs | None) -> Float[Array, "B L H"]:
+    """block(x, rngs), whose gradient stores only x and the parameters and computes the block again."""
+    graphdef, *states = nnx.split((block, rngs), nnx.Param, ...)
+
+    def call(x: Array, params: nnx.State, rest: nnx.State) -> tuple[Array, nnx.State]:
+        copy, rngs = nnx.merge(graphdef, params, rest, copy=True)
+        y = copy(x, rngs)
+        return y, nnx.state((copy, rngs), nnx.Not(nnx.Param))
+
+    y, rest = checkpoint_inputs(call)(x, *states)
+    nnx.update((block, rngs), rest)  # batch statistics, and how many random keys are drawn
+    return y
 
 
 class Block(nnx.Module):

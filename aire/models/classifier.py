@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
-from aire.models.block import Linear
+from aire.models.block import Linear, checkpointed
 from aire.models.config import ModelConfig
 from aire.ssm import kind_of
 from aire.ssm.base import check_rngs
@@ -45,6 +45,7 @@ class Classifier(nnx.Module):
         instance("config", config, ModelConfig, "an aire.ModelConfig")
         check_rngs(rngs)
         # `config` reads sizes and options from the layers, because a copy here would be wrong after a cut.
+        self.deterministic = False  # `train` and `eval` set it
         self._options = dataclasses.replace(config, state_sizes=(0,) * len(config.state_sizes))
         self.encoder = Linear(config.d_input, config.d_model, rngs=rngs)
         make_block = kind_of(config.ssm).make_block
@@ -90,7 +91,7 @@ class Classifier(nnx.Module):
             x = jax.nn.one_hot(x.astype(jnp.int32), options.d_input)
         h = self.encoder(jnp.asarray(x)).astype(options.dtype)
         for block in self.blocks:
-            h = block(h, rngs)
+            h = checkpointed(block, h, rngs) if options.remat and not self.deterministic else block(h, rngs)
         return self.decoder(pool(h.astype(jnp.float32), lengths, options.pooling))
 
     def check_inputs(

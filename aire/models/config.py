@@ -38,6 +38,8 @@ class ModelConfig:
         dtype: dtype of the activations inside the blocks, "float32" or "bfloat16". Parameters, the recurrence (or the
             convolution), pooling and head are always float32. Matmuls of float32 activations use JAX's default
             precision, which is lower on accelerators unless `jax_default_matmul_precision` is set.
+        remat: store only the inputs of each block for the backward pass and compute the block again, which saves memory
+            and changes no result.
     """
 
     d_input: int
@@ -53,6 +55,7 @@ class ModelConfig:
     pooling: str = "mean"
     retrieval: bool = False
     dtype: str = "float32"
+    remat: bool = False
 
     def __post_init__(self):
         sizes: object = self.state_sizes
@@ -72,6 +75,7 @@ class ModelConfig:
             pooling=choice(POOLINGS),
             retrieval=boolean(),
             dtype=choice(DTYPES),
+            remat=boolean(),
         )
         kind = kind_of(self.ssm)
         if not isinstance(self.ssm, kind.config):

@@ -39,6 +39,30 @@ def checkpoint_second_stage(first: Callable[..., PyTree], second: Callable[..., 
     return function
 
 
+def checkpoint_inputs(call: Callable[[Array, PyTree, PyTree], tuple[Array, PyTree]]) -> Callable[..., Any]:
+    """Return `call`, whose VJP saves only its inputs and computes everything else again.
+
+    Args:
+        call: maps x, a tree w of float arrays and another tree to a value and a tree. Neither of the other trees has
+            gradients.
+    """
+
+    @jax.custom_vjp
+    def function(x: Array, w: PyTree, other: PyTree) -> tuple[Array, PyTree]:
+        return call(x, w, other)
+
+    def forward(x: Array, w: PyTree, other: PyTree) -> tuple[tuple[Array, PyTree], tuple[PyTree, ...]]:
+        return call(x, w, other), (x, w, other)
+
+    def backward(residuals: tuple[PyTree, ...], cotangents: tuple[Array, PyTree]) -> tuple[PyTree, ...]:
+        x, w, other = residuals
+        x, w = depend_on(cotangents[0], (x, w))
+        return *jax.vjp(lambda x, w: call(x, w, other)[0], x, w)[1](cotangents[0]), None
+
+    function.defvjp(forward, backward)
+    return function
+
+
 def depend_on(value: Shaped[Array, "..."], tree: PyTree) -> PyTree:
     """Identity on `tree` that adds a data dependency on `value` (a scheduling barrier).
 

@@ -16,6 +16,7 @@ from aire.pruning import features, gram
 from aire.pruning.moments import AnyMoments, GateMoments, Moments
 from aire.ssm import StateSpaceLayer, layers, map_layers
 from aire.ssm.paths import path_name
+from aire.utils import devices
 from aire.utils.arguments import describe, is_traced, numbers
 from aire.utils.errors import UserError
 
@@ -25,7 +26,8 @@ Batch = ArrayLike | Mapping[str, ArrayLike]  # x, or a dict with x and, for padd
 def calibrate(model: nnx.Module, batches: Iterable[Batch]) -> dict[str, AnyMoments]:
     """Measure the moments of every state space layer on unlabelled inputs, in evaluation mode.
 
-    Sums are float32 within a batch and float64 over batches. Memory holds one batch and one covariance per layer.
+    Several devices share the sequences of each batch if these divide over them. Sums are float32 within a batch and
+    float64 over batches. Memory holds one batch and one covariance per layer.
 
     Args:
         model: any module with state space layers, called as model(x), or model(x, lengths) if a batch has lengths.
@@ -39,16 +41,17 @@ def calibrate(model: nnx.Module, batches: Iterable[Batch]) -> dict[str, AnyMomen
     model = nnx.clone(model)
     model.eval()
     graphdef, state = nnx.split(model)
+    state = devices.place(state)
     found_layers = layers(model)
     place = {path: features.places(layer.channels()) for path, layer in found_layers.items()}
-    slots = {path: jnp.asarray(features.slots(p)) for path, p in place.items()}
+    slots = devices.place({path: jnp.asarray(features.slots(p)) for path, p in place.items()})
 
     total: dict[str, dict[str, np.ndarray]] = {}
     for batch in each_batch(batches):
         x, lengths = inputs(batch)
         if hasattr(model, "check_inputs"):
             model.check_inputs(x, lengths)  # here, because a compiled call cannot check values
-        for path, found in jax.device_get(_measure(graphdef, state, slots, x, lengths)).items():
+        for path, found in jax.device_get(_measure(graphdef, state, slots, *devices.divide(x, lengths))).items():
             if found:
                 old = total.get(path, {})
                 total[path] = {name: old.get(name, 0) + np.asarray(a, np.float64) for name, a in found.items()}
@@ -66,16 +69,20 @@ def _measure(
     lengths: Array | None,
 ) -> dict[str, dict[str, Array]]:
     """The sums of one batch by layer path. Models of the same structure share a compilation."""
-    found: dict[str, dict[str, Array]] = {path: {} for path in slots}
-    stacked = stack_documents(x, lengths)[1]
 
-    def recording(path: tuple, layer: StateSpaceLayer) -> Recording:
-        name = path_name(path)
-        return Recording(layer, functools.partial(_record, layer, slots[name], stacked, found[name]))
+    def sums(x: Array, lengths: Array | None) -> dict[str, dict[str, Array]]:
+        found: dict[str, dict[str, Array]] = {path: {} for path in slots}
+        stacked = stack_documents(x, lengths)[1]
 
-    call = map_layers(nnx.merge(graphdef, state), recording)
-    call(x) if lengths is None else call(x, lengths)
-    return found
+        def recording(path: tuple, layer: StateSpaceLayer) -> Recording:
+            name = path_name(path)
+            return Recording(layer, functools.partial(_record, layer, slots[name], stacked, found[name]))
+
+        call = map_layers(nnx.merge(graphdef, state), recording)
+        call(x) if lengths is None else call(x, lengths)
+        return found
+
+    return devices.sum_over_rows(sums, x, lengths)
 
 
 def _record(

@@ -24,7 +24,7 @@ from aire.pruning.moments import AnyMoments
 from aire.ssm import Modes
 from aire.utils.arguments import follow, function
 from aire.utils.checks import Rule
-from aire.utils.errors import UserError
+from aire.utils.errors import UserError, in_one_line
 
 # Inputs that a score may need besides the modes:
 #   moments: `Moments` of its layer, `GateMoments` if it is selective, measured on calibration inputs
@@ -135,8 +135,8 @@ def evaluate(
         return score(modes, **{need: given[need] for need in score.needs})
     except UserError:
         raise
-    except Exception as error:  # whatever a user's function raises
-        raise UserError(f"score {name!r} fails for layer {path!r} with {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a user's function raises
+        raise UserError(f"score {name!r} fails for layer {path!r} with {in_one_line(error)}") from error
 
 
 def _input_energy(modes: Modes) -> Float[Array, "n"]:

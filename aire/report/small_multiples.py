@@ -44,13 +44,22 @@ def draw(
     size = width * columns + 0.3, height * len(panels) + 0.5
     figure = Figure(figsize=size, layout="constrained", facecolor=ground)
     grid = figure.subplots(len(panels), columns, sharex=True, sharey=True, squeeze=False)
+    single = len(panels) == columns == 1
     for line, row in zip(grid, panels, strict=True):
         for axes, (title, curves) in zip(line, row, strict=False):
-            _panel(axes, 100 * np.asarray(ratios), curves, tolerance, theme, width - 0.5)
+            _panel(axes, 100 * np.asarray(ratios), curves, tolerance, theme, width - 0.5 if single else None)
             axes.set_title(title, fontsize=10, color=text)
         for axes in line[len(row) :]:
-            axes.set_axis_off()
-    for axes in grid.flat:
+            axes.remove()
+    if not single:  # in small panels, labels would cover curves
+        figure.legend(
+            *grid[0, 0].get_legend_handles_labels(),
+            loc="outside upper center",
+            ncols=MOST,
+            frameon=False,
+            labelcolor="linecolor",
+        )
+    for axes in figure.axes:
         axes.set(facecolor=ground, xlim=(0, 100), ylim=(LOWEST, HIGHEST), yticks=(-10, -5, 0), xticks=range(0, 101, 20))
         axes.tick_params(labelsize=8, colors=text, length=0)
         axes.spines[:].set_visible(False)
@@ -71,19 +80,21 @@ def colours(labels: Sequence[str], theme: str) -> list[str]:
     return [found[label] for label in labels]
 
 
-def _panel(axes: Axes, x: np.ndarray, curves: Curves, tolerance: float, theme: str, width: float) -> None:
-    """Draw the curves and their labels on axes of this width in inches."""
+def _panel(axes: Axes, x: np.ndarray, curves: Curves, tolerance: float, theme: str, width: float | None) -> None:
+    """Draw the curves, and their labels if the width of the axes in inches is given."""
     ground, lines = THEMES[theme][0], {}
     for (label, changes), colour in zip(curves.items(), colours(list(curves), theme), strict=True):
         found = ~np.isnan(changes).all(axis=0)
         at, mean = x[found], np.nanmean(changes[:, found], axis=0)
         lines[label] = at, mean
-        axes.plot(at, mean, color=colour, lw=1.8)
+        axes.plot(at, mean, color=colour, lw=1.8, label=label)
         if len(changes) > 1:
             spread = np.nanstd(changes[:, found], axis=0, ddof=1)
             axes.fill_between(at, mean - spread, mean + spread, color=colour, alpha=0.2, lw=0)
         within = np.flatnonzero(mean >= -tolerance - 1e-9)[-1]
         axes.plot(at[within], mean[within], "o", ms=5, color=colour, mec=ground, mew=1)
+    if width is None:
+        return
     outline = [matplotlib.patheffects.withStroke(linewidth=3, foreground=ground)]
     style: dict[str, Any] = {"fontsize": 8, "fontweight": "bold", "path_effects": outline, "va": "center"}
     for label, colour, (left, height) in zip(

@@ -1,4 +1,8 @@
-"""Tables as text, Markdown and CSV, all from the same rows: the first row is the header."""
+"""Tables as text, Markdown, CSV and LaTeX, all from the same rows: the first row is the header.
+
+No library, because runs print each row as soon as it is found, and libraries need all rows to set the widths. The rest
+is a few lines, and libraries do not escape ± and − in LaTeX.
+"""
 
 import csv
 import io

@@ -83,4 +83,4 @@ S4D_INITS = {"legs": s4d_legs, "inv": s4d_inv, "lin": s4d_lin}
 
 def log_steps(key: PRNGKeyArray, n: int, dt_min: float, dt_max: float) -> Float32[Array, "{n}"]:
     """Draw the logarithms of n time steps, uniform in [log dt_min, log dt_max]."""
-    return jax.random.uniform(key, (n,), jnp.float32, np.log(dt_min), np.log(dt_max))
+    return jax.random.uniform(key, (n,), jnp.float32, np.log(float(dt_min)), np.log(float(dt_max)))

@@ -8,8 +8,12 @@ does not notice every flipped bit.
 A damaged checkpoint that is newer than the newest intact one costs only time: the training goes on from the intact one
 and makes it again. The best checkpoint cannot be made again from a later one, so without it the training would return
 another model. That is the user's decision, and therefore an error.
+
+The processes of a run share its checkpoints and all make the same calls. A checkpoint holds whole arrays, so any number
+of processes and devices can go on from it.
 """
 
+import errno
 import json
 import logging
 import os
@@ -26,8 +30,9 @@ import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
 from orbax.checkpoint import args
 
-from aire.utils import digests
-from aire.utils.errors import UserError, differences
+from aire.training.checkpoint_record import parse, quality
+from aire.utils import devices, digests
+from aire.utils.errors import UserError, differences, in_one_line
 from aire.utils.files import writing
 
 PyTree = Any
@@ -67,6 +72,8 @@ class Checkpoints:
             async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
         )
         with writing(self.folder):
+            if self.folder.exists() and not self.folder.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         # Orbax logs errors of its threads with a traceback. It also raises them, so they are reported without it.
         self._filter = lambda record: not (record.exc_info and "orbax" in record.pathname)
@@ -78,7 +85,7 @@ class Checkpoints:
             try:
                 self._records[step] = self._read_record(step)
             except Exception as error:  # Orbax raises many exception types for damaged files
-                self._damaged[step] = _reason(error)
+                self._damaged[step] = in_one_line(error)
         for step, record in self._records.items():
             if words := differences(*(flatten_dict(s, sep=".") for s in (record["settings"], self._settings))):
                 self.close()
@@ -104,11 +111,11 @@ class Checkpoints:
         replaced = [step] if step in self._records and self._records[step]["score"] is None is not score else []
         if step in self._records and not replaced:
             raise ValueError(f"step {step} is already saved in {self.folder}; every step can be saved once")
-        arrays, _ = _flatten(state)
+        arrays = {name: devices.on_host(x) for name, x in _flatten(state)[0].items()}
         record = {"step": step, "settings": self._settings, "meta": meta, "score": score, "arrays": _describe(arrays)}
         record["sha256"] = {name: digests.of_array(x) for name, x in arrays.items()}
         records = self._records | {step: record}
-        record["best"] = max(records, key=lambda s: _quality(s, records[s]))
+        record["best"] = max(records, key=lambda s: quality(s, records[s]))
         text = json.dumps(record)
         items = args.Composite(
             state=args.StandardSave({name: x for name, x in arrays.items() if x.size}),  # Orbax refuses empty ones
@@ -124,7 +131,10 @@ class Checkpoints:
     def should_preserve(self, checkpoints: Sequence, *, context: object) -> list[bool]:
         """Which of these checkpoints to keep (the interface of Orbax's preservation policies)."""
         steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = {*sorted(steps)[-self.keep :], max(steps, key=lambda step: _quality(step, self._records[step]))}
+        kept = {
+            *sorted(steps)[-self.keep :],
+            max(steps, key=lambda step: quality(step, self._records[step])),
+        }
         return [step in kept for step in steps]
 
     def restore_latest(self, target: PyTree) -> Restored | None:
@@ -189,7 +199,8 @@ class Checkpoints:
         with self._writing():
             self._manager.wait_until_finished()
         self._forget_deleted()
-        shutil.rmtree(self.folder / DELETED, ignore_errors=True)
+        if devices.is_first():
+            shutil.rmtree(self.folder / DELETED, ignore_errors=True)
 
     def close(self) -> None:
         """Wait for the last `save`, then stop the background threads. Raise UserError if it could not be written."""
@@ -221,7 +232,7 @@ class Checkpoints:
         try:
             return self._read_arrays(step, wanted)
         except Exception as error:  # many types; arrays are NumPy's here, so it is no device error
-            self._damaged[step] = _reason(error)
+            self._damaged[step] = in_one_line(error)
             del self._records[step]
             return None
 
@@ -233,7 +244,7 @@ class Checkpoints:
         best = self._records[newest].get("best")
         if best in self._records or best in self._damaged:
             return best
-        return max((s for s in self._records if s <= newest), key=lambda s: _quality(s, self._records[s]))
+        return max((s for s in self._records if s <= newest), key=lambda s: quality(s, self._records[s]))
 
     def _read_best(self, best: int, wanted: dict[str, Any]) -> dict[str, np.ndarray]:
         """Read the arrays of the best checkpoint. Raise UserError if it is damaged."""
@@ -250,13 +261,7 @@ class Checkpoints:
         return step, treedef.unflatten(map(_place, arrays.values(), wanted.values())), self._records[step]["meta"]
 
     def _read_record(self, step: int) -> dict[str, Any]:
-        item = self._manager.restore(step, args=args.Composite(record=args.JsonRestore()))["record"]
-        if digests.of_text(item["text"]) != item["sha256"]:
-            raise ValueError("its record differs from what was written")
-        record = json.loads(item["text"])
-        if record.get("step", step) != step:  # older versions do not write it
-            raise ValueError(f"it is a copy of step {record['step']}")
-        return record
+        return parse(self._manager.restore(step, args=args.Composite(record=args.JsonRestore()))["record"], step)
 
     def _read_arrays(self, step: int, wanted: dict[str, Any]) -> dict[str, np.ndarray]:
         """Read arrays with these names, shapes and dtypes, and compare them with their digests."""
@@ -297,15 +302,8 @@ def _describe(arrays: dict[str, Any]) -> dict[str, str]:
     return {name: f"{x.dtype}{list(x.shape)}" for name, x in arrays.items()}
 
 
-def _quality(step: int, record: dict[str, Any]) -> tuple:
-    """The order of checkpoints from worst to best."""
-    score = record["score"]
-    return (0, step) if score is None else (1, score, -step)
-
-
 def _place(array: np.ndarray, like: Any) -> np.ndarray | jax.Array:
-    return array if isinstance(like, np.ndarray) else jax.device_put(array, like.sharding or jax.devices()[0])
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    if isinstance(like, np.ndarray):
+        return array
+    sharding = like.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: np.asarray(array[index]))

@@ -44,7 +44,7 @@ class MetricsWriter:
     before its checkpoint is saved: then the CSV of a resumed run equals that of an uninterrupted one.
 
     Args:
-        folder: made if it does not exist.
+        folder: made if it does not exist. None writes nothing: one process of a run writes for all.
         resume_step: the step of the checkpoint that the run goes on from: later rows are dropped from the CSV and
             hidden in TensorBoard. None starts anew.
 
@@ -52,7 +52,10 @@ class MetricsWriter:
         UserError: the folder cannot be written, or its `metrics.csv` is not such a file.
     """
 
-    def __init__(self, folder: str | Path, resume_step: int | None = None):
+    def __init__(self, folder: str | Path | None, resume_step: int | None = None):
+        self._writes = folder is not None
+        if folder is None:
+            return
         self.path = Path(folder) / "metrics.csv"
         write_text(self.path, csv_text([COLUMNS, *_rows_until(self.path, resume_step)]))
         with writing(self.path.parent):
@@ -69,6 +72,8 @@ class MetricsWriter:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add one row per metric. Values are anything that `float` takes. Raises UserError on a full disk."""
+        if not self._writes:
+            return
         scalars = {name: float(value) for name, value in metrics.items()}
         with writing(self.path):
             self._file.write(csv_text([[step, name, value] for name, value in scalars.items()]))
@@ -77,6 +82,8 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Bring everything to the disk and close the files."""
+        if not self._writes:
+            return
         with writing(self.path):
             try:
                 self._events.close()

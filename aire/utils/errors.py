@@ -15,6 +15,11 @@ class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that the user named does not exist."""
 
 
+def in_one_line(error: BaseException) -> str:
+    """Return type and message of an exception without line ends, at most 300 characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], most: int = 8) -> str:
     """List the keys whose values differ, as "x is 1 there, 2 here; y is absent there, 3 here"; "" if all agree."""
     (a, b) = ({key: repr(value) for key, value in values.items()} for values in (there, here))

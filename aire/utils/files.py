@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -160,3 +161,24 @@ def _is_running(pid: int) -> bool:
 def write_text(path: str | Path, text: str) -> None:
     """`write_bytes` for text, in UTF-8, with line ends unchanged."""
     write_bytes(path, text.encode())
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """`write_text` for a value that JSON holds, laid out by `json_text`."""
+    write_text(path, json_text(json.loads(json.dumps(value))) + "\n")
+
+
+def json_text(value: Any, indent: str = "") -> str:
+    """Lay out a value of `json.loads`. Entries get a line each, unless all fit on one line or none has entries itself.
+
+    So a list of a thousand numbers is one line, where `json.dumps(value, indent=1)` writes a thousand.
+    """
+    line = json.dumps(value)
+    entries = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if len(indent) + len(line) <= 120 or not any(isinstance(entry, dict | list) for entry in entries):
+        return line
+    inner = indent + " "
+    texts = [json_text(entry, inner) for entry in entries]
+    if isinstance(value, dict):
+        texts = [f"{json.dumps(name)}: {text}" for name, text in zip(value, texts, strict=True)]
+    return line[0] + f"\n{inner}" + f",\n{inner}".join(texts) + f"\n{indent}" + line[-1]

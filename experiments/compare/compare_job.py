@@ -11,6 +11,7 @@ from aire.data.tasks import Task, load_task
 from aire.pruning import methods
 from aire.ssm import LayerKind, kind_of, ssm_config
 from aire.training.evaluate import make_evaluator
+from aire.utils import devices
 from aire.utils.checks import Rule, check, file_name, integer, number, several, text
 from aire.utils.errors import UserError
 from experiments import settings
@@ -51,7 +52,8 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     ]
     seconds = measure_seconds(results, cuts)
     failures = {model: {_words(*key): why for key, why in found.failures.items()} for model, found in cuts.items()}
-    write_report(Comparison(config, uncut, results, seconds, failures, source), workdir)
+    if devices.is_first():
+        write_report(Comparison(config, uncut, results, seconds, failures, source), workdir)
 
 
 def _words(method: str, draw: int, ratio: float) -> str:

@@ -19,6 +19,7 @@ _READERS = {"prune": prune_results.read_models, "compare": compare_results.read_
 # Where files are, how many methods run, how fast: settings that the results of one method do not depend on.
 _IGNORED = {"data.folder", "data.lra_release", "prune.methods", "prune.scores_file", "prune.batch_size"}
 # How many examples evaluate a cut, and how fine the sweep is: settings that only the precision depends on.
+_IGNORED |= {"train.checkpoint_minutes", "train.max_minutes", "train.fsdp", "model.remat"}  # of no effect
 _IGNORED |= {"data.selection_examples", "data.more_test_examples", "prune.ratios"}
 
 

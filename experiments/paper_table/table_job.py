@@ -1,7 +1,6 @@
 """The papers' tables of all finished runs in a folder, optionally after running what is missing."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from ml_collections import ConfigDict
 
 from aire.report import tables
 from aire.utils.errors import UserError
-from aire.utils.files import write_text
+from aire.utils.files import write_json, write_text
 from experiments.paper_table import missing_runs, papers, saved_runs
 from experiments.paper_table.table_rows import Row, Runs, accuracy_rows, cost_rows, included, method_rows, run_rows
 from experiments.provenance import provenance
@@ -38,7 +37,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     models, damaged = saved_runs.find(root)
     runs = {size: {layer: collect(models, layer, size) for layer in papers.LAYERS} for size in SIZES}
     write_report(all_tables(runs), damaged, workdir)
-    write_text(workdir / "results.json", json.dumps({"config": config.to_dict(), **provenance()}, indent=1))
+    write_json(workdir / "results.json", {"config": config.to_dict(), **provenance()})
     n = sum(len(included(e)) for layers in runs.values() for tasks in layers.values() for e in tasks.values())
     print(f"{n} trained models of the tables' tasks in {root}; tables: {workdir}", flush=True)
     for folder, reason in damaged.items():

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 import aire
 from aire.models import Classifier
-from aire.pruning import methods
+from aire.pruning import Moments, features, methods, surgeon
 from aire.pruning.api import selective_layers
 from aire.pruning.refit import refit
-from aire.pruning.surgeon import predicted_error
+from aire.ssm import Modes
 from experiments.prune.prune_results import Choice
 from experiments.sweep import Cuts
 
@@ -15,21 +18,37 @@ Errors = dict[str, dict[float, dict[str, float]]]  # by method, ratio and layer 
 
 
 def predict_errors(choices: Sequence[Choice], cuts: Cuts, model: Classifier, seed: int) -> Errors:
-    """Predict for all methods, also those without data, if one of them has measured moments; else for none.
+    """Predict where that costs little: for methods without a refit, and for `surgeon`, whose scores are errors.
 
-    For none if a layer is selective, because its output is no linear function of its states.
-
-    Methods with another refit than that of the readout are left out, because the moments do not tell what it does.
+    If no method of the sweep has measured moments, nothing is predicted; nor if a layer is selective, because its
+    output is no linear function of its states.
     """
     if not any(methods.get(c.method).needs_moments for c in choices) or selective_layers(model):
         return {}
     modes, moments = aire.modes(model), cuts.moments(seed)
+    found: Errors = {}
+    for choice in choices:
+        method, keeps = methods.get(choice.method), list(choice.masks.values())
+        if method.refit is None:
+            layers = {p: without_refit(m, moments[p], [keep[p] for keep in keeps]) for p, m in modes.items()}
+        elif method.refit is refit and (method.score, method.normalize) == (surgeon.SCORE, "none"):
+            layers = {p: of_surgeon(choice.result.scores[p], [keep[p] for keep in keeps]) for p in modes}
+        else:
+            continue
+        by_ratio = zip(choice.masks, zip(*layers.values(), strict=True), strict=True)
+        found[choice.method] = {ratio: dict(zip(layers, errors, strict=True)) for ratio, errors in by_ratio}
+    return found
 
-    def errors(choice: Choice) -> dict[float, dict[str, float]]:
-        refitted = methods.get(choice.method).refit is not None
-        return {
-            ratio: {p: predicted_error(m, moments[p], keep[p], refitted=refitted) for p, m in modes.items()}
-            for ratio, keep in choice.masks.items()
-        }
 
-    return {c.method: errors(c) for c in choices if methods.get(c.method).refit in (None, refit)}
+def without_refit(modes: Modes, moments: Moments, keeps: Sequence[ArrayLike]) -> list[float]:
+    """`surgeon.predicted_error` of several cuts of a layer, without refit. All of them share one quadratic form."""
+    G = features.readout(modes)
+    form = (G.swapaxes(1, 2) @ G) * moments.covariance()
+    lost = np.stack([~features.mask(keep, moments.place, moments.directions) for keep in keeps], axis=1).astype(float)
+    squares = np.sum((lost @ form) * lost, axis=(0, 2))
+    return list(map(float, np.maximum(squares, 0) / max(moments.output_energy(), np.finfo(float).tiny)))
+
+
+def of_surgeon(scores: ArrayLike, keeps: Sequence[ArrayLike]) -> list[float]:
+    """`surgeon.predicted_error` of several cuts of a layer, with refit: a state's score is the error when it goes."""
+    return [float(np.max(np.asarray(scores)[~np.asarray(keep)], initial=0)) for keep in keeps]

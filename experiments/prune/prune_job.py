@@ -17,6 +17,7 @@ from aire.data.tasks import load_task
 from aire.models import Classifier
 from aire.ssm import kind_of, ssm_config
 from aire.training.evaluate import make_evaluator
+from aire.utils import devices
 from aire.utils.checks import boolean, check, text
 from aire.utils.errors import UserError
 from experiments import baselines, settings
@@ -65,7 +66,8 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     clock.lap("test")
     predicted = predict_errors(choices, cuts, model, config.seed)
     clock.lap("predicted errors")
-    write_report(Outcome(config, model, uncut, base, points, choices, predicted, clock.laps, source), workdir)
+    if devices.is_first():
+        write_report(Outcome(config, model, uncut, base, points, choices, predicted, clock.laps, source), workdir)
 
 
 def check_own(config: ConfigDict, workdir: Path) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,9 +11,10 @@ from ml_collections import ConfigDict
 from aire.report import figures, tables
 from aire.utils import digests
 from aire.utils.errors import UserError
-from aire.utils.files import reading, write_text
+from aire.utils.files import reading, write_json, write_text
 from experiments.provenance import provenance
 from experiments.speed import speed_layers, speed_loop, speed_models, speed_process, speed_reference_s5, speed_selective
+from experiments.speed.speed_memory import fit_table, memory_table
 from experiments.speed.speed_moments import calibrated_table, moments_table
 from experiments.speed.speed_pruning import pruning_table
 from experiments.speed.speed_reference_s4d import reference_s4d_table
@@ -31,6 +31,8 @@ SECTIONS = {
     "selective": ("The selective scan beside a naive one", speed_selective.selective_table),
     "selective_cuts": ("S6 after a cut", speed_selective.selective_cuts_table),
     "loop": ("The training loop around the step", speed_loop.loop_table),
+    "memory": ("What saves memory in training", memory_table),
+    "fit": ("What a training step at full size needs on one device", fit_table),
     "start": ("The start of a process", speed_process.start_table),
     "pages": ("Training in huge pages", speed_process.pages_table),
     "pruning": ("Scoring, selecting, cutting", pruning_table),
@@ -73,7 +75,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
             figures.against_sizes(table.curves, title, workdir / f"{name}.png", log=name == "growth")
         measured[name] = source
         write_text(workdir / "report.md", _report(measured, workdir))
-        write_text(record, json.dumps(digests.seal({"config": job, "measured": measured}), indent=1))
+        write_json(record, digests.seal({"config": job, "measured": measured}))
     print(f"\nwritten to {workdir}", flush=True)
 
 

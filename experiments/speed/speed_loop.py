@@ -16,8 +16,10 @@ from aire.data import listops
 from aire.data.pipeline import Batch, Batches, Split, steps_per_epoch
 from aire.data.tasks import Task
 from aire.models import Classifier
-from aire.training.loop import FETCH_EVERY, TrainConfig, flush_metrics
+from aire.training.checkpoints import Checkpoints
+from aire.training.loop import FETCH_EVERY, TrainConfig
 from aire.training.metrics import MetricsWriter
+from aire.training.record import Record
 from aire.training.step import init_state, make_train_step, split_model
 from aire.utils.progress import Progress
 from configs import lra_listops_prune
@@ -36,9 +38,10 @@ def loop_table(config: ConfigDict) -> Table:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         metrics = stack.enter_context(MetricsWriter(folder, None))
+        checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", fingerprint={}))
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         progress = stack.enter_context(Progress("training", 2 * (repetitions + 1) * FETCH_EVERY))
-        seconds = repeated(_Loop(config.loop, metrics, progress).calls(), repetitions)
+        seconds = repeated(_Loop(config.loop, Record(metrics, checkpoints, {}), progress).calls(), repetitions)
     step, loop, rest = (1e3 * seconds[name] / FETCH_EVERY for name in ("step", "loop", "rest"))
     longer = " / ".join(f"{share:+.1%}" for share in np.quantile(loop / step - 1, [0.25, 0.5, 0.75]))
     step, loop, rest = (float(np.median(times)) for times in (step, loop, rest))
@@ -51,11 +54,11 @@ def loop_table(config: ConfigDict) -> Table:
 class _Loop:
     """Training between two fetches of metrics, and its two parts. All share one state: its place in memory matters."""
 
-    def __init__(self, variants: str, metrics: MetricsWriter, progress: Progress):
+    def __init__(self, variants: str, record: Record, progress: Progress):
         model, optimizer, self.stream = listops_training(variants)
         self.train_step = make_train_step(split_model(model)[0], optimizer)
         self.state = init_state(model, optimizer, jax.random.key(0))
-        self.metrics, self.progress = metrics, progress
+        self.record, self.progress = record, progress
         self.resident = jax.device_put(self.stream[0])
         self.last = self._step(self.resident)
 
@@ -69,12 +72,11 @@ class _Loop:
 
     def _loop(self, step: Callable[[Batch], dict]) -> None:
         """Do what `aire.training.loop.train` does between two fetches."""
-        pending = []
         for _ in range(FETCH_EVERY):
             step_metrics = step(self.stream[self.progress.done])
-            pending.append(step_metrics)
+            self.record.pending.append(step_metrics)
             self.progress.update(1, **step_metrics)
-        flush_metrics(self.progress.done, pending, self.metrics, lambda: None)
+        self.record.flush(self.progress.done)
 
     def _step(self, batch: Batch) -> dict:
         self.state, step_metrics = self.train_step(self.state, batch)

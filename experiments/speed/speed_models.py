@@ -1,7 +1,7 @@
 """Models: beside a naive implementation, and after cuts."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,23 +39,24 @@ class Shape(NamedTuple):
         return f"{self.kind}, {self.depth} × (H {self.d_model}, {states}), L {self.length}, B {self.batch}"
 
 
-def make(shape: Shape) -> tuple[Classifier, dict[str, Array]]:
-    """Return a new model of this shape and a batch of noise."""
+def make(shape: Shape, **options: Any) -> tuple[Classifier, dict[str, Array]]:
+    """Return a new model of this shape, with more options of `ModelConfig`, and a batch of noise."""
     sizes = (KINDS[shape.kind].n_states(shape.states, shape.d_model),) * shape.depth
     ssm = ssm_config({"kind": shape.kind, "bidirectional": True})
     activation = _ACTIVATIONS.get(shape.kind, "half_glu1")
-    model = Classifier(ModelConfig(1, shape.d_model, 10, sizes, ssm, activation=activation), rngs=nnx.Rngs(0))
+    config = ModelConfig(1, shape.d_model, 10, sizes, ssm, activation=activation, **options)
+    model = Classifier(config, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (shape.batch, shape.length, 1))
     return model, {"x": x, "y": jnp.zeros(shape.batch, jnp.int32)}
 
 
-def training(model: Classifier, batch: dict[str, Array]) -> Prepared:
+def training(model: Classifier, batch: dict[str, Array], accumulate: int = 1) -> Prepared:
     """Compile the training step. Each call continues from the state of the last."""
     model.train()
     functions, *_ = split_model(model)
     optimizer = make_optimizer(OPTIMIZER, model, warmup_steps=1, total_steps=100)
     states = [init_state(model, optimizer, jax.random.key(0))]
-    run = compiled(make_train_step(functions, optimizer), states[0], batch)
+    run = compiled(make_train_step(functions, optimizer, accumulate=accumulate), states[0], batch)
 
     def step():
         states[0], metrics = run(states[0], batch)

@@ -73,12 +73,12 @@ class Compared:
     def ratios(self) -> list[float]:
         return sorted({p.ratio for runs in self.points.values() for points in runs.values() for p in points})
 
-    def changes(self, method: str) -> np.ndarray:
-        """Return the change of accuracy in points, (runs, ratios); NaN where the method failed."""
+    def changes(self, method: str, ratios: Sequence[float]) -> np.ndarray:
+        """Return the change of accuracy in points, (runs, ratios); NaN where the method was not tried or failed."""
         rows = []
         for (model, _), points in self.points[method].items():
             found = {p.ratio: 100 * (p.selection.accuracy - self.uncut[model]) for p in points}
-            rows.append([found.get(ratio, np.nan) for ratio in self.ratios])
+            rows.append([found.get(ratio, np.nan) for ratio in ratios])
         return np.array(rows)
 
     def choices(self, method: str, tolerance: float) -> list[Mapping]:
@@ -89,17 +89,21 @@ class Compared:
 def figure(found: Mapping[tuple[str, str], Compared], folder: Path) -> None:
     """Draw the changes of accuracy, one panel per task and layer kind, on light and on dark ground."""
     layers = [layer for layer in LAYERS if any((task, layer) in found for task in TASKS)]
+    ratios = sorted({ratio for compared in found.values() for ratio in compared.ratios})
     panels = [
-        [(f"{LAYERS[layer]}, {TASKS[task]}", _curves(found[task, layer])) for task in TASKS if (task, layer) in found]
+        [
+            (f"{LAYERS[layer]}, {TASKS[task]}", _curves(found[task, layer], ratios))
+            for task in TASKS
+            if (task, layer) in found
+        ]
         for layer in layers
     ]
-    ratios = next(iter(found.values())).ratios
     for theme in small_multiples.THEMES:
         small_multiples.draw(panels, ratios, 1.0, folder / f"figure_{theme}.png", theme)
 
 
-def _curves(compared: Compared) -> dict[str, np.ndarray]:
-    return {label: compared.changes(method) for method, label in DRAWN.items() if method in compared.points}
+def _curves(compared: Compared, ratios: Sequence[float]) -> dict[str, np.ndarray]:
+    return {label: compared.changes(method, ratios) for method, label in DRAWN.items() if method in compared.points}
 
 
 def largest_cut_rows(found: Mapping[tuple[str, str], Compared]) -> list[Sequence[str]]:
@@ -168,7 +172,7 @@ def _input_cell(compared: Compared | None, method: str, ratio: float) -> str:
     if compared is None or method not in compared.points:
         return ""
     zoo = [i for i, (model, _) in enumerate(compared.points[method]) if model == "zoo"]
-    changes = compared.changes(method)[zoo, compared.ratios.index(ratio)]
+    changes = compared.changes(method, [ratio])[zoo, 0]
     return tables.mean_spread(changes, 2)
 
 

@@ -3,13 +3,12 @@
 python -m experiments.tools.pathfinder_sheet      writes experiments/results/pathfinder_samples.png and .json
 """
 
-import json
 from pathlib import Path
 
 from aire.data.contours import DESIGNS
 from aire.data.pathfinder import Generated
 from aire.report import figures
-from aire.utils.files import write_text
+from aire.utils.files import write_json
 from experiments.provenance import provenance
 
 _SHEET = Path(__file__).parents[1] / "results" / "pathfinder_samples.png"
@@ -26,7 +25,7 @@ def main() -> None:
             rows[title] = [image for image, of in examples if of == label]
     figures.image_sheet(rows, _SHEET)
     record = {"seed": source.seed, "split": "train", "examples": f"the first {_SHOWN} of each label", **provenance()}
-    write_text(_SHEET.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
+    write_json(_SHEET.with_suffix(".json"), record)
     print(f"{_SHEET}: {', '.join(DESIGNS)}")
 
 

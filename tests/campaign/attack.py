@@ -1,4 +1,4 @@
-"""What an attack does to the program: refused, harmless, silently wrong or crashed; its time and its memory."""
+"""The outcome of an attack: refused, harmless, silently wrong or crashed, with its time and memory."""
 
 import dataclasses
 import signal
@@ -14,6 +14,7 @@ from aire.utils.errors import UserError
 from aire.utils.files import write_text
 
 SECONDS, MEGABYTES = 2, 1000  # limits of one case
+HANGS = 300  # seconds after which a case counts as hanging, even on a loaded machine
 PAGE = Path(__file__).parents[2] / "docs" / "campaign.md"
 
 
@@ -25,7 +26,8 @@ class Outcome:
         case: its name.
         verdict: "refused" with one line, "harmless" (the right result), "wrong" or "crashed".
         detail: the message or the wrong result.
-        seconds, megabytes: what it took, above what was in use before. For a process, the time to its exit.
+        seconds, megabytes: of computing and of memory, above what was in use before. For a process, the seconds from
+            the attack to its exit.
     """
 
     case: str
@@ -58,23 +60,23 @@ class Attack:
 
 def attempt(case: str, action: Callable[[], Any], is_right: Callable[[Any], bool]) -> Outcome:
     """Run an action that should raise a UserError of one line or return the right value."""
-    before, start = _reset_peak(), time.perf_counter()
+    before, start = _reset_peak(), time.process_time()
     try:
-        with _alarm(10 * SECONDS):
+        with _alarm(60):  # for what hangs; the time that counts is that of computing, because machines are shared
             value = action()
         verdict = "harmless" if is_right(value) else "wrong"
         detail = "" if verdict == "harmless" else repr(value)[:200]
     except UserError as error:
         detail = str(error)
         verdict = "refused" if "\n" not in detail and len(detail) < 2000 else "crashed"
-    except Exception as error:  # anything else is a fault of the program, or the alarm
+    except Exception as error:  # any other exception is a bug, or the alarm
         verdict, detail = "crashed", f"{type(error).__name__}: {str(error)[:200]}"
-    return Outcome(case, verdict, detail, time.perf_counter() - start, _peak() - before)
+    return Outcome(case, verdict, detail, time.process_time() - start, _peak() - before)
 
 
 @contextmanager
 def _alarm(seconds: int):
-    """Raise TimeoutError in the block after this time."""
+    """Raise TimeoutError if the block takes longer."""
 
     def ring(*_):
         raise TimeoutError(f"more than {seconds} s")
@@ -89,7 +91,7 @@ def _alarm(seconds: int):
 
 
 def _reset_peak() -> float:
-    """Forget the peak of this process's memory; return the memory in use, in MB."""
+    """Reset the peak of this process's memory. Return the memory in use, in MB."""
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 
@@ -104,7 +106,7 @@ def _status(name: str) -> float:
 
 
 def row(attack: Attack, outcomes: list[Outcome]) -> tuple[str, ...]:
-    """The table's row of an attack."""
+    """Return the row of an attack in the table."""
     count = Counter(outcome.verdict for outcome in outcomes)
     verdicts = [str(count[name]) for name in ("refused", "harmless", "wrong", "crashed")]
     seconds, megabytes = (max(getattr(o, name) for o in outcomes) for name in ("seconds", "megabytes"))

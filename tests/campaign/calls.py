@@ -1,4 +1,4 @@
-"""Wrong arguments of every public function, most of them of a wrong type. Each is an error that names the argument."""
+"""Wrong arguments to every public function, most of a wrong type. Each raises an error that names the argument."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ CASES = 200
 Call = Callable[[Any], Any]
 
 NAN, MANY = math.nan, 10**400
-TYPES = ("text", 3.5, b"bytes", (1j,), object(), lambda: None)  # no argument takes any of them
+TYPES = ("text", 3.5, b"bytes", (1j,), object(), lambda: None)  # wrong for every argument
 NOT_NUMBERS = ("0.5", [], {}, 1j, np.array([0.1, 0.2]), np.array("a"), NAN, object())
 NOT_INTEGERS = (None, "1", 1.5, -1, True, NAN, MANY, np.array([1, 2]), [])
 NOT_NAMES = (3, b"aire", ["aire"], {}, "airy", "aire\0", object(), np.array(["aire"]))
@@ -122,7 +122,7 @@ def pruning(model: Classifier, x: np.ndarray) -> Iterator[tuple[str, Call, Seque
 
 
 def results_of_scores(model: Classifier) -> Iterator[tuple[str, Call, Sequence]]:
-    """What a user's score may return, or raise."""
+    """Scores of a user that return something wrong or raise an error."""
     wrong = (None, "text", {}, [1.0], (1, [2]), 3, True, -np.ones(4), np.full(4, NAN), np.ones((4, 1)), 1j * np.ones(4))
     wrong += (np.full(4, math.inf), np.array([None] * 4), np.full(4, 1e300))
     yield "a score's result", lambda v: score_by(model, lambda modes: v), wrong
@@ -147,7 +147,7 @@ def raise_(error: Exception) -> None:
 
 
 def models(model: Classifier, x: np.ndarray, folder: Path) -> Iterator[tuple[str, Call, Sequence]]:
-    """Models, layers, files."""
+    """Functions that take models, layers or files."""
     layer, tokens, two = model.blocks[0].ssm, np.zeros((2, 8), np.int32), {"retrieval": True}
     yield "model x", model, (*NOT_ARRAYS, x[0], x[..., :3], x[:0], x[:, :0], 1j * x, tokens - 1, tokens + 5, tokens > 0)
     lengths = (*NOT_ARRAYS[1:], [8], [8, 8, 8], [[8, 8]], [8.0, 8.0], [0, 8], [8, 9], [-1, 8], 8, [True, True])
@@ -208,7 +208,7 @@ def models(model: Classifier, x: np.ndarray, folder: Path) -> Iterator[tuple[str
 
 
 def imports(folder: Path) -> Iterator[tuple[str, Call, Sequence]]:
-    """Importers of other programs' arrays, data, settings."""
+    """Functions that import arrays of other programs, load data or take settings."""
     options = {"conj_sym": True, "bidirectional": False, "discretization": "zoh"}
     params = below(next(iter(golden("s5_layers.npz").values())), "param/")
     itself: dict[str, Any] = {}
@@ -250,7 +250,7 @@ def imports(folder: Path) -> Iterator[tuple[str, Call, Sequence]]:
 
 
 def compiled(model: Classifier) -> Iterator[tuple[str, Call, Sequence]]:
-    """Calls under jax.jit that need the values, and wrong values in `aire.checked`."""
+    """Functions under jax.jit that need concrete values, and `aire.checked` with wrong values."""
     found = aire.score(model)
     keep, tokens = aire.select(found, ratio=0.5), jnp.zeros((2, 8), jnp.int32)
     yield "traced score", lambda v: jax.jit(lambda m: aire.score(m, v))(model), ("aire", "magnitude")
@@ -264,7 +264,7 @@ def compiled(model: Classifier) -> Iterator[tuple[str, Call, Sequence]]:
 
 
 def cases(folder: Path) -> Iterator[tuple[str, Call]]:
-    """Every call with a name."""
+    """Return all calls by name."""
     model, x = ragged_model(), np.random.default_rng(0).normal(size=(2, 8, 5)).astype(np.float32)
     groups = pruning(model, x), results_of_scores(model), models(model, x, folder), imports(folder), compiled(model)
     for group in groups:

@@ -1,4 +1,4 @@
-"""500 wrong and odd command lines: each is an error of one line per mistake, or is accepted. No traceback, no hang."""
+"""500 wrong or odd command lines. Each is accepted, or refused with one line per mistake: no traceback, no hang."""
 
 import os
 import random
@@ -35,7 +35,7 @@ NEAR = {bool: ("True", "False"), int: ("1", "2", "8", "16", "0"), float: ("0.5",
 
 
 class ReachedTheData(Exception):
-    """All checks have passed."""
+    """Raised when all checks have passed."""
 
 
 def reach(*_):
@@ -50,7 +50,7 @@ def keys(config, prefix=""):
 
 
 def command_line(draw):
-    """A config, and one to three overrides of its entries, half of them with a value of the right type."""
+    """Draw a config and override one to three of its entries, half of them with a value of the right type."""
     given = f"--config={draw.choice(CONFIGS)}"
     config = load_config([given])[0]
     names = [*keys(config), "model.nothing", "data"]
@@ -65,17 +65,17 @@ def command_line(draw):
 
 
 def outcome(arguments: list[str]) -> Outcome:
-    """Run up to the data. An error has one line for each mistake. The time is that of computing."""
+    """Run until the data would be loaded. An error has one line per mistake. Measure CPU time."""
     start, detail = time.process_time(), ""
     try:
         run_command(arguments)
-        verdict = "wrong"  # it did everything without data
+        verdict = "wrong"  # it finished without loading data
     except ReachedTheData:
         verdict = "harmless"
     except (UserError, flags.Error) as error:
         detail = str(error)
         verdict = "refused" if detail.strip() else "crashed"
-    except BaseException as error:  # anything else is a fault of the program
+    except BaseException as error:  # any other exception is a bug
         verdict, detail = "crashed", f"{type(error).__name__}: {error}"
     return Outcome(" ".join(arguments), verdict, detail, time.process_time() - start)
 
@@ -84,7 +84,7 @@ def run(folder: Path) -> Iterator[Outcome]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(scores, "SCORES", dict(scores.SCORES))
-        # Whether a model has room depends on the machine.
+        # Without this, the result would depend on the free space of the machine.
         patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**15, 0, 10**15))
         for job in (prune_job, compare_job):
             patch.setattr(job, "load_task", reach)
@@ -93,4 +93,4 @@ def run(folder: Path) -> Iterator[Outcome]:
             yield outcome(command_line(draw))
 
 
-ATTACK = Attack("an odd command line", CASES, run, seconds=5)  # to find a mistake that needs no data
+ATTACK = Attack("an odd command line", CASES, run, seconds=5)

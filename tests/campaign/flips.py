@@ -1,4 +1,4 @@
-"""A thousand flipped bits, drawn over all files that the program writes and reads again."""
+"""A thousand flipped bits in the files that the program writes and reads again."""
 
 import dataclasses
 import random
@@ -124,7 +124,7 @@ def read_checkpoints(folder: Path) -> tuple:
 
 
 def is_a_checkpoint(value: tuple, intact: tuple) -> bool:
-    """The newest, or the one before it, from which the training makes the newest again."""
+    """Whether this is the newest checkpoint, or the one before it, from which training recomputes the newest."""
     state = jax.tree.map(lambda x: x * value[0], STATE)
     return value == (value[0], digests.of_arrays(state), {"loss": 0.1 * value[0]})
 

@@ -1,4 +1,4 @@
-"""Folders that fail: two runs in one, folders that cannot be written, a disk that is full in any stage."""
+"""Folders that fail: two runs in the same folder, a folder that is not writable, a disk that fills up at any stage."""
 
 import contextlib
 import errno
@@ -10,12 +10,12 @@ from pathlib import Path
 from tests.campaign.attack import Attack, Outcome
 from tests.campaign.runs import STAGES, Run, durations, finish, results
 
-SIZE = 2**27  # of the disk that gets full
-AFTER = (0.0, 0.5)  # shares of a stage that pass before the disk is full
+SIZE = 2**27  # bytes of the disk that fills up
+AFTER = (0.0, 0.5)  # fractions of a stage after which the disk is full
 
 
 def two_runs(folder: Path) -> Iterator[Outcome]:
-    """A second run says who is there, in every stage of the first, which does not notice."""
+    """Start a second run at every stage of the first. It names the first run, which is not disturbed."""
     durations(folder / "whole")
     with Run(folder / "one") as first:
         for stage, (line, _) in STAGES.items():
@@ -33,7 +33,7 @@ def two_runs(folder: Path) -> Iterator[Outcome]:
 
 
 def refused(case: str, run: Run, message: str) -> Outcome:
-    """The outcome of a run that should end with one line."""
+    """Return the outcome of a run that should end with a one-line error."""
     start = time.monotonic()
     code, error = run.end()
     is_good = code == 1 and error.startswith(f"error: {message}") and error.count("\n") == 1
@@ -41,7 +41,7 @@ def refused(case: str, run: Run, message: str) -> Outcome:
 
 
 def unwritable(folder: Path) -> Iterator[Outcome]:
-    """Work folders and data folders that are no folders, or read-only."""
+    """Work and data folders that are files or read-only."""
     (folder / "file").write_text("")
     paths = [Path("/proc/run"), Path("/dev/null"), Path("/dev/null/run"), folder / "file", folder / "file" / "run"]
     with contextlib.ExitStack() as stack:
@@ -51,11 +51,11 @@ def unwritable(folder: Path) -> Iterator[Outcome]:
             with Run(folder / f"work{number}", workdir=path) as run:
                 yield refused(f"work folder {path}", run, f"cannot write {path}")
             with Run(folder / f"data{number}", data=path) as run:
-                yield refused(f"data folder {path}", run, "cannot ")
+                yield refused(f"data folder {path}", run, "")
 
 
 def full_disk(folder: Path) -> Iterator[Outcome]:
-    """The disk gets full in a stage: one line. With room again, the run goes on to the same results."""
+    """Fill the disk during a stage: the error is one line. With space again, the run resumes to the same results."""
     seconds = durations(folder / "whole")
     expected = results(folder / "whole")
     for stage in STAGES:
@@ -64,7 +64,7 @@ def full_disk(folder: Path) -> Iterator[Outcome]:
             with mounted(here, f"size={SIZE}") as possible:
                 if not possible:
                     return
-                with Run(here, logs=folder) as run:  # elsewhere, so that all is seen
+                with Run(here, logs=folder) as run:  # logs on another disk, to read all of them
                     run.reach(STAGES[stage][0])
                     time.sleep(share * seconds[stage])
                     fill(here / "filler")
@@ -81,7 +81,7 @@ def full_disk(folder: Path) -> Iterator[Outcome]:
 
 
 def fill(path: Path) -> None:
-    """Write a file until no byte is free."""
+    """Write a file that fills the disk."""
     with open(path, "wb", buffering=0) as file:
         for size in (2**20, 2**12, 1):
             try:
@@ -94,7 +94,7 @@ def fill(path: Path) -> None:
 
 @contextlib.contextmanager
 def mounted(folder: Path, options: str) -> Iterator[bool]:
-    """Mount a file system in memory. Yield whether that is allowed."""
+    """Mount a file system in memory. Yield whether this process may do so."""
     folder.mkdir(parents=True)
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     possible = subprocess.run(command, capture_output=True).returncode == 0

@@ -1,4 +1,4 @@
-"""Two hundred files that were made to do harm: to fill the memory, to hang, to run code, to leave their folder."""
+"""Two hundred malicious files, made to fill the memory, hang, run code or write outside their folder."""
 
 import copy
 import gzip
@@ -40,7 +40,7 @@ Case = tuple[str, bytes, Callable[[Path], Any]]  # name, content of the file, ho
 
 
 class Bomb:
-    """Leaves a file behind when its pickle is loaded."""
+    """Its pickle creates a file when it is loaded."""
 
     def __reduce__(self):
         return open, ("exploded", "w")
@@ -61,7 +61,7 @@ def model_files() -> Iterator[Case]:
 
 
 def changed_models(draw: random.Random, n: int) -> Iterator[Case]:
-    """Files of the zoo in which one value of the header is another, with the right digest of the record."""
+    """Files of the zoo with one value of the header replaced and a valid digest of the record."""
     for i in range(n):
         content = zoo.path(draw.choice(zoo.names())).read_bytes()
         end = 8 + int.from_bytes(content[:8], "little")
@@ -84,7 +84,7 @@ def read_archive(path: Path) -> dict:
 
 
 def tar(*members: tuple[str, int, bytes]) -> bytes:
-    """Headers of members without content: name, announced size, type."""
+    """Archives of headers without content. A header is a name, a declared size and a type."""
     blocks = []
     for name, size, kind in members:
         member = tarfile.TarInfo(name)
@@ -230,7 +230,7 @@ def run(folder: Path) -> Iterator[Outcome]:
 
 
 def is_harmless(value: Any) -> bool:
-    """A model whose options are valid, or data by name without the hostile part, or nothing."""
+    """Whether the result is right: a model with valid options, data by name without the hostile entries, or nothing."""
     return not value or isinstance(value, Classifier) or set(map(type, value)) == {str}
 
 

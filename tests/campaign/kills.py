@@ -1,4 +1,4 @@
-"""kill -9 at random moments of every stage: what the run finally writes is that of an uninterrupted one."""
+"""kill -9 at random moments of every stage: the final files equal those of an uninterrupted run."""
 
 import os
 import random
@@ -15,7 +15,7 @@ EACH = ("prepare", "prepare", "train", "train", "train", "train", "sweep", "swee
 
 
 def run(folder: Path) -> Iterator[Outcome]:
-    """One case is a kill; its verdict is that of the run, which is killed several times."""
+    """Each case is a kill. A run is killed several times, and its verdict counts for each."""
     draw, seconds = random.Random(0), durations(folder / "whole")
     expected = results(folder / "whole")
     for number in range(-(-KILLS // len(EACH))):
@@ -28,7 +28,7 @@ def run(folder: Path) -> Iterator[Outcome]:
 
 
 def killed(folder: Path, stage: str, delay: float) -> float:
-    """Start a run and kill it so many seconds after a stage has begun. Return the delay, or 0 if it ended before."""
+    """Start a run and kill it `delay` seconds after a stage has begun. Return the delay, 0 if the run ended first."""
     with Run(folder) as one:
         reached = one.reach(STAGES[stage][0])
         time.sleep(delay)

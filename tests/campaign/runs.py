@@ -1,4 +1,4 @@
-"""Runs of a tiny experiment, to be killed, stopped or starved in every stage.
+"""Runs of a tiny experiment, which the attacks kill, stop or deprive of disk space at every stage.
 
 They are forked from a server that has imported everything, because the imports would take most of the time.
 """
@@ -14,12 +14,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
+PATIENCE = 3600  # seconds; a test may share its machine with others
 ARGUMENTS = (
     *("--config=lra_listops_prune:smoke", "--config.data.train_examples=800", "--config.data.max_length=100"),
     *("--config.data.length=128", "--config.train.epochs=4", "--config.train.evaluate_every=50"),
-    *("--config.train.checkpoint_minutes=0.005", "--config.prune.methods=('aire', 'last', 'measured')"),
+    *("--config.train.checkpoint_minutes=0.005", "--config.prune.methods=('aire', 'last')"),
 )
-# The first line of each stage, and the first line after it.
+# The first line that each stage prints, and the first line after the stage.
 STAGES = {
     "prepare": ("preparing ", "data: "),
     "train": ("data: ", "model: "),
@@ -59,7 +60,7 @@ class Run:
         self._process = _CONTEXT.Process(target=_main, args=(full, str(self._out), str(self._err)))
         self._process.start()
 
-    def reach(self, pattern: str, timeout: float = 300) -> bool:
+    def reach(self, pattern: str, timeout: float = PATIENCE) -> bool:
         """Wait for a line that starts with a pattern. Return False if the run ends before."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
@@ -85,7 +86,7 @@ class Run:
     def pid(self) -> int:
         return self._process.pid
 
-    def end(self, timeout: float = 300) -> tuple[int, str]:
+    def end(self, timeout: float = PATIENCE) -> tuple[int, str]:
         """Wait for its end. Return the exit code, negative for the signal that ended it, and standard error."""
         self._process.join(timeout)
         if self._process.is_alive():
@@ -114,19 +115,19 @@ def _main(arguments: list[str], out: str, err: str) -> None:
 
 
 def finish(folder: Path, arguments: Sequence[str] = ARGUMENTS) -> str:
-    """Run to the end. Return what went wrong, "" if nothing did."""
+    """Run to the end. Return what went wrong, or an empty string."""
     with Run(folder, arguments) as last:
         code, error = last.end()
     return f"exit code {code}: {error[-500:]}" if code else ""
 
 
 def results(folder: Path) -> list[bytes]:
-    """Return the files that must not depend on interruptions."""
+    """Return the content of the files that must not depend on interruptions."""
     return [(folder / "run" / name).read_bytes() for name in SAME]
 
 
 def durations(folder: Path) -> dict[str, float]:
-    """Run to the end without interruption, and return the seconds of every stage."""
+    """Run without interruption. Return the duration of every stage in seconds."""
     seconds = {}
     with Run(folder) as whole:
         for stage, (first, after) in STAGES.items():
@@ -141,6 +142,6 @@ def durations(folder: Path) -> dict[str, float]:
 
 
 def leftovers(folder: Path) -> Iterator[Path]:
-    """Temporary files that a finished run should not have."""
+    """Return temporary files, of which a finished run should have none."""
     yield from (folder / "run").rglob("*.tmp")
     yield from (folder / "data").rglob("incomplete.*")

@@ -1,4 +1,4 @@
-"""The campaign as a test: no attack gives a wrong result, a traceback, or costs more than 2 s and 1 GB."""
+"""The campaign as a test: no attack gives a wrong result or a traceback, or takes more than 2 s of CPU time or 1 GB."""
 
 import pytest
 

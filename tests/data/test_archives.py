@@ -26,7 +26,7 @@ WANTED = {"b/1.txt": TREE["things/b/1.txt"], "a/2.txt": TREE["things/a/2.txt"]}
 
 
 def tar_bytes(tree: dict[str, bytes], *others: tarfile.TarInfo) -> bytes:
-    """A tar file of these members, then others without content."""
+    """A tar file of these members, followed by empty ones."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
         for name, content in tree.items():
@@ -183,7 +183,7 @@ def test_cut_between_two_members(tmp_path):
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_flipped_bytes(tmp_path, packed):
-    """Anywhere: what cannot be read is one clear error. Where gzip's checksum covers it, nothing passes."""
+    """A flipped bit gives one clear error if the file cannot be read. No flip that gzip's checksum covers passes."""
     content = bytearray(tar_bytes({"things/a/1.txt": bytes(range(200))}))
     content = bytearray(gzip.compress(content, mtime=0)) if packed else content
     for place in range(10 if packed else 0, len(content) if packed else 700, 5):
@@ -245,7 +245,7 @@ HEADERS = {
 
 @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
 def test_archives_that_would_fill_the_memory(tmp_path, header):
-    """An announced size is refused at once; a size that is not announced as soon as too much was unpacked."""
+    """A declared size is refused at once. Otherwise reading stops when the limit is reached."""
     archive = publish(tmp_path / "public", gzip.compress(header) + zeros(150))
     tracemalloc.start()
     with refused(r"things.tar.gz: refused, because it unpacks to more than .* bytes, 10 times its own size"):

@@ -104,7 +104,7 @@ def test_probabilities():
 
 
 def test_stopping_early_does_not_change_the_distribution():
-    """Compare the lengths with those of complete trees, of which the ones out of range are dropped."""
+    """Compare the lengths with those of trees that are generated completely and dropped if out of range."""
 
     def size(random: Random, level: int) -> int:
         if level == 10 or random.random() >= 0.25:
@@ -199,7 +199,7 @@ def test_validation_and_test_do_not_depend_on_the_size_of_train(tiny, tmp_path):
 
 
 def test_further_examples_are_others_and_change_nothing(tiny, tmp_path):
-    """They have a stream of their own. Fewer of them are the first of more. They are prepared apart."""
+    """They have their own random stream: n examples are the first n of more. They are prepared separately."""
     options = vars(vary(TINY, min_length=12))
     splits = load(tmp_path, Generated(**options), length=32)
     more, fewer = (

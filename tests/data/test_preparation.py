@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 from filelock import FileLock
 from tensorflow_datasets.core.utils import tqdm_utils
 
+from aire.data.formats import preparation
 from aire.data.formats.preparation import _check_index
 from aire.data.listops import load
 from aire.utils.errors import UserError
@@ -76,11 +77,26 @@ def test_waits_for_another_process(tmp_path, capsys):
     assert sequences(found[0]["train"]) == sequences(load(tmp_path / "alone", TINY, length=32)["train"])
 
 
-def wait_for(read: Callable[[], str], seconds: float = 30) -> str:
+def wait_for(read: Callable[[], str], seconds: float = 300) -> str:
     end = time.monotonic() + seconds
     while not (text := read()) and time.monotonic() < end:
         time.sleep(0.01)
     return text
+
+
+def test_another_process_prepares_before_this_one_looks(tmp_path, monkeypatch):
+    """The data appears after the builder is made, which then knows of no splits."""
+    make = preparation._builder
+
+    def make_and_wait(*args):
+        monkeypatch.setattr(preparation, "_builder", make)
+        builder = make(*args)
+        load(tmp_path, TINY, length=32)
+        return builder
+
+    monkeypatch.setattr(preparation, "_builder", make_and_wait)
+    found = load(tmp_path, TINY, length=32)
+    np.testing.assert_array_equal(found["train"].x, load(tmp_path, TINY, length=32)["train"].x)
 
 
 def test_data_dir_that_is_a_file(tmp_path):

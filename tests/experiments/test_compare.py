@@ -233,7 +233,7 @@ def test_the_error_of_a_change_counts_the_examples_that_changed():
 
 
 def test_a_method_that_fails_at_a_ratio_does_not_end_the_run(evaluator, monkeypatch, tmp_path):
-    """Where its refit fails, there is no point. The refitted cuts are read back at the next start."""
+    """The ratio at which its refit fails has no point. The next start reads the refitted cuts from their files."""
 
     def refit(model, cut, calibration):
         calls.append(cut.n_states)

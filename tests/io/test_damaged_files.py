@@ -4,7 +4,6 @@ import json
 import random
 import resource
 import struct
-import time
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ import safetensors.numpy
 
 import aire
 from aire import zoo
+from aire.io import model_file
 from aire.io.weights import abstract_model, fill_model, get_arrays, variables_of
 from aire.models import ModelConfig
 from aire.ssm import hippo, ssm_config
@@ -109,11 +109,9 @@ def test_what_load_would_refuse_is_not_saved(make_model, tmp_path):
 def test_an_abstract_model_computes_nothing(monkeypatch):
     """Whatever its sizes: full arrays would have terabytes."""
     monkeypatch.setattr(hippo, "hippo_n", lambda n: pytest.fail("computed an eigendecomposition"))
-    start = time.perf_counter()
     for ssm in ({"kind": "s5", "blocks": 2}, {"kind": "s4d"}, {"kind": "lru"}):
         config = ModelConfig(2**24, 2**16, 2**24, (2**24, 2**24), ssm_config(ssm))
         assert variables_of(abstract_model(config))["blocks/1/ssm/C_re"].shape[-1] == 2**24
-    assert time.perf_counter() - start < 20  # it takes 0.3
 
 
 CONFIG = {"d_input": 3, "d_model": 4, "d_output": 2, "state_sizes": [3], "ssm": {"kind": "lru"}}
@@ -192,22 +190,26 @@ def test_configs(name, tmp_path):
     assert str(path) in str(error.value) and len(str(error.value)) < 1000
 
 
-def test_sizes_are_bounded_by_the_arrays(tmp_path):
-    """Also where the names fit, so that the model would have to be built to find the difference."""
+def test_sizes_are_bounded_by_the_arrays(tmp_path, monkeypatch):
+    """No model is built, and no memory reserved, even if all names fit."""
+    monkeypatch.setattr(model_file, "abstract_model", lambda config: pytest.fail("built a model"))
     names = ["nu_log", "theta_log", "gamma_log", "B_re", "B_im", "C_re", "C_im"]
     path = tmp_path / "model.safetensors"
     arrays = {f"blocks/{i}/ssm/{name}": np.zeros(4, np.float32) for i in range(2) for name in names}
     config = CONFIG | {"state_sizes": [2**24, 2**24], "d_model": 2**16}
     path.write_bytes(safetensors.numpy.save(arrays, {"aire.ModelConfig.1": json.dumps(config)}))
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with refused("its config has a size of 16,777,216, its arrays have 56 numbers"):
         aire.load(path)
-    assert time.perf_counter() - start < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
-def test_a_thousand_layers_that_do_not_fit_are_not_built(tmp_path):
-    """The arrays that hold the states are there, so it is the names of the others that do not fit."""
+def test_a_thousand_layers_that_do_not_fit_are_not_built(tmp_path, monkeypatch):
+    """The arrays with a state axis fit, the others are missing. Only models of one layer and of two are built."""
+    built = []
+    monkeypatch.setattr(
+        model_file, "abstract_model", lambda config: built.append(len(config.state_sizes)) or abstract_model(config)
+    )
     names = ["nu_log", "theta_log", "gamma_log", "B_re", "B_im", "C_re", "C_im"]
     empty = F32 | {"shape": [0], "data_offsets": [0, 0]}
     header = {f"blocks/{i}/ssm/{name}": empty for i in range(1000) for name in names}
@@ -215,12 +217,10 @@ def test_a_thousand_layers_that_do_not_fit_are_not_built(tmp_path):
     numbers = {"a": {"dtype": "F32", "shape": [1000], "data_offsets": [0, 4000]}}
     path = tmp_path / "model.safetensors"
     path.write_bytes(packed(header | numbers | {"__metadata__": {"aire.ModelConfig.1": config}}, bytes(4000)))
-    start = time.perf_counter()
-    with refused(
-        "the number of its arrays does not fit 1,000 layers: a is 1 there, absent here; blocks/#/norm/bias is"
-    ):
+    message = "the number of its arrays does not fit 1,000 layers: a is 1 there, absent here; blocks/#/norm/bias is"
+    with refused(message):
         aire.load(path)
-    assert time.perf_counter() - start < 2
+    assert built == [1, 2]
 
 
 def test_deep_models_load(tmp_path):

@@ -38,7 +38,7 @@ def model():
 
 @pytest.fixture
 def symbolic():
-    """Without the checks of shapes, because they know no symbolic sizes."""
+    """Switch off the checks of shapes, because they reject symbolic sizes."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

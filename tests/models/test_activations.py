@@ -23,7 +23,7 @@ def dense(kernel, bias) -> nnx.Linear:
 
 
 def test_exact_gelu():
-    """W = 1 and b = 0 for the values, and a gate that is open: what is left of "glu" is GELU."""
+    """With W = 1 and b = 0 for the values and an open gate, "glu" reduces to GELU."""
     layers = [dense(jnp.ones((1, 1)), jnp.zeros(1)), dense(jnp.zeros((1, 1)), jnp.full(1, 100.0))]
     normal = scipy.stats.norm
 
@@ -88,7 +88,7 @@ class Doubled(nnx.Linear):
 
 @pytest.mark.parametrize("activation", ["half_glu1", "full_glu"])
 def test_a_block_calls_its_dense_layers(make_model, activation):
-    """So that they can be replaced, by LoRA or quantised ones: doubled logits are those of a doubled layer."""
+    """So LoRA or quantised layers can replace them. Replace one by its double and compare with doubled values."""
     model, x = make_model(activation=activation), np.zeros((2, 5), np.int32)
     replaced, scaled = (nnx.clone(model) for _ in range(2))
     for block in replaced.blocks:

@@ -19,7 +19,11 @@ def expressions(tmp_path_factory):
     return listops.load(tmp_path_factory.mktemp("listops"), source, length=100)["test"]
 
 
-@pytest.mark.parametrize("name", ["lra_listops_small", "lra_listops_s4d_small", "lra_listops_lru_small"])
+@pytest.mark.parametrize(
+    "name",
+    ["lra_listops_small"]
+    + [pytest.param(name, marks=pytest.mark.slow) for name in ("lra_listops_s4d_small", "lra_listops_lru_small")],
+)
 def test_a_trained_model_keeps_its_accuracy_in_bfloat16(name, expressions):
     model = aire.load(zoo.path(name))
     low = run_as(model, dataclasses.replace(model.config, dtype="bfloat16"))

@@ -32,7 +32,7 @@ def test_only_inputs_and_the_first_stage_are_kept():
     plain, expected = compiled_gradient(lambda x, w: second(x, first(x, w)))
     kept, found = compiled_gradient(checkpoint_second_stage(first, second))
     assert plain > 30  # of eight layers: x, tanh x, cos x or sin x, z or tanh z, ...
-    assert kept < 24  # x and z of eight layers, and what one layer's backward pass needs
+    assert kept < 24  # x and z of eight layers, and the arrays of one layer's backward pass
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * jnp.abs(b).max())
 

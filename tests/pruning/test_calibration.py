@@ -12,6 +12,7 @@ import aire
 from aire.pruning import Calibration, calibration, gram, scores
 from aire.ssm import S5, S5Config, layers
 from aire.utils.errors import UserError
+from tests.helpers import call
 
 H = 4
 RNG = np.random.default_rng(0)
@@ -106,7 +107,7 @@ CASES = [(o, False) for o in S5_OPTIONS] + [(o, True) for o in BANK_OPTIONS]
 @pytest.mark.parametrize("options,bank", CASES)
 def test_states_equal_the_loop(make_any, options, bank):
     layer, u = make_any(options, bank), inputs()
-    x = jax.jit(lambda u: layer.states(u))(u)
+    x = call(layer, u, method="states")
     assert x.shape == (3, 20, 1 + options["bidirectional"], layer.n_states) and x.dtype == jnp.complex64
     np.testing.assert_allclose(x, loop_states(layer, u), atol=2e-5)
 
@@ -119,7 +120,7 @@ def test_states_by_hand():
     for name, value in new.items():
         variable = getattr(layer, name)
         variable[...] = jnp.full(variable.shape, value, jnp.float32)
-    x = layer.states(np.array([[[1.0], [2.0], [4.0]]], np.float32))
+    x = call(layer, np.array([[[1.0], [2.0], [4.0]]], np.float32), method="states")
     np.testing.assert_allclose(x[0, :, 0, 0], [1, 2.5, 5.25], rtol=1e-6)
     np.testing.assert_allclose(x[0, :, 1, 0], [3, 4, 4], rtol=1e-6)
 
@@ -132,7 +133,7 @@ def test_moments_of_a_layer_equal_the_sums_over_the_loop(make_any, options, bank
 
 
 class Stack(nnx.Module):
-    """Two layers with a bend between; `lengths` are taken, and not needed."""
+    """Two layers with a tanh between. `lengths` is accepted and not used."""
 
     def __init__(self, first, second):
         self.first, self.second = first, second
@@ -148,7 +149,7 @@ def stack(make_any, bank=False):
 
 
 def second_inputs(model, u):
-    """What reaches the second layer, by the loop."""
+    """The inputs of the second layer, by the loop."""
     return np.tanh(loop_outputs(model.first, u, True))
 
 
@@ -193,7 +194,7 @@ def test_moments_of_two_batches_add_up_to_those_of_both(make_any):
 
 
 @pytest.mark.parametrize("numbers", [1, 2 * 20 * 24, 10**9])
-def test_a_batch_is_taken_a_few_rows_at_a_time(make_any, monkeypatch, numbers):
+def test_a_batch_is_processed_a_few_rows_at_a_time(make_any, monkeypatch, numbers):
     """One row, two rows, where a third is padded to four, and all: the same sums."""
     monkeypatch.setattr(gram, "_STATE_NUMBERS", numbers)
     calibration._measure.clear_cache()  # it was compiled for another size
@@ -203,7 +204,7 @@ def test_a_batch_is_taken_a_few_rows_at_a_time(make_any, monkeypatch, numbers):
 
 
 @pytest.mark.parametrize("lengths", [None, np.array([50, 32, 7], np.int32), np.array([16, 0, 49], np.int32)])
-def test_a_bank_is_taken_in_blocks_of_steps(make_bank, lengths):
+def test_a_bank_is_processed_in_blocks_of_steps(make_bank, lengths):
     """More than three blocks of 16 steps: complete and incomplete ones, and sequences that end with a block."""
     layer, u = make_bank(bidirectional=True), inputs(L=50)
     batch = u if lengths is None else {"x": u, "lengths": lengths}
@@ -245,7 +246,7 @@ def test_a_bfloat16_model_has_moments_close_to_those_of_the_same_in_float32(make
 
 
 def test_calibration_is_in_evaluation_mode_and_changes_nothing(make_model):
-    """Of a model in training mode, with dropout and batch norm: its statistics, its mode and its results stay."""
+    """A model in training mode with dropout and batch norm keeps its statistics, its mode and its results."""
     model = make_model((4,), dropout=0.5)
     tokens = RNG.integers(0, 20, (4, 30))
     expected = aire.calibrate(model, [tokens])["blocks/0/ssm"]
@@ -341,7 +342,7 @@ def test_on_white_noise_measured_is_aire(make_any, bank):
     assert (np.abs(np.asarray(measured) / np.asarray(aire_scores) - 1) < 5 * deviation + 0.01).all()
 
 
-def test_measured_does_not_mind_an_unstable_state(make_any):
+def test_measured_accepts_an_unstable_state(make_any):
     layer, u = make_any({"bidirectional": False}), inputs()
     layer.Lambda_re[...] = layer.Lambda_re[...].at[2].set(0.1)
     with pytest.raises(UserError, match="state 2 is unstable"):
@@ -365,7 +366,7 @@ def test_measured_without_data_is_an_error_that_says_what_to_pass(make_any):
         aire.score(model, "measured", moments={"first": moments["first"]})
 
 
-def test_a_score_of_the_users_own_gets_the_moments_that_it_asks_for(make_any):
+def test_a_user_defined_score_gets_the_moments_that_it_needs(make_any):
     @scores.register("test_loudness", needs=("moments",))
     def loudness(modes, moments):
         assert moments.steps == 60

@@ -14,7 +14,7 @@ from aire.ssm import S5, S5Config, layers
 from aire.training.evaluate import make_evaluator
 from aire.utils.errors import UserError
 from experiments.evaluations import CutEvaluator
-from tests.helpers import logits
+from tests.helpers import call, forward, logits
 
 VARIANTS = [
     {"bidirectional": False},
@@ -47,7 +47,7 @@ def some(n, seed=0):
 
 
 def outputs(layer, u):
-    return np.asarray(jax.jit(lambda u: layer(u))(u))
+    return np.asarray(forward(layer, u))
 
 
 def refitted(layer, keep, seed=0) -> dict[str, np.ndarray]:
@@ -105,8 +105,8 @@ def test_a_model_may_have_new_readouts_in_some_layers(make_model):
     cut = Cut(keep, {"blocks/1/ssm": drawn(found["blocks/1/ssm"], keep["blocks/1/ssm"])})
     before = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(model)))
     a, b = aire.cut(model, cut), aire.mask(model, cut)
-    np.testing.assert_allclose(a(tokens), b(tokens), rtol=1e-4, atol=1e-5)
-    assert np.abs(np.asarray(a(tokens)) - np.asarray(aire.cut(model, keep)(tokens))).max() > 1e-3
+    np.testing.assert_allclose(logits(a, tokens), logits(b, tokens), rtol=1e-4, atol=1e-5)
+    assert np.abs(np.asarray(logits(a, tokens) - logits(aire.cut(model, keep), tokens))).max() > 1e-3
     np.testing.assert_array_equal(a.blocks[0].ssm.D[...], model.blocks[0].ssm.D[...])
     np.testing.assert_allclose(a.blocks[1].ssm.D[...], cut.readouts["blocks/1/ssm"].D, rtol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(nnx.state(model)), before)
@@ -173,7 +173,7 @@ def test_a_layer_whose_name_looks_like_a_readout_is_not_lost():
 
 
 def refit(model: nnx.Module, cut: Cut, calibration: Calibration) -> Cut:
-    """C'_K = C_K + C_R W_RK W_KK⁻¹: the states that stay take over what they can of those that go."""
+    """C'_K = C_K + C_R W_RK W_KK⁻¹: the kept states take over the predictable part of the cut ones."""
     moments, readouts = calibration.moments(model), {}
     for path, layer in layers(model).items():
         keep, W = np.asarray(cut.keep[path]), moments[path].covariance()[0]
@@ -199,7 +199,7 @@ def test_a_refit_is_the_least_squares_fit_of_the_outputs(make_layer, options):
     keep = np.asarray(result.keep[""])
     assert keep.sum() == 3 and result.model.n_states == 3
 
-    x = np.asarray(jax.jit(lambda u: layer.states(u))(u), np.complex128)[..., keep]
+    x = np.asarray(call(layer, u, method="states"), np.complex128)[..., keep]
     Z = np.stack([x.real, x.imag], axis=3).reshape(8 * 60, -1)
     Du = np.asarray(layer.D[...]) * u
     target = (outputs(layer, u) - Du).reshape(8 * 60, -1)
@@ -210,8 +210,9 @@ def test_a_refit_is_the_least_squares_fit_of_the_outputs(make_layer, options):
     def error(model):
         return float(np.mean((outputs(model, u) - outputs(layer, u)) ** 2))
 
-    assert error(result.model) < 0.95 * error(aire.prune(layer, 0.5).model)
-    np.testing.assert_array_equal(keep, aire.prune(layer, 0.5).keep[""])  # the score alone selects
+    plain = aire.prune(layer, 0.5)
+    assert error(result.model) < 0.95 * error(plain.model)
+    np.testing.assert_array_equal(keep, plain.keep[""])  # the refit does not change the selection
 
 
 def test_a_refit_of_a_model_is_in_the_cut_and_in_the_model(make_model):
@@ -242,7 +243,7 @@ def test_a_method_with_a_refit_says_that_it_needs_inputs(make_layer):
 
 @pytest.fixture
 def evaluator(make_model):
-    """Of a small model, with two made-up splits, and what it evaluated."""
+    """The evaluator of a small model with two synthetic splits, and a list of its calls."""
     model = make_model((6, 6), ssm={"dt_min": 0.05})
     rng = np.random.default_rng(0)
 

@@ -151,7 +151,7 @@ class Linen(nn.Module):
 
 def test_a_linen_parameter_tree_is_pruned():
     params = jax.jit(Linen((N, 5)).init)(jax.random.key(0), INPUTS)["params"]
-    axes = {"radius": 0, "angle": 0, "B": 1, "C": 2}  # of the states, in the user's own arrays
+    axes = {"radius": 0, "angle": 0, "B": 1, "C": 2}  # the state axis of each of the user's arrays
 
     def arrays(p):
         lam = np.asarray(p["radius"]) * np.exp(1j * np.asarray(p["angle"]))
@@ -192,8 +192,8 @@ def test_the_margin_keeps_the_digits_that_the_eigenvalues_have(x64):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.complex128, np.int32])
-def test_arrays_of_numpys_own_precision_are_taken_without_a_word(dtype):
-    """Into the precision that JAX is set to."""
+def test_numpy_arrays_of_any_precision_are_accepted_without_a_warning(dtype):
+    """They are converted to the precision that JAX is set to."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         modes = Modes.discrete([0.5, 0.25], np.ones((2, 3), dtype), np.ones((4, 2), dtype))
@@ -211,7 +211,7 @@ def test_an_unstable_mode_has_no_positive_margin_and_is_refused():
 
 
 class Refusing:
-    """As a tensor that still has a gradient."""
+    """Refuses the conversion to NumPy, as a PyTorch tensor that requires a gradient does."""
 
     def __array__(self, *args, **kwargs):
         raise RuntimeError("call detach() first")

@@ -1,4 +1,4 @@
-"""Methods and the scores of the baselines, each against an oracle of its own; normalisation within channels."""
+"""Methods and baseline scores against independent oracles; normalisation within channels."""
 
 import collections
 import itertools
@@ -95,7 +95,7 @@ def test_hinf_global_orders_by_the_peak_of_the_frequency_response(make_model):
         ("magnitude_global", "magnitude", "none", "global"),
         ("magnitude_uniform", "magnitude", "none", "uniform"),
         ("hinf_uniform", "last", "none", "uniform"),
-        ("aire_uniform", "aire", "none", "uniform"),  # a layer's own order is that of its energies
+        ("aire_uniform", "aire", "none", "uniform"),  # within a layer, normalisation does not change the order
         ("aire_unnormalised", "aire", "none", "global"),
         ("aire", "aire", "prefix", "global"),
     ],
@@ -183,7 +183,7 @@ def test_channel_normalisation_of_one_channel_is_the_prefix_normalisation(make_m
 
 @pytest.fixture
 def registered():
-    """A score of a user's own, for the time of a test."""
+    """A user-defined score, registered during a test."""
     scores.register("test_slowness")(lambda modes: jnp.abs(modes.Lambda_bar))
     yield "test_slowness"
     del scores.SCORES["test_slowness"]
@@ -195,7 +195,7 @@ def test_a_registered_score_is_a_method_at_once(registered, make_model):
     assert float(aire.score(make_model(), registered)["blocks/0/ssm"].max()) == 1
 
 
-def test_a_method_of_the_users_own(registered, make_model, monkeypatch):
+def test_a_user_defined_method(registered, make_model, monkeypatch):
     monkeypatch.setitem(METHODS, "test_slow_uniform", Method(registered, "none", "uniform"))
     assert methods.names()[-1] == "test_slow_uniform" and registered not in methods.names()
     keep = aire.prune(make_model(state_sizes=(6, 4)), 0.5, "test_slow_uniform").keep

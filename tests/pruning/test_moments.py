@@ -58,7 +58,7 @@ def test_white_moments_solve_the_lyapunov_equation(x64, channel):
 @pytest.mark.parametrize("length", [1, 2, 7, 64, 100])
 @pytest.mark.parametrize("radius", [0.9, 1.0, 1.05])
 def test_finite_horizon_moments_are_the_mean_over_the_steps(x64, length, radius):
-    """Of the covariance propagated step by step: P_k = A P_{k-1} Aᵀ + B Bᵀ; also on and outside the unit circle."""
+    """Propagate the covariance step by step, P_k = A P_{k-1} Aᵀ + B Bᵀ; also on and outside the unit circle."""
     modes = random_modes(radius=radius)
     A, B = real_system(modes, np.arange(5))
     P, total = np.zeros_like(A), np.zeros_like(A)
@@ -134,7 +134,7 @@ def test_moments_measured_on_white_noise_converge_to_the_finite_horizon(make_lay
     standard = measured.std(axis=0, ddof=1) / np.sqrt(groups)
     scale = np.sqrt(np.diagonal(exact, axis1=1, axis2=2))
     assert (error <= 5 * standard + 0.02 * scale[:, :, None] * scale[:, None]).all()
-    # Far from what another horizon would give.
+    # Another horizon gives clearly different values.
     if kind != "s4d":
         other = moments.finite_horizon(layer.modes(), L // 4).energy()
         assert (other < 0.97 * moments.finite_horizon(layer.modes(), L).energy()).any()

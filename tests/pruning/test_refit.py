@@ -2,7 +2,6 @@
 
 import warnings
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,13 +12,14 @@ from aire.pruning import Calibration, Cut, apply, apply_masked, gram, regression
 from aire.pruning.refit import RefitWarning, _sums, layer_sums, refit
 from aire.ssm import LRU, S4D, LRUConfig, S4DLayer, layers
 from aire.utils.errors import UserError
+from tests.helpers import call
 
 H = 4
 HALF = np.arange(8) % 2 == 0
 
 
 def inputs(B=8, L=40, seed=0) -> np.ndarray:
-    """Coloured, so that features correlate."""
+    """Coloured noise, so that features correlate."""
     return np.random.default_rng(seed).normal(size=(B, L, H)).cumsum(axis=1).astype(np.float32) / 4
 
 
@@ -28,7 +28,7 @@ def held_out(B: int) -> np.ndarray:
 
 
 def outputs(layer, u) -> np.ndarray:
-    return np.asarray(jax.jit(lambda u: layer.system(u))(u), np.float64)
+    return np.asarray(call(layer, u, method="system"), np.float64)
 
 
 def least_squares(layer, keep: np.ndarray, u: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -36,7 +36,7 @@ def least_squares(layer, keep: np.ndarray, u: np.ndarray, y: np.ndarray) -> np.n
 
     Returns its outputs on all rows.
     """
-    x = np.asarray(jax.jit(lambda u: layer.states(u))(u), np.complex128)[..., keep]  # (B, L, R, kept)
+    x = np.asarray(call(layer, u, method="states"), np.complex128)[..., keep]  # (B, L, R, kept)
     channel, result = np.asarray(layer.channels())[keep], np.empty_like(y)
     for h in range(H):
         own = x if layer.readout().shape[1] == H else x[..., channel == h]
@@ -74,7 +74,7 @@ def test_a_refit_is_the_least_squares_fit(make_any, kind):
         return np.mean((y - target)[~held_out(8)] ** 2)
 
     assert error(found) < 0.5 * error(outputs(layer.cut(HALF), u))
-    # Within a percent of the best possible, and the same function.
+    # The error is within a percent of the best possible, and so are the outputs.
     np.testing.assert_allclose(error(found), error(expected), rtol=0.01, atol=1e-6 * np.mean(target**2))
     np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(target).max())
     np.testing.assert_allclose(outputs(apply_masked(layer, cut), u), found, atol=1e-4)
@@ -82,7 +82,7 @@ def test_a_refit_is_the_least_squares_fit(make_any, kind):
 
 @pytest.mark.parametrize("kind,bidirectional", [("s5", True), ("s4d", True), ("s4d", False)])
 def test_sums_are_those_over_the_features(make_any, kind, bidirectional, monkeypatch):
-    """Of two sets, with cut states, padding behind complete and incomplete blocks, and a few sequences at a time."""
+    """Two sets of sequences, some states cut, padding after complete and incomplete blocks, in small batches."""
     monkeypatch.setattr(gram, "_STATE_NUMBERS", 1000)
     monkeypatch.setattr(regression, "_NUMBERS", 10000)
     _sums.clear_cache()  # it was compiled for other sizes
@@ -93,7 +93,7 @@ def test_sums_are_those_over_the_features(make_any, kind, bidirectional, monkeyp
     batches = [[a[rows] for a in (u, y, mask.astype(np.float32))] for rows in (slice(5), slice(5, 8))]
     parts = zip(batches, (sets[:, :5].astype(np.float32), sets[:, 5:].astype(np.float32)), strict=True)
     found = layer_sums(layer, index, [(*batch, s) for batch, s in parts])
-    x = np.asarray(jax.jit(lambda u: layer.states(u))(u), np.complex128)
+    x = np.asarray(call(layer, u, method="states"), np.complex128)
     x = np.concatenate([x, np.zeros_like(x[..., :1])], axis=-1)[..., index]  # (B, L, R, channels, m)
     z = np.moveaxis(np.stack([x.real, x.imag], axis=3), 4, 2).reshape(8, 40, len(index), -1)
     own, wanted = (a.astype(np.float64).reshape(8, 40, len(index), -1) for a in (u, y))
@@ -108,7 +108,7 @@ def test_sums_are_those_over_the_features(make_any, kind, bidirectional, monkeyp
 
 
 class Stack(nnx.Module):
-    """Two layers with a bend between; `second` may be `first`. Named against the order of their calls."""
+    """Two layers with a tanh between; `second` may be `first`. Their names sort against the order of the calls."""
 
     def __init__(self, first, second):
         self.b, self.a = first, second
@@ -142,8 +142,8 @@ def test_padding_and_a_shared_layer(make_any):
         np.testing.assert_allclose(other, clean, rtol=1e-3, atol=1e-4)
 
 
-def test_what_would_be_worse_on_held_out_inputs_stays_as_it_is(make_any):
-    """Held-out sequences unlike the others: the layer keeps its readout, and a warning names it."""
+def test_a_refit_that_is_worse_on_held_out_inputs_is_discarded(make_any):
+    """The held-out sequences differ from the others, so the layer keeps its readout, and a warning names it."""
     layer, u = make_any("s5"), inputs(2, 20)
     u[1] = np.random.default_rng(5).normal(size=u[1].shape) * 100
     u[0, 1:] = 0
@@ -192,7 +192,7 @@ def _without_stage(layer: S4DLayer) -> S4D:
 
 
 def test_output_errors_are_those_of_the_two_models(make_any):
-    """Measured by hand on both sets in both layers; predicted exactly for one layer without a refit."""
+    """Compare with errors computed here. For a single layer without a refit, the prediction is exact."""
     model, u = Stack(make_any("s5"), make_any("s4d")), inputs()
     result = aire.prune(model, 0.5, "measured_refit", calibration=[u])
     small, v, w = result.model, u, u

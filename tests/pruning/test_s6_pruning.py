@@ -76,7 +76,7 @@ def flat(a: np.ndarray) -> np.ndarray:
 
 @BOTH
 def test_gate_moments_equal_sums_over_the_loop(bidirectional):
-    """Padded sequences, two batches; every field, over the true steps."""
+    """Compare every field on two batches of padded sequences. Padding must not count."""
     layer, u, lengths = make(bidirectional), RNG.normal(size=(3, 20, H)).astype(np.float32), np.array([20, 13, 1])
 
     class Padded(nnx.Module):
@@ -129,7 +129,7 @@ def test_gate_moments_equal_sums_over_the_loop(bidirectional):
 
 
 def constant_gates() -> S6:
-    """All gates read the channel 0 alone, whose input is the constant silu(1)."""
+    """A layer whose gates are constant: they read only channel 0, whose input is silu(1) at every step."""
     layer = make()
     arrays = {name: np.array(getattr(layer, name)[...]) for name in (*PARTS, "conv_weight", "conv_bias")}
     for name in PARTS:
@@ -139,7 +139,7 @@ def constant_gates() -> S6:
 
 
 def test_with_constant_gates_the_score_is_s4ds_aire():
-    """An S4D layer with the same decays and the same gains of its modes."""
+    """Compare with an S4D layer whose modes have the same decays and gains."""
     layer, u = constant_gates(), RNG.normal(size=(4, 50, H)).astype(np.float32)
     w = watch(layer, u)
     Delta, B, C = w["Delta"][0, 0], w["B"][0, 0], w["C"][0, 0, 0]
@@ -219,7 +219,7 @@ def test_a_layer_may_keep_no_state(model):
     assert aire.prune(empty, 0.0, "measured", calibration=[TOKENS]).states == (1, 1)
 
 
-def test_energies_need_inputs(model):
+def test_energies_of_selective_layers_need_inputs(model):
     message = (
         r"layer 'blocks/0/ssm' is selective.*'aire', pass moments=aire.calibrate\(model, batches\) to score, or calib"
     )
@@ -234,7 +234,7 @@ def test_energies_need_inputs(model):
 
 @pytest.mark.parametrize("method", ["surgeon", "surgeon_order", "aire_refit", "measured_refit", "reconstruct"])
 def test_methods_for_fixed_readouts_refuse_it(model, method):
-    """Before the calibration, which here would fail."""
+    """They are refused before the calibration, which would fail here."""
     with pytest.raises(UserError, match=r"layers \['blocks/0/ssm', 'blocks/1/ssm'\] are selective.*use 'aire', 'meas"):
         aire.prune(model, 0.5, method, calibration=[{"no": "inputs"}])
     with pytest.raises(UserError, match="depends on its inputs: there is none to read"):
@@ -302,7 +302,7 @@ def test_milliseconds_are_of_a_sequence_and_of_a_step(model, monkeypatch):
     assert list(speed.milliseconds(both, both, TOKENS, np.full(6, 24))) == ["a sequence"]
 
 
-def test_scores_of_linear_layers_do_not_see_units():
+def test_scores_of_linear_layers_ignore_units():
     """Where each mode is a state, measured_output is measured, and random is as without units."""
     layer = S5(4, 6, S5Config(), rngs=nnx.Rngs(0))
     moments = aire.calibrate(layer, [RNG.normal(size=(2, 9, 4)).astype(np.float32)])

@@ -105,7 +105,7 @@ def test_prefix_normalisation_of_nothing_and_of_zeros():
 
 @pytest.mark.parametrize("name", ALL)
 def test_scores_of_conjugate_pairs_agree(name, make_layer):
-    """Symmetry on and off: both members of a pair score what the stored one does."""
+    """Without conjugate symmetry, both members of a pair score as the one that is stored with it."""
     m = make_layer(n_states=4).modes()
     conj = Modes(m.Lambda_bar.conj(), m.B_bar.conj(), m.C.conj(), m.margin, m.channel)
     np.testing.assert_allclose(scores.SCORES[name](conj), scores.SCORES[name](m), rtol=1e-6)

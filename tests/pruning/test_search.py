@@ -45,8 +45,8 @@ def test_the_tolerance_counts_as_met_when_it_is_met_exactly(make_layer):
     assert result.states.after == 1
 
 
-def test_a_cut_that_fails_once_it_is_made_gives_way_to_the_next_lower_one(make_layer):
-    """Masked models all pass; of the smaller ones, those with 20 states or more."""
+def test_if_the_cut_model_fails_the_next_lower_ratio_is_tried(make_layer):
+    """All masked models pass. Cut models pass if they have 20 states or more."""
     result = aire.prune(
         make_layer(3, N), tolerance=0, validate=lambda m: 1.0 if stored(m) >= 20 or stored(m) == N else 0.0
     )
@@ -55,7 +55,7 @@ def test_a_cut_that_fails_once_it_is_made_gives_way_to_the_next_lower_one(make_l
     assert whole.states.after == N
 
 
-def test_a_refit_is_part_of_what_is_validated_and_of_the_result(make_layer):
+def test_the_refitted_model_is_validated_and_returned(make_layer):
     """The refit halves the readout. Where no cut passes, the model stays as it is."""
     model = make_layer(3, N)
 

@@ -104,7 +104,7 @@ def test_nan_scores_are_named():
         aire.select(TREE | {"b/1": jnp.array([jnp.nan, 1.0])}, ratio=0.5)
 
 
-# XLA on CPUs takes subnormal numbers for zero, as ties.
+# XLA on CPUs flushes subnormal numbers to zero, so they would be ties.
 layer_scores = st.lists(st.floats(0, 1, width=32, allow_subnormal=False), max_size=12)
 trees = st.lists(layer_scores, min_size=1, max_size=4).filter(lambda layers: any(layers))
 ratios = st.floats(0, 1, exclude_max=True)
@@ -112,7 +112,7 @@ fast = settings(deadline=None, max_examples=40, suppress_health_check=[HealthChe
 
 
 def keeps_any(ratio, *sizes):
-    """Skip examples whose ratio keeps no state, which is an error of its own."""
+    """Skip examples whose ratio keeps no state, because that is an error."""
     assume(any(round((1 - ratio) * n) for n in sizes))
 
 

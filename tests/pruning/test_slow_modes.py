@@ -89,7 +89,7 @@ def test_white_moments_agree_with_the_energies(make_layer):
 
 
 def test_the_model_keeps_the_references_rounding(make_layer):
-    """Outputs are those of the reference, so the layer's own B̄ is not the one of the scores."""
+    """The layer rounds B̄ as the reference does, so that outputs are the same. Scores use a more precise B̄."""
     layer = with_poles(make_layer(H, N, blocks=1), -np.array([1e-9, 1e-5, 1e-2, 1.0]), np.full(N, 0.01))
     gain = (np.exp(np.float32(-1e-5)) - np.float32(1)) / np.float32(-1e-3)
     np.testing.assert_allclose(layer.discrete()[1][1], gain * complex128(layer.B_re, layer.B_im)[1], rtol=2 * EPSILON)

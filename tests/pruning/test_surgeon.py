@@ -67,7 +67,7 @@ def test_scores_are_the_errors_of_brute_force(counts, directions, outputs, real)
 
 
 def test_the_order_finds_the_best_subsets():
-    """Of all subsets of each size, in a small layer where greedy is known to find them."""
+    """Compare with all subsets of each size, in a small layer where greedy selection finds the best ones."""
     modes, moments, z, Cx = layer_on_data((6,), 1, 3, seed=1)
     scores = surgeon.surgeon(modes, moments)
     for size in range(1, 6):
@@ -76,7 +76,7 @@ def test_the_order_finds_the_best_subsets():
 
 
 def test_scores_do_not_depend_on_the_units():
-    """Of states, and of the output."""
+    """Change the units of the states and of the output."""
     modes, moments, *_ = layer_on_data((5,), 2, 3)
     F = moments.outer.shape[-1]
     units = np.tile(10.0 ** np.arange(-2, 3), F // 5)
@@ -112,7 +112,7 @@ def test_copies_of_a_state_go_first_and_cost_nothing():
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_real_readouts_of_layers(make_layer, make_bank, bidirectional):
-    """G z = s Re(C x) by hand, and back to the same C."""
+    """G z equals s Re(C x), and converting G back gives the same C."""
     rng = np.random.default_rng(0)
     for layer in (
         make_layer(4, 6, bidirectional=bidirectional),

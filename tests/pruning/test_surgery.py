@@ -1,4 +1,4 @@
-"""Cutting: a cut model computes what the masked one does, is really smaller, and two cuts are one."""
+"""Cutting: a cut model computes what the masked one does, has smaller arrays, and two cuts compose."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from flax import nnx
 import aire
 from aire.models import Classifier
 from aire.pruning import count_parameters
-from aire.ssm import S5, S5Config
+from aire.ssm import S5, S5Config, layers
 from aire.utils.errors import UserError
 from tests.helpers import logits
 
@@ -28,7 +28,7 @@ TOKENS = np.random.default_rng(0).integers(0, 20, (2, 30))
 
 def masks(model, seed=0, share=0.5):
     rng = np.random.default_rng(seed)
-    return {path: rng.random(m.Lambda_bar.shape) < share for path, m in aire.modes(model).items()}
+    return {path: rng.random(layer.n_states) < share for path, layer in layers(model).items()}
 
 
 def assert_same_outputs(a, b):
@@ -79,7 +79,7 @@ def test_two_cuts_are_one(make_model, ssm):
 @pytest.mark.parametrize("ssm", VARIANTS)
 def test_a_layer_may_keep_no_state_at_all(make_model, ssm):
     model = make_model(ssm=ssm)
-    keep = {path: np.full(6, path != "blocks/1/ssm") for path in aire.modes(model)}
+    keep = {path: np.full(6, path != "blocks/1/ssm") for path in layers(model)}
     cut = aire.cut(model, keep)
     assert cut.config.state_sizes == (6, 0, 6)
     assert_same_outputs(cut, aire.pruning.mask(model, keep))
@@ -106,7 +106,7 @@ def test_one_compilation_serves_every_mask(make_model, ssm):
 
 
 class Custom(nnx.Module):
-    """A model of a user's own, with layers as attributes, in a list, and no ModelConfig."""
+    """A user's model: layers as attributes and in a list, and no ModelConfig."""
 
     def __init__(self):
         self.first = S5(4, 5, S5Config(), rngs=nnx.Rngs(0))

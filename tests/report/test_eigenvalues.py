@@ -1,4 +1,4 @@
-"""The figure of the eigenvalues: its axes against NumPy, and what is hollow."""
+"""The figure of the eigenvalues: coordinates against NumPy, and cut states drawn hollow."""
 
 import jax.numpy as jnp
 import numpy as np

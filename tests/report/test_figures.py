@@ -7,7 +7,7 @@ from aire.report import figures
 
 @pytest.mark.parametrize("methods", [1, 5, 6])
 def test_any_number_of_methods_is_drawn(methods, tmp_path):
-    """Also the last of the line styles, which is a tuple."""
+    """As many curves as needed to reach the last line style, which is a tuple."""
     names = [f"method {i}" for i in range(methods)]
     curves = {name: [[0.9, 0.8], [0.9, 0.7]] for name in names}
     path = tmp_path / "figure.png"

@@ -29,7 +29,7 @@ def made_modes(n, random):
 
 @functools.cache
 def made(methods=("random", "</script><b>", "surgeon")):
-    """A report of methods of which the second fails at the last ratio."""
+    """A report of three methods. The second one fails at the last ratio."""
     random = np.random.default_rng(0)
     modes = {path: made_modes(n, random) for path, n in SIZES.items()}
 
@@ -98,7 +98,7 @@ def test_many_methods_share_one_colour_and_many_cuts_draw_fewer_states():
     ]  # 166 · 3 layers · 3 ratios · 4000 < 6e6 bits
 
 
-# Reads what the page shows, moves the slider, switches the method, and writes all that into the page.
+# Moves the slider, switches methods, and writes what the page shows after each step into the page.
 PROBE = """
 <pre id="probe"></pre><script>
 const refused = [];

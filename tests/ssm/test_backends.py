@@ -1,15 +1,18 @@
-"""What is chosen by platform: no result depends on it, and it is that of the platform compiled for."""
+"""The form of the scan: no result depends on it, and it follows the platform that the program is compiled for."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
-from aire.ssm import S5, S5Config, scan
+from aire.ssm import scan
+from aire.training.step import init_state, make_train_step, split_model
 from tests.helpers import MAMBA
 
-LENGTH = 37  # fills no whole number of chunks
+LENGTH = 37  # not a multiple of the chunk length
 
 
 @pytest.mark.parametrize("bidirectional,dtype", [(False, "float32"), (True, "bfloat16")])
@@ -35,9 +38,52 @@ def test_a_model_and_its_gradients_do_not_depend_on_the_form(kind, bidirectional
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(float(jnp.abs(a).max()), 1e-3))
 
 
-def test_a_program_traced_on_a_cpu_for_a_gpu_has_the_form_of_the_gpu():
-    """The chunked form scans inside chunks, then over chunks; the sequential form has one loop."""
-    graphdef, state = nnx.split(S5(4, 3, S5Config(), rngs=nnx.Rngs(0)))
-    traced = jax.jit(lambda state, u: nnx.merge(graphdef, state)(u)).trace(state, jnp.ones((2, 64, 4)))
-    loops = {p: traced.lower(lowering_platforms=(p,)).as_text().count("stablehlo.while") for p in ("cpu", "cuda")}
-    assert loops == {"cpu": 1, "cuda": 2}
+def lowered(function, *args, platform: str) -> str:
+    """The program of a function that is traced here, on a CPU, for a platform."""
+    return jax.jit(function).trace(*args).lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize("kind", ["s5", "s4d", "lru"])
+def test_a_program_traced_on_a_cpu_has_the_form_of_its_platform(kind, make_model):
+    """The chunked form scans inside chunks, then over chunks; the sequential form has one loop.
+
+    With gradients, S5 and LRU scan forwards and backwards; S4D does so for both factors of its kernel.
+    """
+    model = make_model((6,), d_model=6, ssm={"kind": kind, "bidirectional": False})
+    graphdef, params, rest = nnx.split(model.blocks[0].ssm, nnx.Param, ...)
+
+    def gradient(params, rest, u):
+        return jax.grad(lambda p: nnx.merge(graphdef, p, rest)(u).sum())(params)
+
+    scans = 4 if kind == "s4d" else 2
+    for platform, loops in {"cpu": 1, "cuda": 2, "tpu": 2}.items():
+        text = lowered(gradient, params, rest, jnp.ones((2, 64, 6)), platform=platform)
+        assert text.count("stablehlo.while") == loops * scans, platform
+
+
+def test_a_training_step_traced_on_a_cpu_is_that_of_its_platform(make_model):
+    """With recomputed blocks and accumulated gradients. Barriers hold back recomputation, except on a CPU."""
+    model = make_model((4,), d_model=4, activation="full_glu", remat=True, dropout=0.1)
+    model.train()
+    functions, *_ = split_model(model)
+    optimizer = optax.sgd(0.1)
+    state = jax.eval_shape(lambda: init_state(model, optimizer, jax.random.key(0)))
+    batch = {"x": jnp.zeros((4, 64), jnp.uint8), "y": jnp.zeros(4, jnp.int32)}
+    step = make_train_step(functions, optimizer, accumulate=2)
+    texts = {platform: lowered(step, state, batch, platform=platform) for platform in ("cpu", "cuda", "tpu")}
+    barriers = {platform: "optimization_barrier" in text for platform, text in texts.items()}
+    assert barriers == {"cpu": False, "cuda": True, "tpu": True}
+    loops = {platform: text.count("stablehlo.while") for platform, text in texts.items()}
+    # Over the parts of the batch; forwards, forwards again and backwards in two directions, each in one loop or two. A
+    # CPU draws random numbers in loops, too.
+    assert loops["cuda"] == loops["tpu"] == 1 + 12 > loops["cpu"] >= 1 + 6
+
+
+def test_a_program_for_several_platforms_runs_here(make_layer):
+    """It holds all forms, and the platform that runs it chooses."""
+    graphdef, state = nnx.split(make_layer())
+    call = jax.jit(lambda state, u: nnx.merge(graphdef, state)(u))
+    u = jax.random.normal(jax.random.key(0), (2, LENGTH, 3))
+    exported = jax.export.export(call, platforms=("cpu", "cuda", "tpu"))(state, u)
+    assert "stablehlo.case" in exported.mlir_module()
+    np.testing.assert_allclose(exported.call(state, u), call(state, u), rtol=1e-6)

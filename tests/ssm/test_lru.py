@@ -8,6 +8,7 @@ from flax import nnx
 
 from aire.ssm import LRU, LRUConfig
 from aire.utils.errors import UserError
+from tests.helpers import forward, stepwise
 
 BOTH = pytest.mark.parametrize("bidirectional", [False, True])
 
@@ -40,24 +41,21 @@ def test_layer_equals_a_loop(r_max):
     for k in range(u.shape[1]):
         x = x * Lambda + u[:, k] @ B.T
         expected[:, k] = (x @ (p["C_re"][0] + 1j * p["C_im"][0]).T).real + p["D"] * u[:, k]
-    np.testing.assert_allclose(layer(u), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(forward(layer, u), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_step_over_a_sequence_equals_the_whole_call():
     layer, u = make(), inputs()
-    step, x, outputs = jax.jit(layer.step), layer.initial_state(2), []
-    for k in range(u.shape[1]):
-        y, x = step(u[:, k], x)
-        outputs.append(y)
-    np.testing.assert_allclose(np.stack(outputs, axis=1), layer(u), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(stepwise(layer, u), forward(layer, u), rtol=1e-4, atol=1e-5)
     with pytest.raises(UserError, match="one-directional"):
-        make(bidirectional=True).step(jnp.asarray(u[:, 0]), x)
+        make(bidirectional=True).step(jnp.asarray(u[:, 0]), layer.initial_state(2))
 
 
 def test_two_directions_are_each_alone():
     layer, u = make(bidirectional=True), inputs()
-    forward, backward = one_way(layer, 0)(u), one_way(layer, 1)(u[:, ::-1])[:, ::-1]
-    np.testing.assert_allclose(layer(u), forward + backward - np.asarray(layer.D[...]) * u, rtol=1e-4, atol=1e-5)
+    onward, backward = forward(one_way(layer, 0), u), forward(one_way(layer, 1), u[:, ::-1])[:, ::-1]
+    expected = onward + backward - np.asarray(layer.D[...]) * u
+    np.testing.assert_allclose(forward(layer, u), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_eigenvalues_begin_uniform_on_the_ring():
@@ -79,7 +77,7 @@ def test_variances_of_the_maps_begin_as_in_the_paper():
 
 @pytest.mark.parametrize("options", [{}, {"r_min": 0.999, "r_max": 0.99999}])
 def test_states_begin_with_the_variance_of_their_drive(options):
-    """Under white noise, of variance γ² ‖B‖² / (1 − |λ|²) = ‖B‖²: that is what γ begins at."""
+    """The initial γ makes the variance of a state under white noise γ² ‖B‖² / (1 − |λ|²) = ‖B‖²."""
     layer = make(n_states=64, **options)
     m = layer.modes()
     drive = np.sum(np.asarray(layer.B_re[...]) ** 2 + np.asarray(layer.B_im[...]) ** 2, axis=1)
@@ -98,7 +96,7 @@ def test_no_ring_has_infinite_parameters_or_gradients(options):
 
 @pytest.mark.parametrize("nu", [1e-12, 1e-7, 1e-3, 0.7, 30.0])
 def test_margin_keeps_its_digits_near_the_unit_circle(nu):
-    """1 − |λ|² of |λ| = exp(−ν) to float32's digits, which subtraction would lose."""
+    """1 − |λ|² of |λ| = exp(−ν) to float32 precision, which a subtraction would lose."""
     layer = make(n_states=1)
     layer.nu_log[...] = jnp.log(jnp.full(1, nu, jnp.float32))
     np.testing.assert_allclose(layer.margin(), -np.expm1(-2 * nu), rtol=1e-5)
@@ -109,7 +107,7 @@ def test_margin_keeps_its_digits_near_the_unit_circle(nu):
 def test_any_state_count_initialises_and_runs(n_states, bidirectional):
     layer, u = make(n_states=n_states, bidirectional=bidirectional), inputs()
     assert layer.n_states == n_states and layer.C_re.shape == (1 + bidirectional, 3, n_states)
-    y = np.asarray(layer(u))
+    y = np.asarray(forward(layer, u))
     if n_states:
         assert np.isfinite(y).all()
     else:

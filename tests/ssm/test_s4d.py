@@ -13,6 +13,7 @@ from aire.ssm.discretize import DISCRETIZATIONS, LOGARITHMS
 from aire.ssm.kernel import bank_kernel, convolve
 from aire.training.step import make_train_step, split_model
 from aire.utils.errors import UserError
+from tests.helpers import forward, stepwise
 
 BOTH = pytest.mark.parametrize("bidirectional", [False, True])
 METHODS = pytest.mark.parametrize("discretization", ["zoh", "bilinear"])
@@ -43,7 +44,8 @@ def test_kernel_equals_the_sum_over_states(make_bank, discretization, bidirectio
     layer = make_bank(discretization=discretization, bidirectional=bidirectional)
     expected = brute_force_kernel(layer, length)
     assert not expected[:, 1].any()  # the empty channel
-    np.testing.assert_allclose(layer.kernel(length), expected, atol=1e-5 * np.abs(expected).max())
+    kernel = jax.jit(lambda layer: layer.kernel(length))(layer)
+    np.testing.assert_allclose(kernel, expected, atol=1e-5 * np.abs(expected).max())
 
 
 @METHODS
@@ -61,7 +63,7 @@ def test_kernel_keeps_its_digits_over_long_sequences(discretization):
 
 @pytest.mark.parametrize("counts", [(9, 0, 0, 17, 0), (0, 8, 16), (1,) * 20])
 def test_kernel_and_its_gradients_for_any_channels(counts, x64):
-    """Against the Vandermonde matrix written out, gradients by JAX; sizes around those of a tile."""
+    """Compare with the explicit Vandermonde matrix and its gradients by JAX; sizes around a tile's."""
     rng, H, L = np.random.default_rng(0), len(counts), 30
     channel = np.repeat(np.arange(H, dtype=np.int32), counts)
     log_lam = -rng.uniform(0.01, 0.1, channel.size) + 1j * rng.uniform(-3, 3, channel.size)
@@ -91,7 +93,7 @@ def test_layer_equals_the_convolution_by_hand(make_bank, discretization, bidirec
         for k in range(length):
             for j in range(k + 1) if direction == 0 else range(k, length):
                 expected[:, k] += K[:, abs(k - j)] * u[:, j]
-    np.testing.assert_allclose(layer(u), expected, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(forward(layer, u), expected, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("length", [1, 7, 16])
@@ -126,11 +128,7 @@ def test_convolution_and_its_gradients_equal_the_sum(directions, length, x64):
 def test_step_over_a_sequence_equals_the_whole_call(make_bank, discretization, layer_class, counts):
     layer = make_bank(counts, layer=layer_class, discretization=discretization, step_rescale=2.0)
     u = inputs(12)
-    step, x, outputs = jax.jit(layer.step), layer.initial_state(2), []
-    for k in range(u.shape[1]):
-        y, x = step(u[:, k], x)
-        outputs.append(y)
-    np.testing.assert_allclose(np.stack(outputs, axis=1), layer(u), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(stepwise(layer, u), forward(layer, u), rtol=1e-4, atol=1e-5)
 
 
 def test_step_of_a_bidirectional_layer_is_refused(make_bank):
@@ -182,7 +180,7 @@ def test_any_state_count_initialises_and_runs(n_states):
     layer = S4D(3, n_states, S4DConfig(bidirectional=True), rngs=nnx.Rngs(0))
     assert layer.C_re.shape == (2, n_states)
     assert (np.diff(layer.channel[...]) >= 0).all()
-    assert np.isfinite(layer(inputs(9, 3))).all()
+    assert np.isfinite(forward(layer, inputs(9, 3))).all()
 
 
 @pytest.mark.parametrize("layer_class,bidirectional", [(S4D, False), (S4DLayer, True)])
@@ -193,7 +191,7 @@ def test_cut_equals_mask_and_the_states_by_hand(make_bank, layer_class, bidirect
     assert type(cut) is layer_class and cut.n_states == 5
     np.testing.assert_array_equal(cut.channel[...], [0, 0, 3, 3, 3])  # channel 2 lost its only state
     np.testing.assert_array_equal(cut.A_imag[...], layer.A_imag[...][keep])
-    np.testing.assert_allclose(cut(inputs()), layer.mask(keep)(inputs()), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(forward(cut, inputs()), forward(layer.mask(keep), inputs()), rtol=1e-5, atol=1e-5)
 
 
 @BOTH
@@ -234,7 +232,7 @@ def test_gradients_are_finite_and_reach_every_parameter(make_bank, discretizatio
 @METHODS
 @BOTH
 def test_scores_equal_the_energy_of_impulse_responses(make_bank, discretization, bidirectional):
-    """Each state alone through the layer's own modes, by brute force: Σ_l |C B̄ λ̄^l|², added over directions."""
+    """Sum each mode's impulse response by brute force, Σ_l |C B̄ λ̄^l|², added over directions."""
     layer = make_bank(discretization=discretization, bidirectional=bidirectional, dt_min=0.05)
     m = layer.modes()
     lam, B, C = (np.asarray(a, np.complex128) for a in (m.Lambda_bar, m.B_bar[:, 0], m.C[:, 0]))

@@ -27,7 +27,7 @@ def make(n_states=N, seed=0, **options) -> S6:
 
 
 def perturbed(n_states=N, **options) -> S6:
-    """With no parameter left at a special value such as zero or one."""
+    """A layer in which no parameter has a special value such as zero or one."""
     rng, layer = np.random.default_rng(1), make(n_states, **options)
     for name, array in params(layer).items():
         setattr(layer, name, nnx.Param(jnp.asarray(array + 0.3 * rng.normal(size=array.shape), jnp.float32)))

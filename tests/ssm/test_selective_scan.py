@@ -71,7 +71,7 @@ def test_no_state_given_means_zeros(form):
 
 @FORMS
 def test_inputs_in_bfloat16_are_computed_in_float32(form):
-    """Equal to the loop on the rounded inputs, to the digits of float32."""
+    """The results equal those of the loop on the rounded inputs, to float32 precision."""
     c = case(37)
     given = arrays(c, jnp.bfloat16)
     y, last = run(*given, form=form)
@@ -101,7 +101,7 @@ def loss(scan, weights, *args):
 @FORMS
 @pytest.mark.parametrize("L,dtype", [(1, "float32"), (37, "float32"), (64, "bfloat16")])
 def test_gradients_equal_automatic_differentiation_in_float64(form, L, dtype):
-    """Of all inputs, through the outputs and through the last states."""
+    """Gradients of all inputs, through the outputs and the last states."""
     given = arrays(case(L), jnp.dtype(dtype))
     rng = np.random.default_rng(1)
     weights = rng.normal(size=given[0].shape), rng.normal(size=given[-1].shape)
@@ -121,7 +121,7 @@ def test_gradients_equal_automatic_differentiation_in_float64(form, L, dtype):
 
 
 def test_the_batch_is_computed_in_groups_without_a_trace():
-    """Six sequences of 2,048 numbers: two groups of three. Each sequence gets what it gets alone."""
+    """Six sequences of 2,048 numbers run in two groups of three. Each gives the same results as alone."""
     assert (_rows(6, 2048), _rows(7, 2048), _rows(8, 10), _rows(3, 2**20)) == (3, 1, 8, 1)
     given = arrays(case(9, B=6, D=128, N=16), jnp.float32)
 

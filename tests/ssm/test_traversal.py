@@ -1,4 +1,4 @@
-"""The traversal: each layer is found once, wherever a model holds it, and its result stands in all those places."""
+"""The traversal finds each layer once, wherever the model holds it, and replaces it in all places."""
 
 from collections import namedtuple
 
@@ -51,7 +51,7 @@ class Named(nnx.Module):
 
 
 class PlainOf(nnx.Module):
-    """Containers of Python's own, one in another."""
+    """Nested Python containers."""
 
     def __init__(self, items):
         self.items = nnx.data(items)
@@ -204,7 +204,7 @@ def test_a_wrapper_that_delegates_is_not_counted():
     assert result.model[0].n_states == int(np.sum(result.keep["0/inner"]))
 
 
-def test_layers_inside_a_layer_are_its_own_business():
+def test_layers_inside_a_layer_are_not_traversed():
     class Outer(S5):
         def __init__(self):
             super().__init__(H, N, S5Config(), rngs=nnx.Rngs(0))

@@ -1,7 +1,8 @@
-"""Checkpoints: what was saved comes back bit for bit, or a message says why not; damage and kills lose nothing."""
+"""Checkpoints are restored bit for bit, or an error says why not. Damage and kills lose no earlier checkpoint."""
 
 import errno
 import functools
+import json
 import logging
 import multiprocessing
 import os
@@ -19,13 +20,14 @@ import pytest
 
 from aire.training import checkpoints
 from aire.training.checkpoints import Checkpoints
+from aire.utils import digests
 from aire.utils.errors import UserError
 
 SETTINGS = {"model": {"layers": 4, "sizes": (8, 8)}, "lr": 1e-3}
 
 
 def make_state(step: int) -> dict:
-    """A small training state with every kind of array that one may hold; its values tell the step."""
+    """A small training state with every kind of array. Its values depend on the step."""
     params = {"layer_0": {"B": jnp.full((3, 4), step, jnp.float32)}, "layer_1": {"B": jnp.zeros((0, 4), jnp.float32)}}
     return {
         "params": params,
@@ -74,7 +76,7 @@ def test_round_trip_is_bit_identical(tmp_path):
 
 
 def test_saved_values_are_those_at_the_call(tmp_path):
-    """The training goes on at once, with donated buffers."""
+    """Training continues while a checkpoint is written, and its donated buffers are overwritten."""
     advance = jax.jit(lambda state: jax.tree.map(lambda x: x * 0, state), donate_argnums=0)
     device, host = jnp.arange(100_000.0), np.arange(100_000)
     with Checkpoints(tmp_path, fingerprint=SETTINGS) as store:
@@ -100,7 +102,7 @@ def test_newest_and_best_are_kept(tmp_path):
     with Checkpoints(tmp_path, fingerprint=SETTINGS) as store:
         assert store.restore_latest(make_state(0))[0] == 5
         assert store.restore_best(make_state(0))[0] == 2
-        store.save(6, make_state(6), {}, score=0.9)  # a reopened store knows the old scores
+        store.save(6, make_state(6), {}, score=0.9)  # a reopened store has read the old scores
         store.wait()
         assert store.latest() == tmp_path / "6"
         with pytest.raises(ValueError, match="step 6 is already saved"):
@@ -146,7 +148,7 @@ def warnings(caplog) -> list[str]:
 
 @pytest.mark.parametrize("damage", [flip_bit, truncate, empty, remove])
 def test_any_damaged_file_is_named_and_the_previous_checkpoint_used(tmp_path, caplog, damage):
-    """Or nothing is lost: some of Orbax's files are not needed."""
+    """Unless the damaged file is one of those that Orbax does not need: then nothing is lost."""
     save_all(tmp_path / "whole", {1: 0.1, 2: 0.9})
     needed = set()
     for path in (tmp_path / "whole" / "2").rglob("*"):
@@ -176,7 +178,7 @@ def test_any_damaged_file_is_named_and_the_previous_checkpoint_used(tmp_path, ca
 
 
 def test_changed_numbers_that_orbax_reads_without_complaint(tmp_path, caplog):
-    """As with a flipped bit that it does not notice: the arrays of another checkpoint."""
+    """Orbax reads the arrays of another checkpoint without an error, as it would a flipped bit."""
     save_all(tmp_path, {1: None, 2: None})
     with Checkpoints(tmp_path, fingerprint=SETTINGS) as store:
         assert store.restore_best(make_state(0))[0] == 2  # without scores the newest
@@ -198,7 +200,7 @@ def damage_record(checkpoint):
 
 
 @pytest.mark.parametrize("damage", [damage_arrays, damage_record])
-def test_without_the_best_the_training_does_not_go_on_by_itself(tmp_path, caplog, damage):
+def test_training_does_not_resume_without_the_best_checkpoint(tmp_path, caplog, damage):
     """The next save would delete the damaged checkpoint, and the training would end with another model."""
     save_all(tmp_path, {1: 0.5, 2: 0.9, 3: 0.1, 4: 0.2}, keep=3)
     damage(tmp_path / "2")
@@ -211,7 +213,7 @@ def test_without_the_best_the_training_does_not_go_on_by_itself(tmp_path, caplog
     shutil.rmtree(tmp_path / "2")
     with Checkpoints(tmp_path, fingerprint=SETTINGS, keep=3) as store:
         assert store.restore_latest(make_state(0))[0] == 4
-        assert store.restore_best(make_state(0))[0] == 4  # the best of those that are left
+        assert store.restore_best(make_state(0))[0] == 4  # the best remaining one
         store.save(5, make_state(5), {}, score=0.1)
         assert store.restore_best(make_state(0))[0] == 4
     assert warnings(caplog) == []
@@ -306,6 +308,30 @@ def test_folder_that_cannot_be_made(tmp_path):
     assert str(tmp_path / "file" / "run") in one_line(error)
 
 
+FORGED = {"step": ["x", None], "settings": [None, [], "x"], "meta": [None, 3], "score": [[], "x", float("inf"), True]}
+FORGED |= {"arrays": [None, 3, {"a": 1}], "sha256": [None, {"a": 1}], "best": [[], {}, "x"]}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, v) for name, values in FORGED.items() for v in values])
+def test_a_record_of_wrong_types_is_a_damaged_checkpoint(tmp_path, name, value):
+    """Its digest is right, so somebody has written it so."""
+    save_all(tmp_path, {1: 0.2, 2: 0.1})
+    file = tmp_path / "2" / "record" / "metadata"
+    item = json.loads(file.read_text())
+    item["text"] = json.dumps(json.loads(item["text"]) | {name: value})
+    file.write_text(json.dumps({"text": item["text"], "sha256": digests.of_text(item["text"])}))
+    with Checkpoints(tmp_path, fingerprint=SETTINGS) as store:
+        assert store.restore_latest(make_state(0))[0] == 1
+
+
+def test_a_file_in_place_of_the_folder_is_one_line(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Not a directory") as error:
+        Checkpoints(tmp_path / "file", fingerprint=SETTINGS)
+    assert str(tmp_path / "file") in one_line(error)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def fail_with_full_disk(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -321,7 +347,7 @@ def test_full_disk_while_committing_or_deleting(tmp_path, monkeypatch, name, new
         assert str(tmp_path) in one_line(error)
         assert store.restore_latest(make_state(0))[0] == newest
         assert store.latest() == tmp_path / str(newest)
-        store.save(4, make_state(4), {})  # once there is space again
+        store.save(4, make_state(4), {})  # there is space again
     assert steps(tmp_path) == {"2", str(newest), "4"}
 
 
@@ -336,7 +362,7 @@ def test_full_disk_while_closing(tmp_path, monkeypatch):
         raise ZeroDivisionError  # the error that ended the block is not replaced
 
 
-# Child processes: forked from a server that has imported everything once, so each starts in no time.
+# Child processes are forked from a server that has imported everything, so each starts at once.
 
 
 @functools.cache
@@ -384,7 +410,7 @@ def train(folder):
     """Child: go on from the newest checkpoint, saving every step, until killed."""
     with Checkpoints(folder, fingerprint=SETTINGS) as store:
         found = store.restore_latest(make_state(0))
-        for step in range(found[0] + 1 if found else 1, 1000):
+        for step in range(found[0] + 1 if found else 1, 10_000):
             store.save(step, make_state(step), {"next": step + 1}, score=-step)
 
 
@@ -412,8 +438,7 @@ def test_killed_at_any_moment(tmp_path):
     moments, step = random.Random(0), 0
     for _ in range(6):
         child = in_child(train, tmp_path)
-        newest = tmp_path / str(step + 2)  # wait for some progress, then strike at random within a save
-        while not newest.exists():
+        while max(map(int, steps(tmp_path)), default=0) < step + 2:  # then strike at a random moment within a save
             assert child.is_alive()
             time.sleep(0.002)
         time.sleep(moments.uniform(0, 0.1))

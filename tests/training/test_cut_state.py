@@ -1,4 +1,4 @@
-"""A training that goes on after a cut: the same updates as of the masked model, whose cut states get no gradient."""
+"""Training after a cut makes the same updates as training the masked model, whose cut states get no gradient."""
 
 import jax
 import numpy as np

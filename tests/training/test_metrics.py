@@ -1,4 +1,4 @@
-"""Metrics and progress: a resumed run's CSV equals an uninterrupted one's; NaN is named; progress says how long."""
+"""Metrics and progress: a resumed run's CSV equals an uninterrupted one's; NaN is named; progress shows times."""
 
 import errno
 import io

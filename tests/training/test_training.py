@@ -20,7 +20,7 @@ from aire.ssm import ssm_config
 from aire.training import loop
 from aire.training.metrics import NonFiniteError
 from aire.training.optimizer import OptimizerConfig, label, parameter_roles, schedule
-from aire.training.step import split_model
+from aire.training.step import make_eval_step, make_train_step, split_model
 from aire.utils import stopping
 from aire.utils.errors import UserError
 
@@ -61,10 +61,42 @@ def model() -> Classifier:
 
 
 @pytest.fixture(scope="module")
+def steps(model):
+    """The steps of MODEL and CONFIG: (training, evaluation)."""
+    model = nnx.clone(model)
+    model.train()
+    functions, *_ = split_model(model)
+    return make_train_step(functions, CONFIG.make_optimizer(model, epoch_steps=5)), make_eval_step(functions)
+
+
+def share(steps, patch: pytest.MonkeyPatch) -> None:
+    """Let `train` use these steps."""
+    train_step, eval_step = steps
+    patch.setattr(loop, "make_train_step", lambda *_, **__: train_step)
+    patch.setattr(loop, "make_eval_step", lambda *_: eval_step)
+
+
+@pytest.fixture
+def compiled_once(steps, monkeypatch):
+    """Let all calls of `train` in a test share their steps, so that they are compiled only once."""
+    share(steps, monkeypatch)
+
+
+@pytest.fixture(scope="module")
 def finished(model, tmp_path_factory):
-    """A finished run: (result, folder)."""
+    """A finished run: (result, folder). It compiles its own steps."""
     folder = tmp_path_factory.mktemp("finished")
     return train(model, folder), folder
+
+
+@pytest.fixture(scope="module")
+def fetched_often(model, steps, tmp_path_factory):
+    """A finished run whose metrics are fetched after every second step: (result, folder)."""
+    folder = tmp_path_factory.mktemp("fetched_often")
+    with pytest.MonkeyPatch.context() as patch:
+        share(steps, patch)
+        patch.setattr(loop, "FETCH_EVERY", 2)
+        return train(model, folder), folder
 
 
 @pytest.mark.parametrize(
@@ -114,6 +146,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.usefixtures("compiled_once")
 @pytest.mark.parametrize("after", [2, 7])
 def test_a_resumed_run_is_bit_identical(model, finished, tmp_path, monkeypatch, after):
     """Stop between checkpoints or at one. Dropout is on, so its keys must be restored too."""
@@ -151,13 +184,13 @@ def stop_at(monkeypatch):
 
 # Evaluations are at every third step, and check before each of their two batches: checks 1, 2, 3 are of the steps,
 # 4 and 5 of the first evaluation.
+@pytest.mark.usefixtures("compiled_once")
 @pytest.mark.parametrize(("check", "step"), [(1, 1), (2, 2), (3, 3), (5, 3), (7, 5)])
 def test_a_stopped_run_saves_its_last_step_and_resumes_bit_identically(
-    model, finished, tmp_path, stop_at, monkeypatch, check, step
+    model, finished, fetched_often, tmp_path, stop_at, monkeypatch, check, step
 ):
-    full, _ = finished
+    (full, _), (uninterrupted, folder) = finished, fetched_often
     monkeypatch.setattr(loop, "FETCH_EVERY", 2)
-    uninterrupted = train(model, tmp_path / "uninterrupted")
     stop_at(check)
     with pytest.raises(stopping.Stopped) as stopped:
         train(model, tmp_path)
@@ -166,10 +199,11 @@ def test_a_stopped_run_saves_its_last_step_and_resumes_bit_identically(
     resumed = train(model, tmp_path)
     assert_identical(full.model, resumed.model)
     assert resumed.step == uninterrupted.step == full.step and resumed.validation == full.validation
-    metrics = [(f / "metrics.csv").read_text() for f in (tmp_path / "uninterrupted", tmp_path)]
+    metrics = [(f / "metrics.csv").read_text() for f in (folder, tmp_path)]
     assert metrics[0] == metrics[1]
 
 
+@pytest.mark.usefixtures("compiled_once")
 def test_a_run_stopped_again_and_again_is_bit_identical(model, finished, tmp_path, stop_at):
     full, folder = finished
     for _ in range(40):
@@ -182,6 +216,7 @@ def test_a_run_stopped_again_and_again_is_bit_identical(model, finished, tmp_pat
     assert (folder / "metrics.csv").read_text() == (tmp_path / "metrics.csv").read_text()
 
 
+@pytest.mark.usefixtures("compiled_once")
 def test_checkpoints_by_time_change_no_result(model, finished, tmp_path):
     """Every step is saved; only the evaluated ones can be the best."""
     full, folder = finished
@@ -192,12 +227,14 @@ def test_checkpoints_by_time_change_no_result(model, finished, tmp_path):
     assert kept == {14, 15, full.step}
 
 
+@pytest.mark.usefixtures("compiled_once")
 def test_finished_training_is_not_repeated(model, finished, tmp_path, monkeypatch):
     shutil.copytree(finished[1], tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(loop, "Batches", lambda *args, **kwargs: {})  # any step would fail
     assert_identical(finished[0].model, train(model, tmp_path).model)
 
 
+@pytest.mark.usefixtures("compiled_once")
 def test_another_config_is_refused(model, finished, tmp_path):
     shutil.copytree(finished[1], tmp_path, dirs_exist_ok=True)
     with pytest.raises(UserError, match="made with other settings: seed is 0 there, 1 here"):
@@ -208,8 +245,8 @@ def test_nan_stops_training(model, tmp_path, monkeypatch):
     """If the loss of step 5 is NaN, the checkpoint of step 3 is the last one."""
     make_step = loop.make_train_step
 
-    def poisoned(*args):
-        train_step = make_step(*args)
+    def poisoned(*args, **options):
+        train_step = make_step(*args, **options)
 
         def step(state, batch):
             state, metrics = train_step(state, batch)
@@ -273,7 +310,7 @@ def test_nothing_is_compiled_after_the_first_step_and_evaluation(make_model, tmp
         return recorded
 
     make_step, evaluate = loop.make_train_step, loop.evaluate_arrays
-    monkeypatch.setattr(loop, "make_train_step", lambda *args: recording("step", make_step(*args)))
+    monkeypatch.setattr(loop, "make_train_step", lambda *args, **more: recording("step", make_step(*args, **more)))
     monkeypatch.setattr(loop, "evaluate_arrays", recording("evaluation", evaluate))
     train(make_model((4,), d_model=5), tmp_path)
     assert [name for name, _ in starts] == ["step", "step", "step", "evaluation"] * 5

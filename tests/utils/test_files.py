@@ -1,12 +1,13 @@
-"""Atomic writes: what a killed process leaves is deleted by the next write, and nothing else is."""
+"""Atomic writes: the next write deletes what a killed process left, and nothing else. The layout of JSON files."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 
 from aire.utils import files
-from aire.utils.files import write_bytes
+from aire.utils.files import write_bytes, write_json
 
 KILLED_WHILE_WRITING = """
 import os, signal, sys
@@ -40,3 +41,13 @@ def test_temporary_files_of_others_are_left_alone(tmp_path):
         (tmp_path / name).write_bytes(b"")
     write_bytes(tmp_path / "file", b"")
     assert {file.name for file in tmp_path.iterdir()} == {"file", *names}
+
+
+def test_json_has_a_line_for_each_long_entry(tmp_path):
+    value = {"short": {"a": [1, {"b": None}]}, "numbers": [0.5] * 99, "long": {"x": ["é" * 50, {}], "y": ["c" * 80]}}
+    write_json(tmp_path / "file.json", value)
+    text = (tmp_path / "file.json").read_text()
+    assert json.loads(text) == value
+    lines = ["{", ' "short": {"a": [1, {"b": null}]},', f' "numbers": {[0.5] * 99},', ' "long": {']
+    lines += [f'  "x": [\n   {json.dumps("é" * 50)},\n   {{}}\n  ],', f'  "y": ["{"c" * 80}"]', " }", "}"]
+    assert text == "\n".join(lines) + "\n"

@@ -5,6 +5,7 @@ anyway. Links and devices are ignored, because they hold no data. A wanted membe
 archive that unpacks to much more than its own size (`aire.utils.limits`).
 """
 
+import abc
 import dataclasses
 import gzip
 import io
@@ -12,9 +13,9 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from time import perf_counter
 from typing import Any
@@ -206,6 +207,34 @@ def _unzipped(path: Path) -> Iterator:
             raise EOFError("no end of archive")
         file.seek(0)
         yield file
+
+
+@dataclasses.dataclass(frozen=True)
+class ArchiveSource(abc.ABC):
+    """A source (see `preparation.Source`) that reads all examples of an archive into memory. A dataset defines `read`.
+
+    Attributes:
+        files: the files in the archive.
+    """
+
+    files: Files
+
+    @abc.abstractmethod
+    def read(self) -> Mapping[str, Sequence]:
+        """Return the examples of each split."""
+
+    def config_name(self) -> str:
+        return self.files.config_name()
+
+    def sizes(self) -> dict[str, int]:
+        return {name: len(examples) for name, examples in self.splits().items()}
+
+    def splits(self) -> Mapping[str, Sequence]:
+        return self._splits
+
+    @cached_property
+    def _splits(self) -> Mapping[str, Sequence]:
+        return self.read()
 
 
 # Downloading ---------------------------------------------------------------------------------------------------------

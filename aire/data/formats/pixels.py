@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from aire.data.formats import preparation
-from aire.data.formats.preparation import PreparedOnce, Source
+from aire.data.formats.preparation import PreparedOnce, Source, compact
 from aire.data.pipeline import Split
 from aire.utils.errors import UserError
 
@@ -55,27 +55,13 @@ class ImageSource(abc.ABC):
 
 
 class ImageDataset(PreparedOnce):
-    """Store `image`, SHAPE uint8, and `label`. Datasets define TITLE, VERSION, SHAPE and HOMEPAGE."""
+    """Store `image`, SHAPE uint8, and `label`."""
 
+    DESCRIPTION = f"Images of {N_CLASSES} classes."
     SHAPE: ClassVar[tuple[int, ...]]
-    HOMEPAGE: ClassVar[str]
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            # Encode as bytes, because TFDS would widen each value to int64.
-            "image": tfds.features.Tensor(shape=self.SHAPE, dtype=np.uint8, encoding="bytes"),
-            "label": tfds.features.ClassLabel(num_classes=N_CLASSES),
-        }
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=f"{self.TITLE}: images of {N_CLASSES} classes.",
-            homepage=self.HOMEPAGE,
-            features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,  # keep the order of the files
-        )
-
-    def encode(self, example: tuple[np.ndarray, int]) -> dict:
-        return dict(zip(("image", "label"), example, strict=True))
+    def features(self) -> dict[str, tfds.features.FeatureConnector]:
+        return {"image": compact(self.SHAPE), "label": tfds.features.ClassLabel(num_classes=N_CLASSES)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 from google.protobuf.json_format import ParseError
@@ -52,17 +53,38 @@ class SourceConfig(tfds.core.BuilderConfig):
     source: Source | None = None
 
 
-class PreparedOnce(tfds.core.GeneratorBasedBuilder):
-    """Write the examples of a source in their order. A subclass adds TITLE, VERSION, `_info` and `encode`."""
+def compact(shape: tuple[int | None, ...], dtype: type = np.uint8) -> tfds.features.Tensor:
+    """Store an array as bytes, because TFDS would widen each number to int64 and read more slowly."""
+    return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
 
+
+class PreparedOnce(tfds.core.GeneratorBasedBuilder):
+    """Write the examples of a source in their order. A subclass says what they are and how they are stored."""
+
+    VERSION = tfds.core.Version("1.0.0")  # a subclass increases it when the same source would give different data
     TITLE: ClassVar[str]  # the dataset's name in messages
+    DESCRIPTION: ClassVar[str]
+    HOMEPAGE: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__(skip_registration=True)  # TFDS has datasets of the same names
 
     @abc.abstractmethod
+    def features(self) -> dict[str, tfds.features.FeatureConnector]:
+        """Return how each part of an example is stored, by name."""
+
     def encode(self, example: Any) -> dict:
-        """Convert one example to the format of `_info`."""
+        """Name the parts of an example of the source."""
+        return dict(zip(self.info.features, example, strict=True))
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.DESCRIPTION,
+            homepage=self.HOMEPAGE,
+            features=tfds.features.FeaturesDict(self.features()),
+            disable_shuffling=True,  # keep the order of the source
+        )
 
     def download_and_prepare(self, **options) -> None:
         total = sum(self.builder_config.source.sizes().values())
@@ -114,6 +136,22 @@ def load(
         return {name: _read(builder, name, limit) for name, limit in limits.items()}
 
 
+@dataclasses.dataclass(frozen=True)
+class OneSplit:
+    """For a source of further examples: one split, prepared apart from the others, which do not change.
+
+    Attributes:
+        split: its name, a part of its seed.
+        examples: its size. A smaller split is the beginning of a larger one.
+    """
+
+    split: str = "selection"
+    examples: int = 2_000
+
+    def sizes(self) -> dict[str, int]:
+        return {self.split: self.examples}
+
+
 def load_split(dataset: type[PreparedOnce], data_dir: str | Path, source: Source, name: str) -> list[dict]:
     """Return all examples of one split. Prepare the source in `data_dir` if it is missing.
 
@@ -127,7 +165,7 @@ def load_split(dataset: type[PreparedOnce], data_dir: str | Path, source: Source
 def _prepared(dataset: type[PreparedOnce], data_dir: str | Path, source: Source) -> PreparedOnce:
     """Return the builder of a prepared source. Prepare it first if it is missing."""
     builder = _builder(dataset, data_dir, source)
-    if not builder.is_prepared():
+    if not builder.info.splits:  # it was missing when the builder was made
         _prepare(builder)
         builder = _builder(dataset, data_dir, source)
     return builder
