@@ -17,6 +17,7 @@ from aire.convert.mamba_files import read_checkpoint
 from aire.io.weights import fill_model
 from aire.models import MambaLM, MambaLMConfig
 from aire.ssm import S6Config
+from aire.ssm.s6_parameters import split_x_proj
 from aire.utils.errors import UserError, differences
 
 _GIVEN = "the given state dict"
@@ -215,7 +216,5 @@ def _layer(arrays: Arrays, i: int) -> Arrays:
     """The checked arrays of a layer, by our names."""
     prefix = f"backbone.layers.{i}.mixer."
     own = {ours: arrays[prefix + theirs] for ours, theirs in _LAYER.items() if prefix + theirs in arrays}
-    R, N = own["dt_proj"].shape[1], own["A_log"].shape[1]
-    delta, B, C = np.split(arrays[f"{prefix}x_proj.weight"], [R, R + N])
-    own |= {"x_proj_dt": delta, "x_proj_B": B, "x_proj_C": C[None]}
+    own |= split_x_proj(arrays[f"{prefix}x_proj.weight"], own["dt_proj"].shape[1])
     return own | {"conv_weight": arrays[f"{prefix}conv1d.weight"][:, 0]}
