@@ -51,7 +51,7 @@ def read_torch(path: Path) -> Arrays:
         UserError: the file is missing, damaged, of another format, or contains anything but tensors; PyTorch is missing
             or too old.
     """
-    check_format(path, path.suffix in (".pt", ".pth"), "a PyTorch .pt or .pth file")
+    check_format(path, path.suffix in (".pt", ".pth", ".bin"), "a PyTorch .pt, .pth or .bin file")
     saved = _load_torch(path)
     state_dict = saved.get("model", saved) if isinstance(saved, Mapping) else None
     if not isinstance(state_dict, Mapping):
@@ -185,7 +185,7 @@ def _import_torch(path: Path) -> Any:
 
 def _to_numpy(name: str, value: Any, path: Path) -> np.ndarray:
     try:
-        return value.detach().numpy()
+        return (value.float() if value.is_floating_point() and value.dtype.itemsize < 4 else value).detach().numpy()
     except (AttributeError, TypeError, RuntimeError) as error:
         kind = getattr(value, "dtype", type(value).__name__)
         raise UserError(f"{path}: {name} has type {kind}, expected a float32 or float64 tensor") from error

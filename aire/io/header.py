@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, BinaryIO, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from aire.utils.digests import parse_json
@@ -16,6 +17,7 @@ from aire.utils.errors import UserError
 
 MAX_BYTES = 2**22  # a thousand layers need 4 MB
 _DTYPES = {
+    "BF16": jnp.bfloat16,
     **{"F16": np.float16, "F32": np.float32, "F64": np.float64, "BOOL": np.bool_},
     **{"I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64},
     **{"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "U64": np.uint64},

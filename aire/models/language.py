@@ -83,6 +83,8 @@ class MambaLM(nnx.Module):
     Embedding, residual sums, norms and head are float32.
     """
 
+    lm_head: nnx.Linear
+
     def __init__(self, config: MambaLMConfig, *, rngs: nnx.Rngs):
         instance("config", config, MambaLMConfig, "an aire.MambaLMConfig")
         check_rngs(rngs)

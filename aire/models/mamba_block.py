@@ -1,6 +1,6 @@
 """The residual block around a Mamba mixer."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 from flax import nnx
@@ -27,10 +27,9 @@ class MambaBlock(nnx.Module):
                 "block has an RMS norm before its layer and a gate inside; expected False, True and 'gelu'"
             )
         kind = kind_of(config.ssm)
-        layer: Any = kind.layer(config.d_model, n_states, config.ssm, rngs=rngs)
+        self.ssm = cast(Any, kind.layer(config.d_model, n_states, config.ssm, rngs=rngs))
         # Each layer adds to the residual, so the sum would grow with the depth.
-        layer.out_proj[...] *= len(config.state_sizes) ** -0.5
-        self.ssm = layer
+        self.ssm.out_proj[...] *= len(config.state_sizes) ** -0.5
         self.norm = nnx.RMSNorm(config.d_model, epsilon=kind.norm_epsilon, rngs=rngs)
         self.drop = nnx.Dropout(config.dropout)
         self.dtype = config.dtype

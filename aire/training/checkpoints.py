@@ -36,6 +36,9 @@ from aire.utils.errors import UserError, differences, in_one_line
 from aire.utils.files import writing
 
 PyTree = Any
+
+# Settings that older checkpoints lack, at the values that do what was done before.
+_SINCE = {"train.accumulate": 1, "train.fsdp": False, "train.max_minutes": 0.0, "model.remat": False}
 Restored = tuple[int, PyTree, dict[str, Any]]  # step, state, meta
 DELETED = "deleted"
 log = logging.getLogger(__name__)
@@ -87,7 +90,7 @@ class Checkpoints:
             except Exception as error:  # Orbax raises many exception types for damaged files
                 self._damaged[step] = in_one_line(error)
         for step, record in self._records.items():
-            if words := differences(*(flatten_dict(s, sep=".") for s in (record["settings"], self._settings))):
+            if words := differences(*(_SINCE | flatten_dict(s, sep=".") for s in (record["settings"], self._settings))):
                 self.close()
                 raise UserError(
                     f"checkpoint {self.folder / str(step)} was made with other settings: {words}; "

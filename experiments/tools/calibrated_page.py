@@ -173,7 +173,7 @@ def _input_cell(compared: Compared | None, method: str, ratio: float) -> str:
         return ""
     zoo = [i for i, (model, _) in enumerate(compared.points[method]) if model == "zoo"]
     changes = compared.changes(method, [ratio])[zoo, 0]
-    return tables.mean_spread(changes, 2)
+    return "" if np.isnan(changes).any() else tables.mean_spread(changes, 2)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -189,7 +189,7 @@ def with_ssm(**options):
         (dataclasses.replace(STATE_CONFIG, batchnorm=False), "unknown batch_stats/encoder/layers_0/norm/mean"),
         (with_ssm(bidirectional=False), r"C holds 2 direction\(s\), but bidirectional=False"),
         (with_ssm(conj_sym=False), "all eigenvalues are on one side of the real axis, .* but conj_sym=False"),
-        (S4D_CONFIG, "cannot import .*: expected a PyTorch .pt or .pth file"),
+        (S4D_CONFIG, "cannot import .*: expected a PyTorch .pt, .pth or .bin file"),
         (LRU_CONFIG, "cannot import .*: expected a NumPy .npz file"),
     ],
 )

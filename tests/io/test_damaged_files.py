@@ -124,7 +124,7 @@ HEADERS = {
     "a huge number": (b'{"a": ' + b"9" * 5000 + b"}", "its header is not valid JSON"),
     "not UTF-8": (b'{"\xff": 1}', "its header is not valid JSON"),
     "a name twice": (b'{"a": %s, "a": %s}' % ((json.dumps(F32).encode(),) * 2), "the name 'a' occurs twice"),
-    "8-bit floats": ({"a": F32 | {"dtype": "F8_E4M3"}}, "array 'a' has dtype F8_E4M3, expected one of BOOL, F16"),
+    "8-bit floats": ({"a": F32 | {"dtype": "F8_E4M3"}}, "array 'a' has dtype F8_E4M3, expected one of BF16, BOOL, F16"),
     "a dtype that is a list": ({"a": F32 | {"dtype": ["F32"]}}, "has dtype"),
     "a negative size": ({"a": F32 | {"shape": [-1]}}, r"array 'a' has shape \[-1\]"),
     "a size that is no integer": ({"a": F32 | {"shape": [1.0]}}, r"array 'a' has shape \[1.0\]"),

@@ -282,6 +282,18 @@ def test_checkpoints_of_older_versions_are_refused(tmp_path):
         Checkpoints(tmp_path, fingerprint=SETTINGS)
 
 
+def test_settings_that_an_older_checkpoint_lacks_are_at_their_defaults(tmp_path):
+    state = {"params": {"w": np.zeros(2, np.float32)}}
+    with Checkpoints(tmp_path, fingerprint={"train": {"epochs": 3}}) as checkpoints:
+        checkpoints.save(1, state, {}, score=0.5)
+    now = {"train": {"epochs": 3, "accumulate": 1}, "model": {"remat": False}}
+    with Checkpoints(tmp_path, fingerprint=now) as checkpoints:
+        assert checkpoints.restore_latest(state)[0] == 1
+    now["train"]["accumulate"] = 2
+    with pytest.raises(UserError, match=r"other settings: train\.accumulate"), Checkpoints(tmp_path, fingerprint=now):
+        pass
+
+
 def test_other_arrays_are_named(tmp_path):
     save_all(tmp_path, {1: 0.1})
     target = make_state(0)
