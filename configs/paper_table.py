@@ -44,7 +44,7 @@ def get_config(variants: str = "") -> ConfigDict:
             "runs": "",  # the folder to search, and to run in; empty: $AIRE_WORKDIR or ./runs
             "run": "none",  # or "missing"; all settings below are about the missing runs
             "size": "full",  # or "small"; "smoke" for tests
-            "layers": ("s5", "s4d"),
+            "layers": ("s5", "s4d", "mamba"),
             "seeds": (),  # empty: each config's own
             "tasks": TASKS,
             "folders": dict.fromkeys(TASKS, ""),  # of a task's files: its config's data.folder or data.lra_release

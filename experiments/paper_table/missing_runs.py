@@ -74,7 +74,7 @@ def plan(config: ConfigDict, root: Path, data_dir: Path) -> list[Job]:
     models = saved_runs.find(root)[0]
     jobs: dict[tuple, list[Run]] = {}
     for task in config.tasks:
-        for layer in config.layers:
+        for layer in (layer for layer in config.layers if task in papers.tasks_of(layer)):
             for seed in config.seeds or (None,):
                 run = planned(task, layer, config.size, seed, config.folders[task], root, data_dir)
                 if not is_finished(run, models):

@@ -9,7 +9,7 @@ import importlib
 
 from ml_collections import ConfigDict
 
-LAYERS = {"s5": "S5", "s4d": "S4D"}
+LAYERS = {"s5": "S5", "s4d": "S4D", "mamba": "Mamba"}
 MODELS = {"uncut": "uncut", "last": "LAST", "aire": "AIRE"}
 # Methods of this project, which no paper has. They see calibration inputs; reconstruct also fits the layers.
 OURS = {"measured": "ours: measured", "surgeon": "ours: surgeon", "reconstruct": "ours: reconstruct (fitted)"}
@@ -49,6 +49,9 @@ TASKS = {
     "fashion_mnist": Task("Fashion-MNIST", 784, "fashion_mnist"),
 }
 
+# Of the layers that are not in all tasks.
+_TASKS_OF = {"mamba": ("lra_listops", "lra_text", "lra_retrieval", "lra_image", "fashion_mnist")}
+
 # 60.8 % and 0.29 points are the means of the main table's LRA rows; with Speech they would be 58.6 % and 0.25 points.
 AVERAGED = ("lra_listops", "lra_text", "lra_retrieval", "lra_image", "lra_pathfinder", "lra_pathx")
 
@@ -84,18 +87,29 @@ NUMBERS: dict[str, dict[str, dict[str, Numbers]]] = {
         "scifar": {"uncut": Numbers(test=90.1)},
     },
     "s4d": {"lra_text": {"aire": Numbers(cut=90)}, "lra_image": {"aire": Numbers(cut=40)}},
+    "mamba": {
+        "lra_text": {"aire": Numbers(cut=45)},
+        "lra_retrieval": {"aire": Numbers(cut=60)},
+        "lra_image": {"aire": Numbers(cut=80)},
+    },
 }
 AVERAGES: dict[str, dict[str, Numbers]] = {
     "s5": {"last": Numbers(cut=33, lost=0.52), "aire": Numbers(cut=60.8, lost=0.29)},
     "s4d": {},
+    "mamba": {},
 }
 LAST_S4D_AVERAGE = Numbers(cut=26.25, lost=0.32)  # LAST (NeurIPS 2024, arXiv 2411.02824), over its own benchmark
 
 # Points of accuracy lost at AIRE's ratios, on average, S5.
-LOST_AT_AIRE_RATIOS = {"s5": {"aire": 0.29, "hinf_uniform": 4.32, "hinf_global": 7.51}, "s4d": {}}
+LOST_AT_AIRE_RATIOS = {"s5": {"aire": 0.29, "hinf_uniform": 4.32, "hinf_global": 7.51}, "s4d": {}, "mamba": {}}
 
 # Over the paper's tasks, S5, on one H100: times as fast, and percent of the parameters.
 SPEEDUPS, PARAMETERS = (1.2, 2.9), (-65, -19)
+
+
+def tasks_of(layer: str) -> tuple[str, ...]:
+    """Return the tasks that have a config with this layer, in the papers' order."""
+    return _TASKS_OF.get(layer, tuple(TASKS))
 
 
 def variants(task: str, layer: str, size: str) -> str:
@@ -105,6 +119,6 @@ def variants(task: str, layer: str, size: str) -> str:
 
 
 def task_config(task: str, layer: str, size: str) -> ConfigDict:
-    """Return the config that prunes this task: layer "s5" or "s4d", size "full", "small" or "smoke"."""
+    """Return the config that prunes this task: layer in `LAYERS`, size "full", "small" or "smoke"."""
     module = importlib.import_module(f"configs.{TASKS[task].config}_prune")
     return module.get_config(variants(task, layer, size))

@@ -34,7 +34,7 @@ _SHA256 = "36c1f318b149d5508fedf127e2ffc0854c6eced79c815677f03fe8c43cb22a44"  # 
 _ENDINGS = {".py": "python", ".md": "markdown", ".json": "json", ".csv": "csv", ".html": "html", ".yml": "yaml"}
 _ENDINGS |= {".js": "javascript_typescript", ".tex": "tex", ".txt": "text", ".sh": "shell", ".xml": "xml"}
 _LENGTH = 512  # bytes of a window
-_WINDOWS = 6  # of each label and place, half of them to calibrate
+_WINDOWS = 12  # of each label and place, half of them to calibrate
 _METHODS = ("random", "magnitude_global", "ghost", "aire", "measured", "measured_output")
 _RATIOS = (0.5, 0.75)
 _SEEDS = 3  # of random scores
@@ -82,12 +82,16 @@ def read(wheel: Path) -> tuple[Typeseg, list[str]]:
 
 def windows(labels: Sequence[str]) -> tuple[Windows, Windows]:
     """Windows of files of known languages, to calibrate and to test, from different files where there are several."""
-    places = {"this repository": Path(__file__).parents[2], "standard library": Path(sysconfig.get_paths()["stdlib"])}
+    root = Path(__file__).parents[2]
+    places = {
+        "this repository": [root / name for name in ("aire", "configs", "docs", "experiments", "tests")],
+        "standard library": [Path(sysconfig.get_paths()["stdlib"])],
+    }
     parts: tuple[Windows, Windows] = ({}, {})
-    for place, root in places.items():
+    for place, folders in places.items():
         drawn: tuple[list, list] = ([], [])
         for ending, label in _ENDINGS.items():
-            texts = _texts(root, ending)
+            texts = _texts(folders, ending)
             half = len(texts) // 2 if len(texts) > 1 else 0
             for part, own in enumerate((texts[:half], texts[half:])):
                 drawn[part].extend((text, labels.index(label)) for text in own[: _WINDOWS // 2])
@@ -97,13 +101,14 @@ def windows(labels: Sequence[str]) -> tuple[Windows, Windows]:
     return parts
 
 
-def _texts(root: Path, ending: str) -> list[bytes]:
+def _texts(folders: Sequence[Path], ending: str) -> list[bytes]:
     """A window from the middle of each of some files of an ending, in an order that looks random."""
-    skipped = {"site-packages", "test", "tests", "golden", "runs", "data", "node_modules"}
-    paths = [p for p in root.rglob(f"*{ending}") if not skipped & set(p.relative_to(root).parts) and p.is_file()]
+    skipped = {"site-packages", "test", "golden", RESULTS.name}
+    paths = {p.relative_to(root.parent): p for root in folders for p in root.rglob(f"*{ending}")}
+    kept = [name for name in paths if not skipped & set(name.parts)]
     found = []
-    for path in sorted(paths, key=lambda p: digests.of_text(str(p.relative_to(root))))[: 4 * _WINDOWS]:
-        text = path.read_bytes()
+    for name in sorted(kept, key=lambda name: digests.of_text(str(name)))[: 4 * _WINDOWS]:
+        text = paths[name].read_bytes()
         start = max(0, (len(text) - _LENGTH) // 2)
         if len(text) >= _LENGTH and len(found) < _WINDOWS:
             found.append(text[start : start + _LENGTH])

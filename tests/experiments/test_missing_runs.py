@@ -92,7 +92,7 @@ def test_folders_become_the_option_of_the_task(tmp_path):
         ({"run": "all"}, "run='all': expected one of none, missing"),
         ({"size": "medium"}, "size='medium': expected one of full, small, smoke"),
         ({"cluster": "pbs"}, "cluster='pbs': expected one of none, local, slurm"),
-        ({"layers": ("s6",)}, "layers: unknown 's6'; expected some of s5, s4d"),
+        ({"layers": ("s6",)}, "layers: unknown 's6'; expected some of s5, s4d, mamba"),
         ({"tasks": ("listops",)}, "tasks: unknown 'listops'; expected some of lra_listops, "),
         ({"seeds": ("a",)}, "expected integers"),
     ],

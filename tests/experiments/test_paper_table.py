@@ -91,6 +91,18 @@ def test_small_runs_have_their_own_tables_whatever_the_folders_name(tmp_path):
     assert [s4d[c] for c in ("cut (%)", "cut, paper", "cut, diff.", "test, paper")] == ["40.0", "90.0", "-50.0", ""]
 
 
+def test_mamba_has_the_papers_three_ratios_and_says_whose_score_it_is(tmp_path):
+    write_prune(tmp_path / "text", papers.task_config("lra_text", "mamba", "full"))
+    runs = table_job.collect(saved_runs.find(tmp_path)[0], "mamba", "full")
+    main = table_job.size_tables("full", {"mamba": runs})[0]
+    found = {(row[0], row[1]): dict(zip(main.rows[0], row, strict=True)) for row in main.rows[1:]}
+    paper = {task: row["cut, paper"] for (task, model), row in found.items() if model == "AIRE" and row["cut, paper"]}
+    assert paper == {"Text": "45.0", "Retrieval": "60.0", "Image": "80.0"}
+    assert found["Text", "AIRE"]["cut, diff."] == "-5.0" and found["Retrieval", "AIRE"]["cut (%)"] == "not run"
+    assert found["ListOps", ""]["cut (%)"] == "not run" and not any(task == "Path-X" for task, _ in found)
+    assert "our own definition" in main.about
+
+
 def test_a_trained_model_counts_once_over_both_kinds_of_runs(tmp_path):
     write_compare(tmp_path / "compare", "lra_listops,small", ("zoo", 1))
     write_prune(tmp_path / "prune", papers.task_config("lra_listops", "s5", "small"), 0.7)  # of the zoo too
@@ -207,7 +219,7 @@ def test_the_tables_regenerate_without_a_change(written, tmp_path, capsys):
     first = {path.name: path.read_bytes() for path in workdir.iterdir()}
     table_job.run(config, workdir, tmp_path / "data")
     assert {path.name: path.read_bytes() for path in workdir.iterdir()} == first
-    names = {"s5_full", "s4d_full", "s5_small"}
+    names = {"s5_full", "s4d_full", "mamba_full", "s5_small"}
     names = {*names, "s5_full_methods", "s5_small_methods", "cost_full", "cost_small", "runs"}
     assert set(first) == {"report.md", "results.json", "tables.tex", *(f"{name}.csv" for name in names)}
     printed = capsys.readouterr().out
@@ -263,6 +275,6 @@ def test_every_task_has_its_row_and_its_place_in_the_order():
     assert {t.config for t in papers.TASKS.values()} == {path.stem.removesuffix("_prune") for path in configs}
     names = [
         papers.task_config(*key).name
-        for key in ((t, layer, s) for t in TASKS for layer in papers.LAYERS for s in ("full", "small"))
+        for key in ((t, layer, s) for layer in papers.LAYERS for t in papers.tasks_of(layer) for s in ("full", "small"))
     ]
-    assert len(set(names)) == len(names) == 2 * 2 * len(TASKS)
+    assert len(set(names)) == len(names) == 2 * (2 * len(TASKS) + 5)
