@@ -215,6 +215,8 @@ def _shapes(config: MambaLMConfig) -> Shapes:
 def _layer(arrays: Arrays, i: int) -> Arrays:
     """The checked arrays of a layer, by our names."""
     prefix = f"backbone.layers.{i}.mixer."
-    own: dict[str, Any] = {ours: arrays[prefix + theirs] for ours, theirs in _LAYER.items() if prefix + theirs in arrays}
+    own: dict[str, Any] = {
+        ours: arrays[prefix + theirs] for ours, theirs in _LAYER.items() if prefix + theirs in arrays
+    }
     own |= split_x_proj(arrays[f"{prefix}x_proj.weight"], own["dt_proj"].shape[1])
     return own | {"conv_weight": arrays[f"{prefix}conv1d.weight"][:, 0]}
