@@ -130,11 +130,11 @@ def _named(arrays: Arrays) -> Arrays:
 
 def _check_kind(arrays: Arrays, options: Mapping[str, Any], source: str) -> None:
     """Raise UserError unless this is Mamba, not one of its successors."""
-    kind = options.get("model_type", "mamba")
+    architecture = options.get("model_type", "mamba")
     layer = _ssm_options(options, source).get("layer", "Mamba1")
     flat = [name for name, array in arrays.items() if name.endswith("A_log") and array.ndim == 1]
-    if kind != "mamba" or layer != "Mamba1" or flat:
-        said = kind if kind != "mamba" else layer
+    if architecture != "mamba" or layer != "Mamba1" or flat:
+        said = architecture if architecture != "mamba" else layer
         sign = f"{flat[0]} has one dimension" if flat else f"its config says {said!r:.100}"
         raise UserError(f"{source} is not a Mamba model: {sign}. {_OTHERS}")
     wrong = [name for name, values in _FIXED.items() if name in options and options[name] not in values]
