@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from aire.pruning import count_parameters
 from aire.ssm import KINDS, S4D, StateSpaceLayer
 from aire.ssm.scan import diagonal_scan
+from aire.ssm.selective_scan import FORMS
 from experiments.speed.table import Table
 from experiments.timing import Prepared, compiled, interleaved
 
@@ -51,11 +52,19 @@ def scan_table(config: ConfigDict) -> Table:
     """Compare the chunked scan with the sequential one, forward and with gradients."""
     table = Table("scan (B, L, P)", "pass", "sequential, ms", "chunked, ms", "chunked / sequential")
     for shape in config.scan_shapes:
-        for name, make_scan in (("forward", _scan), ("with gradients", _scan_gradient)):
-            t = interleaved({form: make_scan(form, shape) for form in ("sequential", "chunked")}, config.repetitions)
+        for name, t in form_seconds(shape, config.repetitions).items():
             times = f"{1e3 * t['sequential']:.2f}", f"{1e3 * t['chunked']:.2f}"
             table.add(str(tuple(shape)), name, *times, f"{t['chunked'] / t['sequential']:.2f}")
     return table
+
+
+def form_seconds(shape: tuple[int, int, int], repetitions: int) -> dict[str, dict[str, float]]:
+    """Return the seconds of each form of the scan of (B, L, P) states, by pass."""
+    passes = {"forward": _scan, "with gradients": _scan_gradient}
+    return {
+        name: interleaved({form: make_scan(form, shape) for form in FORMS}, repetitions)
+        for name, make_scan in passes.items()
+    }
 
 
 def _scan_inputs(shape: tuple[int, int, int]) -> tuple[jax.Array, jax.Array]:

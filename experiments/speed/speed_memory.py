@@ -4,8 +4,8 @@ import contextlib
 import dataclasses
 import importlib
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,17 +77,31 @@ def _verdict(size: int, plain: float, remat: float) -> str:
 
 def needed(config: ModelConfig, train: TrainConfig, form: Form, changes: Mapping[str, Any]) -> tuple[float, float]:
     """Return the GB of the training state and of a training step, which contains it."""
-    model = abstract_model(dataclasses.replace(config, **changes))
+    planned = plan_step(dataclasses.replace(config, **changes), train, batch_shapes(form, train.batch_size))
+    return planned.state_gb, planned.gb
+
+
+class Planned(NamedTuple):
+    """A compiled training step, and the GB that it needs: of the state alone, and of all."""
+
+    step: Callable[..., Any]
+    state_gb: float
+    gb: float
+
+
+def plan_step(config: ModelConfig, train: TrainConfig, batch: Mapping[str, jax.ShapeDtypeStruct]) -> Planned:
+    """Compile a training step for batches of these shapes. Nothing is allocated."""
+    model = abstract_model(config)
     model.train()
     functions, params, buffers = split_model(model)
     optimizer = train.make_optimizer(model, epoch_steps=10)
     key = jax.random.key(0)
     state = jax.eval_shape(lambda p, b: start_state(p, b, optimizer, key), params, buffers)
-    step = make_train_step(functions, optimizer, accumulate=train.accumulate)
-    plan = step.lower(state, batch_shapes(form, train.batch_size)).compile().memory_analysis()
+    step = make_train_step(functions, optimizer, accumulate=train.accumulate).lower(state, batch).compile()
+    plan = step.memory_analysis()
     total = plan.argument_size_in_bytes + plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
     bytes_of_state = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
-    return bytes_of_state / 1e9, total / 1e9
+    return Planned(step, bytes_of_state / 1e9, total / 1e9)
 
 
 def batch_shapes(form: Form, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:

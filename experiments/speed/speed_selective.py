@@ -11,7 +11,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from aire.ssm import S6, S6Config
-from aire.ssm.selective_scan import selective_scan
+from aire.ssm.selective_scan import FORMS, selective_scan
 from experiments.speed.naive import naive_selective_scan
 from experiments.speed.table import Table
 from experiments.timing import Compiled, Prepared, compiled, interleaved
@@ -36,6 +36,19 @@ def selective_table(config: ConfigDict) -> Table:
         runs = [compiled(make(scan), *shapes) for scan in (naive_selective_scan, _ours)]
         table.add(str(tuple(config.selective.compiled)), name, "", "", "", *_memory(*runs), "")
     return table
+
+
+def form_seconds(shape: Sequence[int], repetitions: int) -> dict[str, dict[str, float]]:
+    """Return the seconds of each form of the scan of (B, L, D, N) states, by pass."""
+    inputs = _inputs(shape)
+
+    def call(make: Callable[[Scan], Callable], form: str) -> Callable[[], object]:
+        run = jax.jit(make(lambda *inputs: selective_scan(*inputs, form=form)[0]))
+        return lambda: run(*inputs)
+
+    return {
+        name: interleaved({form: call(make, form) for form in FORMS}, repetitions) for name, make in _PASSES.items()
+    }
 
 
 def selective_cuts_table(config: ConfigDict) -> Table:
