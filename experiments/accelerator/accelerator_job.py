@@ -28,15 +28,18 @@ Found = dict[str, dict[str, Any]]  # by section and measurement: rows, or a cost
 def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     """Measure the sections that the config names; write tables, results.json and report.md after each measurement.
 
-    What results.json has from the same machine, versions and settings is not measured again.
+    What results.json has from the same machine, versions, settings and default form of the scans is not measured again.
 
     Raises:
         UserError: a section, kind, task or layer is unknown, or results.json is damaged or of another job.
     """
     _check(config)
     source = provenance()
+    form = scans.default_form(scans.platform())
     settings = {name: value for name, value in config.to_dict().items() if name not in _WHAT}
-    how = json.loads(json.dumps({"settings": settings, "machine": source["machine"], "versions": source["versions"]}))
+    how = json.loads(
+        json.dumps({"settings": settings, "machine": source["machine"], "versions": source["versions"], "form": form})
+    )
     found = _found(workdir / "results.json", how)
     print(tables.text(_devices(source)), flush=True)
     plan = _plan(config)
@@ -44,7 +47,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     print(f"{len(plan) - len(left)} of {len(plan)} measurements are in {workdir}", flush=True)
     with Progress("accelerator check", len(plan), unit="measurement", done=len(plan) - len(left)) as progress:
         for section, name in left:
-            found[section][name] = plan[section, name]()
+            found[section][name] = json.loads(json.dumps(plan[section, name]()))
             _save(config, found, how, source, workdir)
             _print(section, name, found)
             progress.update(1)
@@ -108,7 +111,7 @@ def _cost(task: str, layer: str, config: ConfigDict) -> dict[str, Any]:
 def _print(section: str, name: str, found: Found) -> None:
     value = found[section][name]
     if section == "training":
-        time = "" if value["seconds"] is None else f"{1e3 * value['seconds']:.4g} ms a step, {value['gb']:.2f} GB, "
+        time = "" if value["seconds"] is None else f"{value['seconds']:.3g} s a step, {value['gb']:.2f} GB, "
         print(f"{name}: {time}{value['measured']}", flush=True)
     else:
         print("\n".join("  ".join(row) for row in value), flush=True)
@@ -161,7 +164,6 @@ _ABOUT = {
 
 
 def _save(config: ConfigDict, found: Found, how: Mapping[str, Any], source: Mapping[str, Any], workdir: Path) -> None:
-    found.update(json.loads(json.dumps(found)))
     parts = ["# A new accelerator", tables.markdown(_devices(source))]
     for name, (title, rows) in _tables(config, found).items():
         write_text(workdir / f"{name}.csv", tables.csv_text(rows))
@@ -191,5 +193,5 @@ def _summary(config: ConfigDict, found: Found) -> str:
         if (cost := found["training"].get(name)) and cost["seconds"] is not None
     ]
     if total:
-        lines.append(f"All {len(total)} trainings that were measured: {sum(total):,.3g} hours on one device.")
+        lines.append(f"Trainings that were measured, {len(total)} in all: {sum(total):,.1f} hours on one device.")
     return "\n\n".join([*lines, f"Next: `{NEXT}`"])

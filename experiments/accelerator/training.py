@@ -21,7 +21,7 @@ from experiments.settings import new_model
 from experiments.speed.speed_memory import batch_shapes, plan_step
 
 STEPS = "config", "batch", "length", "GB", "step, ms", "measured"
-HOURS = "task", "layer", "config", "examples", "steps", "examples/s", "steps of sequences/s", "hours"
+HOURS = "task", "layer", "config", "examples", "steps", "examples/s", "tokens/s", "hours"
 USABLE = 0.9  # of the memory; the rest is the driver's, the programs' and the batches'
 # Of the published training splits, as the configs comment them. Generated data has its size in the config.
 _PUBLISHED = {
@@ -83,7 +83,12 @@ def measure(settings: ConfigDict, seconds: float, cpu_batch: int) -> Cost:
         planned = plan_step(model, train, batch_shapes(form, batch))
     if planned.gb > USABLE * room:
         return Cost(planned.gb, None, f"not measured: {planned.gb:.1f} GB with model.remat, {room:.1f} GB are there")
-    step, n = _seconds_of_a_step(planned.step, model, train, form, seconds)
+    try:
+        step, n = _seconds_of_a_step(planned.step, model, train, form, seconds)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return Cost(planned.gb, None, f"not measured: {planned.gb:.1f} GB are planned, and the memory ran out")
     words.append(f"median of {n} steps")
     return Cost(planned.gb, step * settings.train.batch_size / batch, "; ".join(words))
 
@@ -137,7 +142,7 @@ def total_steps(settings: ConfigDict) -> int:
 
 def step_row(name: str, settings: ConfigDict, cost: Cost) -> tuple[str, ...]:
     form = describe(settings.data.to_dict())
-    milliseconds = "" if cost.seconds is None else f"{1e3 * cost.seconds:.4g}"
+    milliseconds = "" if cost.seconds is None else _number(1e3 * cost.seconds)
     return name, str(settings.train.batch_size), f"{form.length:,}", f"{cost.gb:.2f}", milliseconds, cost.measured
 
 
@@ -150,8 +155,12 @@ def hours_row(name: str, task: str, layer: str, settings: ConfigDict, cost: Cost
     if cost.seconds is None:
         return *title, *sizes, "", "", "unknown: it does not fit"
     form, rate = describe(settings.data.to_dict()), settings.train.batch_size / cost.seconds
-    elements = rate * form.length * (1 + form.retrieval)
-    return *title, *sizes, f"{rate:,.4g}", f"{elements:,.0f}", f"{hours(settings, cost.seconds):,.3g}"
+    tokens = rate * form.length * (1 + form.retrieval)
+    return *title, *sizes, _number(rate), _number(tokens), _number(hours(settings, cost.seconds))
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def hours(settings: ConfigDict, seconds: float) -> float:

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -73,6 +74,17 @@ def test_a_config_without_room_is_a_row_that_says_so(monkeypatch):
     cost = training.measure(settings, 0.0, cpu_batch=2)
     assert cost.seconds is None and cost.measured == "not measured: 20.0 GB with model.remat, 16.0 GB are there"
     assert training.hours_row("x", "lra_listops", "s5", settings, cost)[-1] == "unknown: it does not fit"
+
+
+def test_a_config_whose_memory_runs_out_is_a_row_too(monkeypatch):
+    def run_out(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(training, "plan_step", lambda *_: Planned(run_out, 1.0, 2.0))
+    monkeypatch.setattr(training, "memory", lambda: 16.0)
+    monkeypatch.setattr(training, "_seconds_of_a_step", run_out)
+    cost = training.measure(papers.task_config("lra_listops", "s5", "smoke"), 0.0, cpu_batch=2)
+    assert cost == training.Cost(2.0, None, "not measured: 2.0 GB are planned, and the memory ran out")
 
 
 def test_advice_names_a_faster_form():
