@@ -198,7 +198,7 @@ def test_image_data(data, tmp_path):
 @pytest.mark.parametrize(
     "args,message",
     [
-        ([], "give one --config=NAME; there are: compare_methods, fashion_mnist_prune, lra_"),
+        ([], "give one --config=NAME; there are: accelerator_check, compare_methods, fashion_"),
         (["--config=lra_listop_prune"], "unknown config 'lra_listop_prune' (did you mean 'lra_listops_prune'?)"),
         (
             ["--config=lra_listops_prune:tiny"],
