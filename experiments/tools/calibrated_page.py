@@ -3,8 +3,8 @@
     python -m experiments.tools.calibrated_page [RESULTS]      RESULTS: by default experiments/results
 
 Reads the folders compare_TASK_small and compare_TASK_small_reconstruct of `python run.py
---config=compare_methods:TASK,small` and `…:TASK,small,reconstruct`, and writes to
-RESULTS/calibrated: figure_light.png, figure_dark.png, summary.csv, largest_cut.csv, inputs.csv and report.md. The
+--config=compare_methods:TASK,small` and `…:TASK,small,reconstruct`, and compare_TASK_small_more with further models of
+the task (`--config.models="(2,)" --config.name=compare_TASK_small_more`). Writes to RESULTS/calibrated: figure_light.png, figure_dark.png, summary.csv, largest_cut.csv, inputs.csv and report.md. The
 tables of README.md and docs/ follow.
 """
 
@@ -68,6 +68,14 @@ class Compared:
         return dataclasses.replace(
             self, points={**self.points, **other.points}, chosen=[*self.chosen, *other.chosen], seconds=seconds
         )
+
+    def and_models(self, other: Self | None) -> Self:
+        """Add further models, by the methods that this comparison has."""
+        if other is None:
+            return self
+        points = {method: {**runs, **other.points.get(method, {})} for method, runs in self.points.items()}
+        chosen = [*self.chosen, *(c for c in other.chosen if c["method"] in points)]
+        return Compared(points, chosen, {**self.uncut, **other.uncut}, {**self.seconds, **other.seconds})
 
     @property
     def ratios(self) -> list[float]:
@@ -181,7 +189,9 @@ def main(arguments: Sequence[str]) -> None:
     folder = results / "calibrated"
     names = {(task, layer): f"compare_{task}{layer}_small" for layer in LAYERS for task in TASKS}
     found = {
-        key: c.and_further(Compared.read(results / f"{name}_reconstruct"))
+        key: c.and_further(Compared.read(results / f"{name}_reconstruct")).and_models(
+            Compared.read(results / f"{name}_more")
+        )
         for key, name in names.items()
         if (c := Compared.read(results / name))
     }

@@ -36,3 +36,17 @@ def test_the_page_from_comparisons(tmp_path):
 def test_without_comparisons_there_is_no_page(tmp_path):
     with pytest.raises(SystemExit, match=r"no comparison in .*: run compare_methods"):
         calibrated_page.main([str(tmp_path)])
+
+
+def test_further_models_count_for_the_methods_that_the_others_have(tmp_path):
+    write_compare(tmp_path / "first", "lra_pathfinder,small", ("zoo", 1))
+    write_compare(tmp_path / "more", "lra_pathfinder,small", (2,))
+    write_compare(tmp_path / "unlike", "lra_pathfinder,small", (3,), first="hankel")
+    read = calibrated_page.Compared.read
+    joined = read(tmp_path / "first").and_models(read(tmp_path / "more")).and_models(read(tmp_path / "unlike"))
+    assert joined.points.keys() == {"aire", "random"}
+    assert [model for model, _ in joined.points["aire"]] == ["zoo", "seed_1", "seed_2"]
+    assert [c["model"] for c in joined.choices("random", 1.0)] == ["zoo"] * 2 + ["seed_1"] * 2 + ["seed_2"] * 2 + [
+        "seed_3"
+    ] * 2
+    assert joined.uncut.keys() == {"zoo", "seed_1", "seed_2", "seed_3"}
