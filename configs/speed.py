@@ -91,7 +91,7 @@ def cuts() -> dict:
                 *((*WIDE[:-1], batch) for batch in (1, 16)),
                 *((*PATHFINDER[:-1], batch) for batch in (1, 32)),
                 LONG,
-                *((*BANK[:-1], batch) for batch in (1, 32)),
+                *((*BANK[:-1], batch) for batch in (1, 4, 32)),
             ),
             "shares": SHARES,
         },

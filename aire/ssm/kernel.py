@@ -37,10 +37,8 @@ def bank_kernel(
     R, n = weights.shape
     if n == 0:
         return jnp.zeros((R, channels, length), weights.real.dtype)
-    index, tile_channel = _tiles(channel, channels)
-    log_lam = jnp.take(log_Lambda_bar, index, mode="fill", fill_value=0)
-    w = jnp.take(weights, index, axis=1, mode="fill", fill_value=0)  # an empty slot of a tile adds zero
-    K = _tile_kernels(log_lam, jnp.moveaxis(w, 0, 1), length)
+    log_lam, w, tile_channel = bank_tiles(log_Lambda_bar, weights, channel, channels, _TILE)
+    K = _tile_kernels(log_lam, w, length)
     return jnp.moveaxis(jax.ops.segment_sum(K, tile_channel, channels, indices_are_sorted=True), 0, 1)
 
 
@@ -79,25 +77,38 @@ def _responses(lam: Array, w: Array, steps: int) -> Array:
     return jnp.moveaxis(x.reshape(R, steps, 2, tiles, T), 3, 0)
 
 
-def _tiles(channel: Array, channels: int) -> tuple[Array, Array]:
+def tile_count(states: int, channels: int, size: int) -> int:
+    """The number of tiles of a bank.
+
+    How many are in use depends on the values of `channel`, so this is the upper bound: every channel may have one tile
+    that is not full.
+    """
+    return min(states, states // size + channels)
+
+
+def bank_tiles(
+    log_Lambda_bar: Complex[Array, "n"],
+    weights: Complex[Array, "R n"],
+    channel: Int[Array, "n"],
+    channels: int,
+    size: int,
+) -> tuple[Complex[Array, "tiles {size}"], Complex[Array, "tiles R {size}"], Int[Array, "tiles"]]:
     """Arrange the states in tiles of one channel each.
 
-    The number of tiles in use depends on the values of `channel`, so the number allocated is the upper bound: every
-    channel may have one tile that is not full.
-
     Returns:
-        Index of the state in each slot of each tile, int (tiles, T), n in an empty slot; and the channel of each tile,
-        (tiles,), ascending.
+        log λ̄ and weights of the state in each slot, zeros in an empty one; and the channel of each tile, ascending.
     """
     n = channel.size
-    tiles = min(n, n // _TILE + channels)
+    tiles = tile_count(n, channels, size)
     states = jnp.bincount(channel, length=channels)
-    used = -(-states // _TILE)
+    used = -(-states // size)
     first_state, first_tile = jnp.cumsum(states) - states, jnp.cumsum(used) - used
-    place = _TILE * first_tile[channel] + jnp.arange(n) - first_state[channel]
-    index = jnp.full(tiles * _TILE, n).at[place].set(jnp.arange(n)).reshape(tiles, _TILE)
-    tile_channel = jnp.full(tiles, channels - 1, channel.dtype).at[place // _TILE].set(channel)
-    return index, tile_channel
+    place = size * first_tile[channel] + jnp.arange(n) - first_state[channel]
+    index = jnp.full(tiles * size, n).at[place].set(jnp.arange(n)).reshape(tiles, size)
+    log_lam = jnp.take(log_Lambda_bar, index, mode="fill", fill_value=0)
+    w = jnp.take(weights, index, axis=1, mode="fill", fill_value=0)  # an empty slot of a tile adds zero
+    tile_channel = jnp.full(tiles, channels - 1, channel.dtype).at[place // size].set(channel)
+    return log_lam, jnp.moveaxis(w, 0, 1), tile_channel
 
 
 @jax.custom_vjp

@@ -15,7 +15,8 @@ from aire.ssm import hippo
 from aire.ssm.abstract import host_arrays
 from aire.ssm.base import StateSpaceLayer, check_new_layer
 from aire.ssm.discretize import DISCRETIZATIONS, GAINS, LOGARITHMS, OPTION_RULES, check_steps
-from aire.ssm.kernel import bank_kernel, convolve
+from aire.ssm.kernel import bank_kernel
+from aire.ssm.recurrence import run_bank
 from aire.utils.arguments import follow
 from aire.utils.checks import check, choice, integer
 
@@ -144,11 +145,7 @@ class S4D(StateSpaceLayer):
             UserError: the length is no whole number above 0.
         """
         follow("length", length, integer(1, 2**31))
-        Lambda, _, Delta = self.continuous()
-        _, B_bar = self.discrete()
-        log_Lambda_bar = LOGARITHMS[self.config.discretization](Lambda, Delta)
-        weights = 2 * self.readout()[:, 0] * B_bar[None, :, 0]
-        return bank_kernel(log_Lambda_bar, weights, self.channel[...], self.D.shape[0], length)
+        return bank_kernel(*self._bank(), self.D.shape[0], length)
 
     def __call__(self, u: Shaped[ArrayLike, "B L H"]) -> Float[Array, "B L H"]:
         """Apply the layer to a sequence, from zero initial states.
@@ -162,8 +159,15 @@ class S4D(StateSpaceLayer):
         Du = self.D[...].astype(u.dtype)[None, None] * u
         if self.n_states == 0:
             return Du
-        K = self.kernel(u.shape[1])
-        return convolve(u.astype(K.dtype), K).astype(u.dtype) + Du
+        log_Lambda_bar, weights, channel = self._bank()
+        return run_bank(u.astype(weights.real.dtype), log_Lambda_bar, weights, channel).astype(u.dtype) + Du
+
+    def _bank(self) -> tuple[Complex[Array, "n"], Complex[Array, "R n"], Int32[Array, "n"]]:
+        """log λ̄, the weights 2 C B̄ and the channel of each state."""
+        Lambda, _, Delta = self.continuous()
+        _, B_bar = self.discrete()
+        log_Lambda_bar = LOGARITHMS[self.config.discretization](Lambda, Delta)
+        return log_Lambda_bar, 2 * self.readout()[:, 0] * B_bar[None, :, 0], self.channel[...]
 
     def read(self, x: Float[Array, "B L R 2 n"], u: Float[Array, "B L H"]) -> Float[Array, "B L H"]:
         C = self.output_scale * jnp.stack([self.C_re[...], -self.C_im[...]], axis=1)  # (R, 2, n)

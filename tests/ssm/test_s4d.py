@@ -8,7 +8,7 @@ import scipy.signal
 from flax import nnx
 
 import aire
-from aire.ssm import S4D, S4DConfig, S4DLayer, hippo
+from aire.ssm import S4D, S4DConfig, S4DLayer, hippo, recurrence
 from aire.ssm.discretize import DISCRETIZATIONS, LOGARITHMS
 from aire.ssm.kernel import bank_kernel, convolve
 from aire.training.step import make_train_step, split_model
@@ -121,6 +121,55 @@ def test_convolution_and_its_gradients_equal_the_sum(directions, length, x64):
         return values(convolve, u, K), values(by_sum, u, K)
 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), *jax.jit(both)(u, K))
+
+
+@pytest.mark.parametrize("counts", [(9, 0, 0, 17, 0), (0, 3, 8), (1,) * 9])
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("length", [1, 32, 75])
+def test_recurrence_equals_the_sum(counts, directions, length, x64):
+    """y_k = Σ_j K[|k − j|] u_j with the sum over states written out; lengths around a chunk's."""
+    rng, H = np.random.default_rng(0), len(counts)
+    channel = np.repeat(np.arange(H, dtype=np.int32), counts)
+    log_lam = -rng.uniform(0.01, 0.1, channel.size) + 1j * rng.uniform(-3, 3, channel.size)
+    w = rng.normal(size=(directions, channel.size)) + 1j * rng.normal(size=(directions, channel.size))
+    u = rng.normal(size=(3, length, H))
+    terms = (w[..., None] * np.exp(log_lam[:, None] * np.arange(length))).real
+    lag = np.arange(length)[:, None] - np.arange(length)
+    expected = np.zeros_like(u)
+    for sign, K in zip((1, -1), np.einsum("rnl,nh->rhl", terms, np.eye(H)[channel]), strict=False):
+        expected += np.einsum("hkj,bjh->bkh", np.where(sign * lag >= 0, K[:, np.abs(lag)], 0), u)
+    y = jax.jit(recurrence.recurrence)(u, log_lam, w, jnp.asarray(channel))
+    np.testing.assert_allclose(y, expected, atol=1e-11)
+
+
+@BOTH
+def test_layer_as_a_recurrence_has_the_outputs_and_gradients_of_the_convolution(make_bank, bidirectional, monkeypatch):
+    layer = make_bank((3, 0, 1, 12), bidirectional=bidirectional)
+    u = jnp.asarray(inputs(50))
+    graphdef, params, rest = nnx.split(layer, nnx.Param, ...)
+
+    def call(params, u):
+        return nnx.merge(graphdef, params, rest)(u)
+
+    gradient = jax.grad(lambda *args: jnp.sum(call(*args) ** 2), argnums=(0, 1))
+
+    def run(margin):
+        monkeypatch.setattr(recurrence, "MARGIN", margin)
+        text = [jax.jit(lambda *a, f=f: f(*a)).lower(params, u).as_text() for f in (call, gradient)]
+        assert ["fft" in t for t in text] == [margin == 0, True]
+        return jax.jit(lambda *args: (call(*args), gradient(*args)))(params, u)
+
+    for a, b in zip(*(jax.tree.leaves(run(margin)) for margin in (np.inf, 0)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
+    monkeypatch.setattr(recurrence, "MARGIN", np.inf)
+    assert "fft" in jax.jit(call).trace(params, u).lower(lowering_platforms=("cuda",)).as_text()
+
+
+def test_recurrence_is_chosen_after_a_cut_of_a_large_batch():
+    """The measured costs: 128 channels of 32 states, before and after a cut of 80 %; short sequences never."""
+    full, cut = 128 * 32, 128 * 32 // 5
+    assert not recurrence.is_faster(32, 1024, 128, 2, full) and recurrence.is_faster(32, 1024, 128, 2, cut)
+    assert not recurrence.is_faster(32, 100, 128, 2, cut)
 
 
 @METHODS
