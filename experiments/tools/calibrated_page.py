@@ -3,8 +3,9 @@
     python -m experiments.tools.calibrated_page [RESULTS]      RESULTS: by default experiments/results
 
 Reads the folders compare_TASK_small and compare_TASK_small_reconstruct of `python run.py
---config=compare_methods:TASK,small` and `…:TASK,small,reconstruct`, and compare_TASK_small_more with further models of
-the task (`--config.models="(2,)" --config.name=compare_TASK_small_more`). Writes to RESULTS/calibrated: figure_light.png, figure_dark.png, summary.csv, largest_cut.csv, inputs.csv and report.md. The
+--config=compare_methods:TASK,small` and `…:TASK,small,reconstruct`, and compare_TASK_small_more with further models
+(`--config.models="(2,)" --config.name=compare_TASK_small_more`). Writes to RESULTS/calibrated: figure_light.png,
+figure_dark.png, summary.csv, largest_cut.csv, inputs.csv and report.md. The
 tables of README.md and docs/ follow.
 """
 
