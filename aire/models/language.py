@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Integer, Num, PRNGKeyArray
 
 from aire.models.classifier import AnyArray, check_range
 from aire.models.config import DTYPES, MAX_CLASSES, MAX_LAYERS, ModelConfig
@@ -128,7 +128,7 @@ class MambaLM(nnx.Module):
             h = block(h, rngs)
         return self._head(h)
 
-    def check_inputs(self, x: Num[AnyArray, "..."], lengths: object = None) -> Int[Array, "B L"]:
+    def check_inputs(self, x: Num[AnyArray, "..."], lengths: object = None) -> Integer[Array, "B L"]:
         """Return the tokens as an array. Raise UserError unless they are integers of the vocabulary, (B, L)."""
         x = numbers("x", x, kinds="iu", expected="integer tokens (B, L)")
         if x.ndim != 2 or not x.shape[0] * x.shape[1]:
@@ -141,7 +141,7 @@ class MambaLM(nnx.Module):
         """The state before the first token of `batch` sequences."""
         return [block.ssm.initial_state(batch) for block in self.blocks]
 
-    def step(self, x: Int[Array, "B"], state: State) -> tuple[Float[Array, "B V"], State]:
+    def step(self, x: Integer[Array, "B"], state: State) -> tuple[Float[Array, "B V"], State]:
         """Advance by one token: return the logits of the next one and the new state."""
         h, new = self._embed(x), []
         for block, own in zip(self.blocks, state, strict=True):
@@ -149,7 +149,7 @@ class MambaLM(nnx.Module):
             new.append(own)
         return self._head(h), new
 
-    def scan(self, x: Int[Array, "B L"], state: State) -> tuple[Float[Array, "B L V"], State]:
+    def scan(self, x: Integer[Array, "B L"], state: State) -> tuple[Float[Array, "B L V"], State]:
         """Advance by L tokens, as `step` does L times."""
         h, new = self._embed(x), []
         for block, own in zip(self.blocks, state, strict=True):
@@ -164,7 +164,7 @@ class MambaLM(nnx.Module):
         *,
         temperature: float = 0.0,
         key: PRNGKeyArray | None = None,
-    ) -> Int[Array, "B n"]:
+    ) -> Integer[Array, "B n"]:
         """Continue prompts by n tokens each: one scan of the prompt, then a step for each token.
 
         Args:
@@ -187,7 +187,7 @@ class MambaLM(nnx.Module):
         keys = jax.random.split(jax.random.key(0) if key is None else key, n)
         return _generate(graphdef, state, x, keys, jnp.float32(temperature), greedy=not temperature)
 
-    def _embed(self, x: Int[Array, "*B"]) -> Float[Array, "*B H"]:
+    def _embed(self, x: Integer[Array, "*B"]) -> Float[Array, "*B H"]:
         return jnp.take(self.embedding.embedding[...], x, axis=0, mode="fill")
 
     def _head(self, h: Float[Array, "*B H"]) -> Float[Array, "*B V"]:
@@ -200,7 +200,7 @@ class MambaLM(nnx.Module):
 @functools.partial(jax.jit, static_argnums=0, static_argnames="greedy")
 def _generate(
     graphdef: nnx.GraphDef, state: nnx.State, x: Array, keys: Array, temperature: Array, *, greedy: bool
-) -> Int[Array, "B n"]:
+) -> Integer[Array, "B n"]:
     model = nnx.merge(graphdef, state)
 
     def choose(logits: Array, key: Array) -> Array:

@@ -68,7 +68,7 @@ def _figure(points: Sequence[Point], title: str, path: Path) -> None:
         ratios = sorted({p.ratio for p in own})
         means = [np.mean([p.perplexity for p in own if p.ratio == ratio]) for ratio in ratios]
         axes.plot([0, *(100 * r for r in ratios)], [uncut, *means], marker="o", markersize=4, label=name)
-    axes.set(xlabel="columns cut (%)", ylabel="perplexity a byte", yscale="log", title=title)
+    axes.set(xlabel="columns cut (%)", ylabel="perplexity a byte", title=title)
     axes.legend(fontsize=8)
     with writing(path):
         figure.savefig(path, dpi=150)
