@@ -11,7 +11,6 @@ Signals do nothing outside `on_signals`, as in a user's program. In a run of sev
 stops all, at the same `check`.
 """
 
-import _thread
 import math
 import os
 import signal
@@ -122,11 +121,14 @@ def _raise(number: int, _) -> None:
 def _raise_again() -> None:
     """Raise Stopped soon, because it was raised in a finaliser or a callback of the collector, which loses it."""
 
+    main = threading.get_ident()
+
     def interrupt() -> None:
         global _repeated
         if _requested is not None:
             _repeated += 1
-            _thread.interrupt_main(signal.Signals(_requested))
+            # A real signal, because `_thread.interrupt_main` would not end a system call that waits.
+            signal.pthread_kill(main, _requested)
 
     timer = threading.Timer(RETRY, interrupt)
     timer.daemon = True
