@@ -1,6 +1,6 @@
 """Compare all methods at all ratios on several trained models of one task.
 
-    python run.py --config=compare_methods:lra_listops,small     the zoo's model: 2 CPU cores, minutes
+    python run.py --config=compare_methods:lra_listops,small     the zoo's model: hours on a CPU with all methods
     python run.py --config=compare_methods:lra_listops,small --config.models="('zoo', 1, 2)"     and two trained here
     python run.py --config=compare_methods:lra_listops           full size, trained here
     python run.py --config=compare_methods:smoke                 seconds, for tests

@@ -141,7 +141,7 @@ def pruning() -> dict:
             "models": (
                 ("s5", 1, 512, 192, 1024, 4),
                 *(("s5", 4, 64, 32, length, 32) for length in (100, 784, 1024)),
-                *(("s4d", 4, 64, 64, length, 32) for length in (100, 784, 1024)),
+                ("s4d", 4, 64, 64, 100, 32),
             ),
             "processes": 5,
         },

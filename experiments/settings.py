@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 import aire
 from aire import zoo
+from aire.convert.dispatch import importer
 from aire.data.options import Form, describe
 from aire.io.weights import abstract_model, variables_of
 from aire.models import Classifier, ModelConfig
@@ -186,15 +187,15 @@ def check_methods(config: ConfigDict) -> list[str]:
 
 
 _BUILT_IN = frozenset(methods.names())
-# What a reader should see first, for layers with a fixed readout and for selective ones.
+# What a reader should see first, for linear layers and for selective ones.
 STORY = ("random", "magnitude_global", "last", "aire", "measured", "surgeon")
-SELECTIVE_STORY = ("random", "magnitude_global", "ghost", "aire", "measured", "measured_output")
+SELECTIVE_STORY = ("random", "magnitude_global", "ghost", "aire", "measured", "surgeon")
 
 
 def _named(names: Sequence[str], selective: bool) -> list[str]:
     """Return the methods that a config's `prune.methods` means, for a model whose layers may be selective."""
     if names == ("all",):
-        return [name for name in methods.names() if not (selective and methods.get(name).is_linear)]
+        return methods.names()
     return list(names) or [
         *(SELECTIVE_STORY if selective else STORY),
         *(name for name in methods.names() if name not in _BUILT_IN),
@@ -261,6 +262,8 @@ def check_init(config: ConfigDict, workdir: Path) -> None:
         raise MissingFileError(
             f"no {kind} at {path}: expected a .safetensors file of aire.save or a reference's checkpoint"
         )
+    elif path.suffix != ".safetensors":
+        importer(path, ssm_config(config.model.ssm.to_dict()))
 
 
 def _check_room(model: ModelConfig, config: ConfigDict, form: Form, workdir: Path) -> None:

@@ -150,7 +150,7 @@ class Cuts:
     def _moments(self, trial: Trial) -> dict[str, AnyMoments] | None:
         method, seed = trial
         measures = methods.get(method).measures(selective=bool(selective_layers(self._model)))
-        return self.moments(seed) if measures else None
+        return self.moments(seed, covariance=methods.get(method).needs_covariance) if measures else None
 
     def result(self, trial: Trial, ratio: float) -> PruneResult:
         """Return the model cut at one ratio, with its report."""
@@ -160,9 +160,9 @@ class Cuts:
         modes = aire.modes(self._model, self._moments(trial))
         return result_of(self._model, modes, self.scores(trial), cut, errors)
 
-    def moments(self, seed: int) -> dict[str, AnyMoments]:
+    def moments(self, seed: int, *, covariance: bool) -> dict[str, AnyMoments]:
         """Return the moments by layer path on the calibration inputs of a seed, measured once."""
-        return self._calibration(seed).moments(self._model)
+        return self._calibration(seed).moments(self._model, covariance=covariance)
 
     def _find(self, trial: Trial, ratio: float) -> Cut:
         method, seed = trial

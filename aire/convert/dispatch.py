@@ -2,7 +2,7 @@
 
 import os
 import pkgutil
-from typing import overload
+from typing import Any, overload
 
 from aire.convert.from_mamba import mamba
 from aire.models import Classifier, MambaLM, ModelConfig
@@ -30,9 +30,22 @@ def from_file(path: str | os.PathLike, config: ModelConfig | None = None) -> Cla
     """
     file = checked_path("path", path)
     if config is None:
+        if file.is_file() and file.suffix not in (".safetensors", ".bin"):
+            raise UserError(
+                f"{file}: pass config=aire.ModelConfig(…), because the file does not contain it; without a config, "
+                "expected a Mamba language model: a .safetensors or .bin file, or a folder with one"
+            )
         return mamba(file)
     instance("config", config, ModelConfig, "an aire.ModelConfig")
-    kind = kind_of(config.ssm)
-    if kind.importer is None:
-        raise UserError(f"cannot import {file}: layers of kind {config.ssm.kind!r} have no importer")
-    return pkgutil.resolve_name(kind.importer)(file, config)
+    return pkgutil.resolve_name(importer(file, config.ssm))(file, config)
+
+
+def importer(path: str | os.PathLike, ssm: Any) -> str:
+    """The name of the function that imports classifiers with layers of this config. Raise UserError if none does."""
+    found = kind_of(ssm).importer
+    if found is None:
+        raise UserError(
+            f"cannot import {path}: classifiers with layers of kind {ssm.kind!r} have no importer; "
+            "aire.convert.mamba reads Mamba language models"
+        )
+    return found

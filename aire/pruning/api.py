@@ -64,7 +64,6 @@ def score(
         mapping("moments", moments, "from layer paths to moments, or a function of modes")
     fn, result = scores.get(chosen.score), {}
     for path, m in _modes_of(model).items():
-        check_linear(chosen, [path] if m.nominal else [])
         found = moments(m) if callable(moments) else (moments or {}).get(path)
         if found is not None:
             instance(f"moments of layer {path!r}", found, AnyMoments, "those of a layer, from aire.calibrate")
@@ -93,15 +92,6 @@ def _modes_of(model: nnx.Module | Mapping[str, Modes]) -> Mapping[str, Modes]:
 def selective_layers(model: nnx.Module) -> list[str]:
     """The paths of the selective layers of a model."""
     return [path for path, layer in layers(model).items() if layer.SELECTIVE]
-
-
-def check_linear(method: Method, selective: Sequence[str]) -> None:
-    """Raise UserError if a method that needs fixed readouts meets selective layers."""
-    if method.is_linear and selective:
-        raise UserError(
-            f"layers {list(selective)} are selective, so they have no fixed readout for the surgeon, a refit or "
-            "reconstruct: use 'aire', 'measured' or 'measured_output'"
-        )
 
 
 def _averaged(path: str, score: str, modes: Modes, moments: AnyMoments | None) -> Modes:
@@ -182,7 +172,6 @@ def find_cut(
     cut = Cut(select(state_scores, ratio=ratio, threshold=threshold, scope=scope, leave_whole=leave_whole))
     if chosen.refit is None:
         return cut
-    check_linear(chosen, selective_layers(model))
     if calibration is None:
         raise UserError("a method with a refit needs inputs of the model: pass calibration=batches")
     return chosen.refit(model, cut, calibration)
@@ -232,11 +221,12 @@ def prune(
     if calibration is not None and not isinstance(calibration, Calibration):
         calibration = Calibration(calibration)
     selective = selective_layers(model)
-    check_linear(chosen, selective)
     if chosen.needs_calibration and calibration is None:
         raise UserError(f"method {method!r} needs inputs of the model: pass calibration=batches")
     measures, sees_inputs = (f(selective=bool(selective)) for f in (chosen.measures, chosen.sees_inputs))
-    moments = calibration.moments(model) if calibration is not None and measures else None
+    moments = None
+    if calibration is not None and measures:
+        moments = calibration.moments(model, covariance=chosen.needs_covariance)
     state_scores = score(
         surgery.modes(model), chosen, moments=moments, normalize=normalize, unstable=unstable, seed=seed
     )

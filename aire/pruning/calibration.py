@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Num
 from numpy.typing import ArrayLike
 
 from aire.models import stack_documents
-from aire.pruning import features, gram
+from aire.pruning import features, gram, selective
 from aire.pruning.moments import AnyMoments, GateMoments, Moments
 from aire.ssm import StateSpaceLayer, layers, map_layers
 from aire.ssm.paths import path_name
@@ -23,7 +23,7 @@ from aire.utils.errors import UserError
 Batch = ArrayLike | Mapping[str, ArrayLike]  # x, or a dict with x and, for padded sequences, lengths
 
 
-def calibrate(model: nnx.Module, batches: Iterable[Batch]) -> dict[str, AnyMoments]:
+def calibrate(model: nnx.Module, batches: Iterable[Batch], *, covariance: bool = False) -> dict[str, AnyMoments]:
     """Measure the moments of every state space layer on unlabelled inputs, in evaluation mode.
 
     Several devices share the sequences of each batch if these divide over them. Sums are float32 within a batch and
@@ -32,6 +32,8 @@ def calibrate(model: nnx.Module, batches: Iterable[Batch]) -> dict[str, AnyMomen
     Args:
         model: any module with state space layers, called as model(x), or model(x, lengths) if a batch has lengths.
         batches: inputs x, or dicts with x and lengths. Other entries, such as labels, are ignored.
+        covariance: measure the covariance of the features of selective layers, too. It takes several times as long as
+            their other moments, and N⁴ numbers of memory. Other layers have it anyway.
     Returns:
         Moments by layer path.
     Raises:
@@ -51,7 +53,9 @@ def calibrate(model: nnx.Module, batches: Iterable[Batch]) -> dict[str, AnyMomen
         x, lengths = inputs(batch)
         if hasattr(model, "check_inputs"):
             model.check_inputs(x, lengths)  # here, because a compiled call cannot check values
-        for path, found in jax.device_get(_measure(graphdef, state, slots, *devices.divide(x, lengths))).items():
+        for path, found in jax.device_get(
+            _measure(graphdef, covariance, state, slots, *devices.divide(x, lengths))
+        ).items():
             if found:
                 old = total.get(path, {})
                 total[path] = {name: old.get(name, 0) + np.asarray(a, np.float64) for name, a in found.items()}
@@ -60,9 +64,10 @@ def calibrate(model: nnx.Module, batches: Iterable[Batch]) -> dict[str, AnyMomen
     return {path: _moments(layer, place[path], total[path]) for path, layer in found_layers.items()}
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _measure(
     graphdef: nnx.GraphDef,
+    covariance: bool,
     state: nnx.State,
     slots: dict[str, Int[Array, "channels m"]],
     x: Array,
@@ -76,7 +81,7 @@ def _measure(
 
         def recording(path: tuple, layer: StateSpaceLayer) -> Recording:
             name = path_name(path)
-            return Recording(layer, functools.partial(_record, layer, slots[name], stacked, found[name]))
+            return Recording(layer, functools.partial(_record, layer, covariance, slots[name], stacked, found[name]))
 
         call = map_layers(nnx.merge(graphdef, state), recording)
         call(x) if lengths is None else call(x, lengths)
@@ -87,6 +92,7 @@ def _measure(
 
 def _record(
     layer: StateSpaceLayer,
+    covariance: bool,
     index: Int[Array, "channels m"],
     lengths: Array | np.ndarray | None,
     found: dict[str, Array],
@@ -97,7 +103,8 @@ def _record(
     B, L, _ = u.shape
     mask = true_steps(lengths, (B, L))
     if layer.SELECTIVE:
-        new = layer.gate_sums(u, mask)
+        outer = selective.sums(layer, index[0], u, mask[None])["zz"][0] if covariance else jnp.zeros((0, 0))
+        new = layer.gate_sums(u, mask) | {"outer": outer}
     else:
         new = gram.moments(layer, index, u, None if lengths is None else jnp.clip(lengths, 0, L))
     new |= {"steps": mask.sum(), "output": jnp.sum(mask * jnp.sum(y.astype(jnp.float32) ** 2, axis=-1))}
@@ -154,13 +161,15 @@ class Calibration:
     def __init__(self, batches: Iterable[Batch], fits: MutableMapping[str, Mapping[str, np.ndarray]] | None = None):
         self.batches = list(each_batch(batches))
         self.fits = {} if fits is None else fits
-        self._measured: tuple[nnx.Module, dict[str, AnyMoments]] | None = None
+        self._measured: tuple[nnx.Module, bool, dict[str, AnyMoments]] | None = None
 
-    def moments(self, model: nnx.Module) -> dict[str, AnyMoments]:
-        """`calibrate` on the batches, cached for the last model."""
-        if self._measured is None or self._measured[0] is not model:
-            self._measured = model, calibrate(model, self.batches)
-        return self._measured[1]
+    def moments(self, model: nnx.Module, *, covariance: bool = False) -> dict[str, AnyMoments]:
+        """`calibrate` on the batches, cached for the last model. With covariance if it was ever asked for."""
+        known, has_covariance, found = self._measured or (None, False, {})
+        if known is not model or (covariance and not has_covariance):
+            found = calibrate(model, self.batches, covariance=covariance)
+            self._measured = model, covariance, found
+        return found
 
 
 class Recording(nnx.Module):

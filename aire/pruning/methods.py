@@ -61,9 +61,9 @@ class Method:
         return self.needs_moments or self.refit is not None
 
     @property
-    def is_linear(self) -> bool:
-        """Whether it works only on layers with a fixed readout, not on selective ones."""
-        return scores.get(self.score).linear or self.refit in (refit, reconstruct)
+    def needs_covariance(self) -> bool:
+        """Whether its score reads the covariance of the features, not only energies of states."""
+        return scores.get(self.score).covariance
 
     def measures(self, *, selective: bool) -> bool:
         """Whether its score needs the moments of every layer of a model, which may have selective layers.

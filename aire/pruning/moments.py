@@ -5,11 +5,12 @@ A selective layer has `GateMoments`. Both kinds have the same methods, so that s
 
 import dataclasses
 from collections.abc import Callable
-from typing import NoReturn, Self
+from typing import ClassVar, Self
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Complex128, Float64, Int
+from jaxtyping import Bool, Complex128, Float64, Int
+from numpy.typing import ArrayLike
 
 from aire.pruning import features
 from aire.ssm import Modes
@@ -45,6 +46,13 @@ class Moments:
             self, steps=self.steps + other.steps, outer=self.outer + other.outer, output=self.output + other.output
         )
 
+    has_covariance: ClassVar[bool] = True
+
+    @property
+    def per_state(self) -> int:
+        """The number of features of a state."""
+        return 2 * self.directions
+
     def covariance(self) -> Float64[np.ndarray, "channels F F"]:
         """E[z zᵀ], not centred."""
         return self.outer / self.steps
@@ -55,6 +63,18 @@ class Moments:
         squares = np.diagonal(self.outer, axis1=1, axis2=2).reshape(channels, self.directions, 2, -1).sum(axis=2)
         channel, place = self.place
         return squares[channel, :, place].T / self.steps
+
+    def readout(self, modes: Modes) -> Float64[np.ndarray, "channels O F"]:
+        """G with y = G z + D u."""
+        return features.readout(modes)
+
+    def kept(self, keep: ArrayLike) -> Bool[np.ndarray, "channels F"]:
+        """Whether each feature belongs to a kept state, from bool (n,)."""
+        return features.mask(keep, self.place, self.directions)
+
+    def by_mode(self, values: Float64[np.ndarray, "channels m"]) -> Float64[np.ndarray, "n"]:
+        """Values of the slots, in the order of the modes."""
+        return values[tuple(self.place)]
 
     def contribution(self, modes: Modes) -> Float64[np.ndarray, "R n"]:
         """The energy that each state sends through C, ‖C_{:,i}‖² E|x_i|², in each direction."""
@@ -87,6 +107,7 @@ class GateMoments:
         states: Σ h².
         contributions: Σ (C_n h)².
         outputs: Σ (C_n h silu(z_d))² ‖W_d‖², with z the gate of the output and W the map to the layer's output.
+        outer: Σ φ φᵀ of the features of `aire.pruning.selective`; empty unless `calibrate` was asked for it.
     """
 
     steps: float
@@ -98,6 +119,7 @@ class GateMoments:
     states: Float64[np.ndarray, "R N D"]
     contributions: Float64[np.ndarray, "R N D"]
     outputs: Float64[np.ndarray, "R N D"]
+    outer: Float64[np.ndarray, "F F"]
 
     def __add__(self, other: Self) -> Self:
         """The moments of the union of both sets."""
@@ -137,9 +159,37 @@ class GateMoments:
             nominal=False,
         )
 
-    def covariance(self) -> NoReturn:
-        """A selective layer has none: no fixed map of its states gives its output. Raises UserError."""
-        raise UserError("a selective layer has no covariance of its states that a readout could use")
+    @property
+    def has_covariance(self) -> bool:
+        """Whether the covariance was measured."""
+        return self.outer.size > 0 or self.states.size == 0
+
+    @property
+    def per_state(self) -> int:
+        """The number of features of a state."""
+        R, N, _ = self.states.shape
+        return R * max(N, 1)
+
+    def covariance(self) -> Float64[np.ndarray, "1 F F"]:
+        """E[φ φᵀ] of the features of `aire.pruning.selective`. Raise UserError if it was not measured."""
+        if not self.has_covariance:
+            raise UserError("moments without covariance: pass aire.calibrate(model, batches, covariance=True)")
+        return self.outer[None] / self.steps
+
+    def readout(self, modes: Modes) -> Float64[np.ndarray, "1 1 F"]:
+        """G of the layer as it is, 1 where a state has its own row of the output gates."""
+        R, N, _ = self.states.shape
+        return np.tile(np.eye(N).ravel(), R)[None, None]
+
+    def kept(self, keep: ArrayLike) -> Bool[np.ndarray, "1 F"]:
+        """Whether each feature belongs to a kept state, from bool (N,)."""
+        R, N, _ = self.states.shape
+        return np.tile(np.asarray(keep), R * N)[None]
+
+    def by_mode(self, values: Float64[np.ndarray, "1 N"]) -> Float64[np.ndarray, "n"]:
+        """Values of the states, shared out to their modes."""
+        D = self.states.shape[-1]
+        return np.tile(values[0], D) / D
 
 
 AnyMoments = Moments | GateMoments

@@ -11,7 +11,6 @@ from jaxtyping import Array, Float
 
 from aire.models import stack_documents
 from aire.pruning.calibration import Calibration, Recording, true_steps
-from aire.pruning.moments import Moments
 from aire.pruning.refit import split_batches
 from aire.pruning.surgeon import predicted_error
 from aire.pruning.surgery import Cut, apply_masked
@@ -24,7 +23,7 @@ class OutputError(NamedTuple):
 
     Attributes:
         predicted: with the uncut model's inputs to the layer, from its moments: what the cut of this layer alone costs.
-            NaN for a selective layer, whose moments do not tell.
+            NaN for a selective layer whose covariance no method has asked for.
         fit: in the cut model, where the layers before are cut too, on the sequences that a refit uses.
         held_out: the same on the sequences that no refit uses. Far above `fit`: too few inputs, or the wrong ones. NaN
             with a single sequence.
@@ -52,7 +51,7 @@ def output_errors(model: nnx.Module, cut: Cut, calibration: Calibration) -> dict
     errors = {}
     for path, layer in layers(model).items():
         own, predicted = moments[path], float("nan")
-        if isinstance(own, Moments):
+        if own.has_covariance:
             predicted = predicted_error(layer.modes(), own, cut.keep[path], refitted=path in cut.readouts)
         squares, energy = total[path]
         fit, held_out = np.divide(squares, energy, out=np.full(2, np.nan), where=energy > 0)

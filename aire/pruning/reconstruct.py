@@ -15,8 +15,9 @@ from jaxtyping import Bool
 from aire.pruning import regression
 from aire.pruning.calibration import Calibration
 from aire.pruning.fit import FitConfig, LayerData, fit_layer
-from aire.pruning.refit import SplitBatch, as_readout, layer_sums, observe, order_of_calls, split_batches
+from aire.pruning.refit import SplitBatch, observe, order_of_calls, split_batches
 from aire.pruning.regression import Sums
+from aire.pruning.regressors import Regressors, regressors
 from aire.pruning.surgery import FITTED_ROLES, Cut, Readout, apply_masked, spread
 from aire.ssm import StateSpaceLayer, layers
 from aire.utils import digests
@@ -79,12 +80,12 @@ class _Fitting:
 
     def __init__(self, masked: StateSpaceLayer, keep: Bool[np.ndarray, "n"], fit: LayerData, config: FitConfig):
         self.masked, self.keep, self.fit, self.config = masked, keep, fit, config
-        self.index = regression.slots(masked, keep)
 
     def refitted(self, layer: StateSpaceLayer) -> StateSpaceLayer:
         """With a least-squares readout."""
-        old = regression.real_readout(layer, self.index.shape[1])
-        return layer.with_readout(*as_readout(regression.solve(self._sums(layer, self.fit), old), layer))
+        of_kept = self._regressors(layer)
+        new = regression.solve(self._sums(of_kept, self.fit), of_kept.readout(layer))
+        return layer.with_readout(*of_kept.as_readout(new, layer))
 
     def fitted(self, layer: StateSpaceLayer, progress: Callable[[int], None]) -> StateSpaceLayer:
         """With parameters fitted by gradient, and a least-squares readout. The layer itself if the fit diverged."""
@@ -94,7 +95,8 @@ class _Fitting:
 
     def error(self, layer: StateSpaceLayer, data: LayerData) -> float:
         """The relative squared error of the layer's outputs."""
-        return regression.error(self._sums(layer, data), regression.real_readout(layer, self.index.shape[1]))
+        of_kept = self._regressors(layer)
+        return regression.error(self._sums(of_kept, data), of_kept.readout(layer))
 
     def key(self, layer: StateSpaceLayer) -> str:
         """A digest of all that `fitted` depends on except the code."""
@@ -104,12 +106,14 @@ class _Fitting:
     def _widened(self, layer: StateSpaceLayer) -> StateSpaceLayer:
         return self.masked.with_parameters(spread(self.masked, self.keep, _parameters(layer)))
 
-    def _sums(self, layer: StateSpaceLayer, data: LayerData) -> Sums:
+    def _regressors(self, layer: StateSpaceLayer) -> Regressors:
+        return regressors(self._widened(layer), self.keep)
+
+    def _sums(self, of_kept: Regressors, data: LayerData) -> Sums:
         """The sums of the regression, float64 over groups of sequences."""
         groups = data.batches(self.config.batch_size)
         sets = np.ones((1, groups.u.shape[1]), np.float32)
-        parts = ((*group, sets) for group in zip(groups.u, groups.y, groups.mask, strict=True))
-        return layer_sums(self._widened(layer), self.index, parts)[0]
+        return of_kept.sums((*group, sets) for group in zip(groups.u, groups.y, groups.mask, strict=True))[0]
 
 
 def _best_layer(
@@ -137,7 +141,7 @@ def _diverged(before: StateSpaceLayer, after: StateSpaceLayer) -> bool:
     """Whether a parameter is NaN or infinite, or a stable state became unstable."""
     if not all(np.isfinite(a).all() for a in _parameters(after).values()):
         return True
-    return bool(np.any((np.asarray(before.margin()) > 0) & (np.asarray(after.margin()) <= 0)))
+    return bool(np.any((np.asarray(before.modes().margin) > 0) & (np.asarray(after.modes().margin) <= 0)))
 
 
 def _parameters(layer: StateSpaceLayer) -> dict[str, np.ndarray]:

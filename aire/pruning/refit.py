@@ -9,20 +9,19 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
-from numpy.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from aire.models import stack_documents
-from aire.pruning import features, regression
+from aire.pruning import regression
 from aire.pruning.calibration import Batch, Calibration, inputs, true_steps
-from aire.pruning.regression import RealReadout, Sums
-from aire.pruning.surgery import Cut, Readout, apply, apply_masked
+from aire.pruning.regression import Sums
+from aire.pruning.regressors import Regressors, regressors
+from aire.pruning.surgery import Cut, apply, apply_masked
 from aire.pruning.taps import call_with_taps
 from aire.ssm import StateSpaceLayer, layers
 from aire.utils.errors import UserError
@@ -82,14 +81,14 @@ def refit(model: nnx.Module, cut: Cut, calibration: Calibration) -> Cut:
     batches = split_batches(calibration.batches)
     unchanged = []
     for path in order_of_calls(uncut, batches[0]):
-        smaller = layers(apply(uncut, cut))[path]
-        index = regression.slots(layers(uncut)[path], np.asarray(cut.keep[path]))
-        fit, held_out = observed_sums(uncut, apply_masked(uncut, cut), path, index, batches)
-        old = regression.real_readout(smaller, index.shape[1])
+        smaller, masked = layers(apply(uncut, cut))[path], apply_masked(uncut, cut)
+        of_kept = regressors(layers(masked)[path], np.asarray(cut.keep[path]))
+        fit, held_out = observed_sums(uncut, masked, path, of_kept, batches)
+        old = of_kept.readout(smaller)
         new = regression.solve(fit, old)
         before = regression.error(held_out, old)
         if regression.error(held_out, new) < before:
-            cut = dataclasses.replace(cut, readouts={**cut.readouts, path: as_readout(new, smaller)})
+            cut = dataclasses.replace(cut, readouts={**cut.readouts, path: of_kept.as_readout(new, smaller)})
         elif before > NEGLIGIBLE:
             unchanged.append(path)
     if unchanged:
@@ -111,26 +110,13 @@ def order_of_calls(model: nnx.Module, batch: SplitBatch) -> list[str]:
 
 
 def observed_sums(
-    uncut: nnx.Module, masked: nnx.Module, path: str, index: Int[np.ndarray, "C m"], batches: Sequence[SplitBatch]
+    uncut: nnx.Module, masked: nnx.Module, path: str, of_kept: Regressors, batches: Sequence[SplitBatch]
 ) -> list[Sums]:
     """The sums of one layer, fit and held-out: regressors from the masked model, outputs from the uncut one.
 
     The sums of several calls of the layer add.
     """
-    seen = ((*call, batch.sets) for batch in batches for call in observe(uncut, masked, path, batch))
-    return layer_sums(layers(masked)[path], index, seen)
-
-
-def layer_sums(
-    layer: StateSpaceLayer, index: Int[np.ndarray, "C m"], data: Iterable[tuple[ArrayLike, ...]]
-) -> list[Sums]:
-    """The sums of each set over batches (u, y, mask, sets) as for `regression.sums`, in float64."""
-    split = nnx.split(layer)
-    total: dict[str, Any] = {}
-    for batch in data:
-        for name, new in jax.device_get(_sums(*split, jnp.asarray(index), *batch)).items():
-            total[name] = total.get(name, 0) + np.asarray(new, np.float64)
-    return regression.expand(layer, index, total)
+    return of_kept.sums((*call, batch.sets) for batch in batches for call in observe(uncut, masked, path, batch))
 
 
 def observe(uncut: nnx.Module, masked: nnx.Module, path: str, batch: SplitBatch) -> list[tuple[Array, Array, Array]]:
@@ -157,20 +143,6 @@ def _observe(
     ]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _sums(
-    graphdef: nnx.GraphDef,
-    state: nnx.State,
-    index: Int[Array, "C m"],
-    u: Float[Array, "B L H"],
-    y: Float[Array, "B L H"],
-    mask: Float[Array, "B L"],
-    sets: Float[Array, "S B"],
-) -> dict[str, Array]:
-    """`regression.sums` of a layer. All layers of one size share its compilation."""
-    return regression.sums(nnx.merge(graphdef, state), index, u, y, mask, sets)
-
-
 def calls(
     model: nnx.Module, path: str, x: Array, lengths: Array | None
 ) -> list[tuple[StateSpaceLayer, Float[Array, "B L H"]]]:
@@ -178,10 +150,3 @@ def calls(
     found: list[tuple[StateSpaceLayer, Array]] = []
     call_with_taps(model, lambda p, layer, u: found.append((layer, u)) if p == path else None, x, lengths)
     return found
-
-
-def as_readout(new: RealReadout, layer: StateSpaceLayer) -> Readout:
-    """The complex readout of the cut layer, in its precision."""
-    place = features.places(layer.channels())
-    C = features.complex_readout(new.G, place, len(layer.reverse), layer.output_scale)
-    return Readout(C.astype(layer.readout().dtype), new.D.ravel().astype(layer.D.dtype))

@@ -44,14 +44,14 @@ class Score:
         fn: fn(modes, …) -> one non-negative number per mode, (n,). Higher matters more.
         needs: names of `NEEDS`, passed as keywords.
         stable: whether it is defined only for stable states, |λ̄| < 1.
-        linear: whether it is defined only for layers with a fixed readout.
+        covariance: whether it reads `moments.covariance()`, which costs more to measure in selective layers.
         source: module and qualified name of the registered function.
     """
 
     fn: ScoreFn
     needs: tuple[str, ...] = ()
     stable: bool = False
-    linear: bool = False
+    covariance: bool = False
     source: tuple[str, str] = ("", "")
 
     def __call__(self, modes: Modes, **given: Any) -> Any:
@@ -66,7 +66,7 @@ def register(
     *,
     needs: Sequence[str] = (),
     stable: bool = False,
-    linear: bool = False,
+    covariance: bool = False,
     jit: bool = False,
     overwrite: bool = False,
 ) -> Callable[[ScoreFn], ScoreFn]:
@@ -81,7 +81,7 @@ def register(
         stable: whether the score is defined only for |λ̄| < 1, as the energy of an infinite response is. Unstable states
             then raise an error or rank first. In a selective layer, such a score sees the modes that the calibration
             inputs make; other scores see nominal modes.
-        linear: whether the score is defined only for layers with a fixed readout, not for selective ones.
+        covariance: whether the score reads `moments.covariance()`, which selective layers measure only if asked.
         jit: compile the function, which then must use JAX only. Otherwise it may use NumPy.
         overwrite: replace another score of this name. Not needed to register the same function again, as when a
             notebook cell runs twice.
@@ -97,7 +97,7 @@ def register(
         source = getattr(fn, "__module__", ""), getattr(fn, "__qualname__", "")
         if name in SCORES and SCORES[name].source != source and not overwrite:
             raise UserError(f"score {name!r} exists already: choose another name, or pass overwrite=True")
-        SCORES[name] = Score(jax.jit(fn) if jit else fn, needs, stable, linear, source)
+        SCORES[name] = Score(jax.jit(fn) if jit else fn, needs, stable, covariance, source)
         return fn
 
     return add

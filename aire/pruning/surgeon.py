@@ -5,7 +5,7 @@ of the others is fitted anew (Optimal Brain Surgeon; Hassibi and Stork, NeurIPS 
 
     G ← G − G_g [(W⁻¹)_gg]⁻¹ (W⁻¹)_g:        W⁻¹ ← W⁻¹ − (W⁻¹)_:g [(W⁻¹)_gg]⁻¹ (W⁻¹)_g:
 
-A state is one group: its real and imaginary part in all directions.
+A state is one group: its real and imaginary part in all directions, or the N features of `selective`.
 """
 
 import numpy as np
@@ -13,39 +13,43 @@ from jaxtyping import Float64, Int
 from numpy.typing import ArrayLike
 
 from aire.pruning import features, scores
-from aire.pruning.moments import Moments
+from aire.pruning.moments import AnyMoments
 from aire.ssm import Modes
 
 SCORE = "surgeon"
 
 
-@scores.register(SCORE, needs=("moments",), linear=True)
-def surgeon(modes: Modes, moments: Moments) -> Float64[np.ndarray, "n"]:
+@scores.register(SCORE, needs=("moments",), covariance=True)
+def surgeon(modes: Modes, moments: AnyMoments) -> Float64[np.ndarray, "n"]:
     """The layer's output error at which the state goes, relative to the energy of its output.
 
     States go one after the other, the cheapest first. The error is that of all states gone so far with the readout of
     the others refitted, so one threshold on it leaves the same relative error in every layer, of any kind. Channels
     are independent: the layer's error is the sum of theirs, and its cheapest state is the cheapest of any channel.
     """
-    order, rises = eliminate(moments.covariance(), features.readout(modes), moments.directions)
+    order, rises = eliminate(moments.covariance(), moments.readout(modes), moments.per_state)
     # Merging sequences by their next element sorts them by their running maximum.
     merged = np.argsort(np.maximum.accumulate(rises, axis=1), axis=None, kind="stable")
     errors = np.empty(rises.size)
     errors[merged] = np.cumsum(rises.ravel()[merged])
     by_slot = np.empty(rises.shape)
     np.put_along_axis(by_slot, order, errors.reshape(rises.shape), axis=1)
-    return by_slot[tuple(moments.place)] / max(moments.output_energy(), np.finfo(float).tiny)
+    return moments.by_mode(by_slot) / max(moments.output_energy(), np.finfo(float).tiny)
 
 
 def eliminate(
-    W: Float64[np.ndarray, "channels F F"], G: Float64[np.ndarray, "channels O F"], directions: int
+    W: Float64[np.ndarray, "channels F F"], G: Float64[np.ndarray, "channels O F"], r: int
 ) -> tuple[Int[np.ndarray, "channels m"], Float64[np.ndarray, "channels m"]]:
     """Drop the cheapest state of every channel, again and again, until none is left.
 
+    Args:
+        W: covariance of the features, flattened from (r, m).
+        G: readout of the features.
+        r: the number of features of each state.
     Returns:
         The slots in the order in which they go, and the rise of the output error with each.
     """
-    channels, r = len(W), 2 * directions
+    channels = len(W)
     unit, scale = features.normalized(W)
     M, G = _grouped(np.linalg.inv(unit), G * scale[:, None], r)
     m = M.shape[1] // r
@@ -70,7 +74,7 @@ def eliminate(
     return order, rises
 
 
-def predicted_error(modes: Modes, moments: Moments, keep: ArrayLike, *, refitted: bool) -> float:
+def predicted_error(modes: Modes, moments: AnyMoments, keep: ArrayLike, *, refitted: bool) -> float:
     """The error of the output without the states that are not kept, relative to its energy, on these moments.
 
     Args:
@@ -79,9 +83,9 @@ def predicted_error(modes: Modes, moments: Moments, keep: ArrayLike, *, refitted
         keep: bool (n,).
         refitted: whether the readout of the kept states is fitted anew.
     """
-    kept = features.mask(keep, moments.place, moments.directions)
+    kept = moments.kept(keep)
     unit, scale = features.normalized(moments.covariance())
-    G = features.readout(modes) * scale[:, None]
+    G = moments.readout(modes) * scale[:, None]
     lost = np.where(kept[:, None], 0, G)
     if refitted:  # the best readout of the kept features for what is lost: G_R W_RK W_KK⁻¹
         K = kept[:, :, None] & kept[:, None]

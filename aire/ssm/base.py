@@ -38,8 +38,8 @@ class StateSpaceLayer(nnx.Module):
         ROLES: the role of trained arrays: "eigenvalue", "step", "input", "output" or "skip". The optimiser groups
             parameters by role. Arrays without a role train as the rest of the model.
         RUN_OPTIONS: the fields of `config` that belong to a run, not to the trained layer.
-        SELECTIVE: whether λ̄, B̄ and C depend on the inputs. Such a layer has no fixed readout, its `modes` are nominal,
-            and it defines `gate_sums`.
+        SELECTIVE: whether λ̄, B̄ and C depend on the inputs. The `modes` of such a layer are nominal, its readout is what
+            makes C of its inputs, and it defines `gate_sums`.
         config: the layer's options, a frozen dataclass with a field `kind`, and `bidirectional` if the layer can be.
     """
 
@@ -176,13 +176,22 @@ class StateSpaceLayer(nnx.Module):
         Raises:
             UserError: C or D has another shape, or is no array of numbers.
         """
-        C, D = jnp.asarray(numbers("C", C, kinds="fciu")), jnp.asarray(numbers("D", D))
-        if C.shape != self.readout().shape or D.shape != self.D.shape:
-            expected = f"C {list(self.readout().shape)} and D {list(self.D.shape)}"
+        own = self.readout()
+        kinds, expected = ("fciu", "numbers") if jnp.iscomplexobj(own) else ("fiu", "real numbers")
+        C = jnp.asarray(numbers("C", C, kinds=kinds, expected=expected))
+        D = jnp.asarray(numbers("D", D))
+        if C.shape != own.shape or D.shape != self.D.shape:
+            expected = f"C {list(own.shape)} and D {list(self.D.shape)}"
             raise UserError(f"readout with C {list(C.shape)} and D {list(D.shape)}: expected {expected}")
-        parts = {"C_re": C.real, "C_im": C.imag, "D": D}
-        own = {name: getattr(self, name) for name in parts}
-        return self._replaced({name: a.reshape(own[name].shape).astype(own[name].dtype) for name, a in parts.items()})
+        new = {}
+        for name, a in {**self._parts_of_readout(C), "D": D}.items():
+            variable = getattr(self, name)
+            new[name] = a.reshape(variable.shape).astype(variable.dtype)
+        return self._replaced(new)
+
+    def _parts_of_readout(self, C: Array) -> dict[str, Array]:
+        """The arrays that store a readout."""
+        return {"C_re": C.real, "C_im": C.imag}
 
     def with_parameters(self, arrays: Mapping[str, npt.ArrayLike]) -> Self:
         """Return the layer with other arrays in its parameters, of the same shapes.

@@ -14,9 +14,6 @@ from aire.ssm.modes import Modes
 from aire.ssm.s6_parameters import S6Config, init_params
 from aire.ssm.selective_scan import compose, selective_scan, selective_step
 from aire.ssm.selective_sums import StateSums, state_sums
-from aire.utils.errors import UserError
-
-NO_READOUT = "the output map of an S6 layer depends on its inputs: there is none to read, refit or replace"
 
 
 class S6State(NamedTuple):
@@ -229,14 +226,23 @@ class S6(StateSpaceLayer):
             "outputs": sums.gated * to_output[None, None],
         }
 
-    def readout(self) -> Complex[Array, "R O n"]:
-        """A selective layer has none. Raises UserError."""
-        raise UserError(NO_READOUT)
+    def readout(self) -> Float[Array, "R D N"]:
+        """The map from x to the output gates C: x_proj_C, with the states last."""
+        return self.x_proj_C[...].swapaxes(1, 2)
 
     def mask(self, keep: Bool[ArrayLike, "N"]) -> Self:
-        """Return a layer of the same size in which the states where `keep` is false reach no output."""
-        kept = jnp.asarray(keep)[None, :, None]
-        return self._replaced({"x_proj_C": jnp.where(kept, self.x_proj_C[...], 0)})
+        """Return a layer of the same size in which the states where `keep` is false stay zero.
+
+        Their rows of the output gates stay: a refit uses them for the other states.
+        """
+        return self._replaced({"x_proj_B": jnp.where(jnp.asarray(keep)[:, None], self.x_proj_B[...], 0)})
+
+    def without_states(self, x: Float[Array, "B L D"], z: Float[Array, "B L D"]) -> Float[Array, "B L H"]:
+        """What the layer returns if no state reaches the output, from `inputs`."""
+        return self._output(self._skip(x), z)
+
+    def _parts_of_readout(self, C: Array) -> dict[str, Array]:
+        return {"x_proj_C": C.swapaxes(1, 2)}
 
     def _skip(self, x: Array) -> Array:
         return self.D[...].astype(x.dtype)[None, None] * x

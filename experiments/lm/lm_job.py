@@ -23,7 +23,7 @@ from experiments.lm.lm_settings import LMPruneConfig, Settings, read
 from experiments.provenance import provenance
 from experiments.settings import check_writable
 
-SAVED = "measured", 0.5  # method and ratio of the cut that is saved and described
+SAVED = "surgeon", 0.5  # method and ratio of the cut that is saved and described
 
 
 def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
@@ -83,7 +83,9 @@ def _sweep(model: MambaLM, settings: Settings, splits: dict[str, Split]) -> Iter
     trials = [(name, seed) for name in prune.methods for seed in (prune.seeds if _is_random(name) else (0,))]
     with Progress("cuts", len(trials) * len(prune.ratios), unit="cut") as progress:
         for name, seed in trials:
-            moments = calibration.moments(model) if methods.get(name).measures(selective=True) else None
+            method, moments = methods.get(name), None
+            if method.measures(selective=True):
+                moments = calibration.moments(model, covariance=method.needs_covariance)
             scores = aire.score(model, name, moments=moments, seed=seed)
             for ratio in prune.ratios:
                 cut: Cut = find_cut(model, scores, name, ratio=ratio, calibration=calibration)

@@ -28,7 +28,7 @@ class LMPruneConfig:
         batch_size: windows per call.
     """
 
-    methods: tuple[str, ...] = ("aire", "measured", "measured_output", "ghost", "magnitude_global", "random")
+    methods: tuple[str, ...] = ("random", "magnitude_global", "ghost", "aire", "measured", "measured_output", "surgeon")
     ratios: tuple[float, ...] = (0.25, 0.5, 0.625, 0.75, 0.875)
     seeds: tuple[int, ...] = (0, 1, 2)
     calibration_examples: int = 128

@@ -7,8 +7,9 @@ from numpy.typing import ArrayLike
 
 import aire
 from aire.models import Classifier
-from aire.pruning import Moments, features, methods, surgeon
+from aire.pruning import methods, surgeon
 from aire.pruning.api import selective_layers
+from aire.pruning.moments import AnyMoments
 from aire.pruning.refit import refit
 from aire.ssm import Modes
 from experiments.prune.prune_results import Choice
@@ -20,12 +21,13 @@ Errors = dict[str, dict[float, dict[str, float]]]  # by method, ratio and layer 
 def predict_errors(choices: Sequence[Choice], cuts: Cuts, model: Classifier, seed: int) -> Errors:
     """Predict where that costs little: for methods without a refit, and for `surgeon`, whose scores are errors.
 
-    If no method of the sweep has measured moments, nothing is predicted; nor if a layer is selective, because its
-    output is no linear function of its states.
+    Nothing is predicted if no method of the sweep has measured moments, of selective layers with their covariance.
     """
-    if not any(methods.get(c.method).needs_moments for c in choices) or selective_layers(model):
+    used = [methods.get(choice.method) for choice in choices]
+    covariance = any(method.needs_covariance for method in used)
+    if not (covariance if selective_layers(model) else any(method.needs_moments for method in used)):
         return {}
-    modes, moments = aire.modes(model), cuts.moments(seed)
+    modes, moments = aire.modes(model), cuts.moments(seed, covariance=covariance)
     found: Errors = {}
     for choice in choices:
         method, keeps = methods.get(choice.method), list(choice.masks.values())
@@ -40,11 +42,11 @@ def predict_errors(choices: Sequence[Choice], cuts: Cuts, model: Classifier, see
     return found
 
 
-def without_refit(modes: Modes, moments: Moments, keeps: Sequence[ArrayLike]) -> list[float]:
+def without_refit(modes: Modes, moments: AnyMoments, keeps: Sequence[ArrayLike]) -> list[float]:
     """`surgeon.predicted_error` of several cuts of a layer, without refit. All of them share one quadratic form."""
-    G = features.readout(modes)
+    G = moments.readout(modes)
     form = (G.swapaxes(1, 2) @ G) * moments.covariance()
-    lost = np.stack([~features.mask(keep, moments.place, moments.directions) for keep in keeps], axis=1).astype(float)
+    lost = np.stack([~moments.kept(keep) for keep in keeps], axis=1).astype(float)
     squares = np.sum((lost @ form) * lost, axis=(0, 2))
     return list(map(float, np.maximum(squares, 0) / max(moments.output_energy(), np.finfo(float).tiny)))
 

@@ -73,12 +73,14 @@ def child(
     function: Callable[..., list[float]], *arguments: object, variables: Mapping[str, str] | None = None
 ) -> list[float]:
     """Call a function of a module in a new process with these environment variables; return its result."""
-    command = [sys.executable, "-m", __name__, function.__module__, function.__name__, json.dumps(arguments)]
+    start = f"from {__name__} import answer; answer()"
+    command = [sys.executable, "-c", start, function.__module__, function.__name__, json.dumps(arguments)]
     root, environment = Path(__file__).parents[2], os.environ | (variables or {})
     done = subprocess.run(command, env=environment, cwd=root, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-if __name__ == "__main__":
+def answer() -> None:
+    """Print the result of the function that the arguments name: the other end of `child`."""
     module, name, given = sys.argv[1:]
     print(json.dumps(getattr(importlib.import_module(module), name)(*json.loads(given))))

@@ -9,6 +9,7 @@ import pytest
 import safetensors.numpy
 
 import aire
+from aire import ModelConfig, S6Config
 from aire.convert import from_file, mamba, to_hugging_face
 from tests.helpers import Bomb, golden, logits, refused
 
@@ -135,6 +136,11 @@ def test_damaged_checkpoints_are_refused(tmp_path):
         from_file(tmp_path / "nothing")
     with refused("has no model.safetensors"):
         from_file(tmp_path)
+    (tmp_path / "model.msgpack").touch()
+    with refused("model.msgpack: pass config=aire.ModelConfig.*without a config, expected a Mamba language model"):
+        from_file(tmp_path / "model.msgpack")
+    with refused("classifiers with layers of kind 's6' have no importer; aire.convert.mamba reads"):
+        from_file(tmp_path, ModelConfig(2, 4, 2, (3,), S6Config()))
     write(tmp_path / "a", arrays, config)
     file = tmp_path / "a" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-9])

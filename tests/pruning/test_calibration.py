@@ -299,11 +299,18 @@ def test_mistakes_are_named(make_any):
 
 def test_batches_in_memory_are_measured_once_for_a_model(make_any, monkeypatch):
     model, other, calls = stack(make_any), stack(make_any), []
-    monkeypatch.setattr(calibration, "calibrate", lambda model, batches: calls.append((model, len(batches))) or {})
+
+    def calibrate(model, batches, *, covariance):
+        calls.append((model, len(batches), covariance))
+        return {}
+
+    monkeypatch.setattr(calibration, "calibrate", calibrate)
     kept = Calibration(batch for batch in [inputs(), inputs(2)])
     for asked in (model, model, other, model):
         kept.moments(asked)
-    assert [(model_, n) for model_, n in calls] == [(model, 2), (other, 2), (model, 2)]
+    for covariance in (True, False, True):
+        kept.moments(model, covariance=covariance)
+    assert calls == [(model, 2, False), (other, 2, False), (model, 2, False), (model, 2, True)]
 
 
 # The score "measured".

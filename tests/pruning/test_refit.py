@@ -8,8 +8,8 @@ import pytest
 from flax import nnx
 
 import aire
-from aire.pruning import Calibration, Cut, apply, apply_masked, gram, regression
-from aire.pruning.refit import RefitWarning, _sums, layer_sums, refit
+from aire.pruning import Calibration, Cut, apply, apply_masked, gram, regressors
+from aire.pruning.refit import RefitWarning, refit
 from aire.ssm import LRU, S4D, LRUConfig, S4DLayer, layers
 from aire.utils.errors import UserError
 from tests.helpers import call
@@ -84,15 +84,15 @@ def test_a_refit_is_the_least_squares_fit(make_any, kind):
 def test_sums_are_those_over_the_features(make_any, kind, bidirectional, monkeypatch):
     """Two sets of sequences, some states cut, padding after complete and incomplete blocks, in small batches."""
     monkeypatch.setattr(gram, "_STATE_NUMBERS", 1000)
-    monkeypatch.setattr(regression, "_NUMBERS", 10000)
-    _sums.clear_cache()  # it was compiled for other sizes
+    monkeypatch.setattr(regressors, "_NUMBERS", 10000)
+    regressors._batch_sums.clear_cache()  # it was compiled for other sizes
     layer, u, y = make_any(kind, bidirectional=bidirectional), inputs(), inputs(seed=1)
     lengths, keep = np.array([40, 32, 3, 16, 0, 25, 40, 39]), np.arange(8) % 3 > 0
     mask, sets = np.arange(40)[None] < lengths[:, None], np.stack([~held_out(8), held_out(8)])
-    index = regression.slots(layer, keep)
+    of_kept = regressors.regressors(layer, keep)
     batches = [[a[rows] for a in (u, y, mask.astype(np.float32))] for rows in (slice(5), slice(5, 8))]
     parts = zip(batches, (sets[:, :5].astype(np.float32), sets[:, 5:].astype(np.float32)), strict=True)
-    found = layer_sums(layer, index, [(*batch, s) for batch, s in parts])
+    found, index = of_kept.sums([(*batch, s) for batch, s in parts]), of_kept.index
     x = np.asarray(call(layer, u, method="states"), np.complex128)
     x = np.concatenate([x, np.zeros_like(x[..., :1])], axis=-1)[..., index]  # (B, L, R, channels, m)
     z = np.moveaxis(np.stack([x.real, x.imag], axis=3), 4, 2).reshape(8, 40, len(index), -1)

@@ -9,10 +9,11 @@ import pytest
 from flax import nnx
 
 import aire
-from aire.pruning import GateMoments, methods, scores, speed
+from aire.pruning import GateMoments, scores, selective, speed
 from aire.pruning.moments import white
 from aire.pruning.result import state_bytes
 from aire.ssm import S4D, S5, S6, Modes, S4DConfig, S5Config, S6Config, layers
+from aire.ssm.selective_scan import FORMS
 from aire.utils.errors import UserError
 from tests.helpers import MAMBA, logits
 
@@ -79,14 +80,7 @@ def test_gate_moments_equal_sums_over_the_loop(bidirectional):
     """Compare every field on two batches of padded sequences. Padding must not count."""
     layer, u, lengths = make(bidirectional), RNG.normal(size=(3, 20, H)).astype(np.float32), np.array([20, 13, 1])
 
-    class Padded(nnx.Module):
-        def __init__(self):
-            self.ssm = layer
-
-        def __call__(self, x, lengths=None):
-            return self.ssm(x)
-
-    found = aire.calibrate(Padded(), [{"x": u[:2], "lengths": lengths[:2]}, {"x": u[2:], "lengths": lengths[2:]}])
+    found = aire.calibrate(padded(layer), [{"x": u[:2], "lengths": lengths[:2]}, {"x": u[2:], "lengths": lengths[2:]}])
     moments = found["ssm"]
     true = np.arange(20) < lengths[:, None]
     w = watch(layer, u)
@@ -124,6 +118,7 @@ def test_gate_moments_equal_sums_over_the_loop(bidirectional):
     whole = aire.calibrate(layer, [u])[""]
     parts = [aire.calibrate(layer, [one])[""] for one in (u[:1], u[1:])]
     added = parts[0] + parts[1]
+    assert whole.outer.size == 0
     for field in dataclasses.fields(GateMoments):
         np.testing.assert_allclose(getattr(added, field.name), getattr(whole, field.name), rtol=1e-5)
 
@@ -194,8 +189,10 @@ def test_the_numbers_of_a_states_modes_add():
             Modes.discrete(lam, np.ones((4, 1)), [C], unit=unit)
 
 
+@pytest.mark.filterwarnings("ignore::aire.pruning.refit.RefitWarning")  # few sequences
 @pytest.mark.parametrize(
-    "method", ["aire", "measured", "measured_output", "random", "magnitude_global", "last", "ghost"]
+    "method",
+    ["aire", "measured", "measured_output", "random", "magnitude_global", "last", "ghost", "surgeon", "aire_refit"],
 )
 def test_cut_equals_mask_and_survives_a_file(model, method, tmp_path):
     lengths = np.array([24, 20, 3, 24, 9, 1])
@@ -232,14 +229,121 @@ def test_energies_of_selective_layers_need_inputs(model):
         aire.score(model, "measured", moments=white)
 
 
-@pytest.mark.parametrize("method", ["surgeon", "surgeon_order", "aire_refit", "measured_refit", "reconstruct"])
-def test_methods_for_fixed_readouts_refuse_it(model, method):
-    """They are refused before the calibration, which would fail here."""
-    with pytest.raises(UserError, match=r"layers \['blocks/0/ssm', 'blocks/1/ssm'\] are selective.*use 'aire', 'meas"):
-        aire.prune(model, 0.5, method, calibration=[{"no": "inputs"}])
-    with pytest.raises(UserError, match="depends on its inputs: there is none to read"):
+def padded(layer: S6) -> nnx.Module:
+    """A model of one layer that takes lengths."""
+
+    class Padded(nnx.Module):
+        def __init__(self):
+            self.ssm = layer
+
+        def __call__(self, x, lengths=None):
+            return self.ssm(x)
+
+    return Padded()
+
+
+def phi(layer: S6, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The features (B, L, H, R, N, N) of a layer in float64, and what it returns besides: W (s ∘ D x)."""
+    w = watch(layer, u)
+    s, W = silu(w["z"]), w["p"]["out_proj"]
+    features = np.einsum("hd,btd,rbtdm,rbtn->bthrnm", W, s, w["h"], w["C"])
+    return features, (s * w["p"]["D"] * w["x"]) @ W.T
+
+
+@BOTH
+def test_the_covariance_is_that_of_the_features(bidirectional):
+    """Padded sequences, both forms of the scan, and the layer's output as the sum of its own features."""
+    layer, u, lengths = make(bidirectional), RNG.normal(size=(3, 20, H)).astype(np.float32), np.array([20, 13, 1])
+    true = np.arange(20) < lengths[:, None]
+    features, rest = phi(layer, u)
+    own = np.einsum("bthrmm->bth", features) + rest
+    np.testing.assert_allclose(jax.jit(lambda u: layer(u))(u), own, rtol=1e-4, atol=1e-4)
+    flat_features = features[true].reshape(34 * H, -1)
+    expected = flat_features.T @ flat_features / 34
+    moments = aire.calibrate(padded(layer), [{"x": u, "lengths": lengths}], covariance=True)["ssm"]
+    atol = 1e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(moments.covariance()[0], expected, rtol=1e-4, atol=atol)
+    G = moments.readout(layer.modes())[0, 0]
+    np.testing.assert_allclose(flat_features @ G, (own - rest)[true].ravel(), rtol=1e-6)
+    sums = jax.jit(lambda u, weights, y: selective.sums(layer, jnp.arange(N), u, weights, y))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selective, "by_platform", lambda f, form, *args: f(FORMS["chunked"], *args))
+        found = sums(u, true[None].astype(np.float32), own.astype(np.float32))
+    np.testing.assert_allclose(found["zz"][0] / 34, expected, rtol=1e-4, atol=atol)
+    e = (own - rest)[true].ravel()
+    np.testing.assert_allclose(found["zy"][0], flat_features.T @ e, rtol=1e-3, atol=1e-4 * np.abs(e @ e))
+    np.testing.assert_allclose(found["yy"][0], e @ e, rtol=1e-4)
+
+
+@BOTH
+def test_the_surgeon_finds_the_errors_of_brute_force(bidirectional):
+    """Drop the state whose loss least squares on the features of the others makes up for best, again and again."""
+    layer, u = make(bidirectional, n_states=4), np.random.default_rng(5).normal(size=(4, 40, H)).astype(np.float32)
+    features, rest = phi(layer, u)
+    y = np.einsum("bthrmm->bth", features).reshape(-1)
+    energy = ((np.einsum("bthrmm->bth", features) + rest) ** 2).sum()
+
+    def error(kept: list[int]) -> float:
+        z = features[..., kept].reshape(y.size, -1)
+        return float(((y - z @ np.linalg.lstsq(z, y, rcond=None)[0]) ** 2).sum() / energy)
+
+    left, expected = list(range(4)), np.zeros(4)
+    while left:
+        errors = {m: error([k for k in left if k != m]) for m in left}
+        gone = min(errors, key=errors.get)
+        expected[gone] = errors[gone]
+        left.remove(gone)
+    moments = aire.calibrate(layer, [u], covariance=True)
+    found = aire.score(layer, "surgeon", moments=moments, normalize="none")[""]
+    np.testing.assert_allclose(found, expected, rtol=2e-3)
+    without = aire.prune(layer, 0.5, "surgeon_order", calibration=[u])
+    keep = without.keep[""]
+    own = np.einsum("bthrmm->bthm", features)[..., ~keep].sum(axis=-1)
+    np.testing.assert_allclose(without.errors[""].predicted, (own**2).sum() / energy, rtol=1e-3)
+    _, *measured = without.errors[""]  # on the parts of the sequences
+    assert min(measured) < without.errors[""].predicted < max(measured)
+
+
+@BOTH
+def test_the_refit_is_least_squares(bidirectional):
+    """On the sequences of the fit, no other gates of the kept states give a smaller error."""
+    layer, u = make(bidirectional, n_states=4), np.random.default_rng(6).normal(size=(8, 40, H)).astype(np.float32)
+    result = aire.prune(layer, 0.5, "surgeon", calibration=[u])
+    fit, (features, rest) = np.arange(8) % 4 != 1, phi(layer, u)
+    y = np.einsum("bthrmm->bth", features)
+    z = features[fit][..., result.keep[""]].reshape(y[fit].size, -1)
+    best = ((y[fit].ravel() - z @ np.linalg.lstsq(z, y[fit].ravel(), rcond=None)[0]) ** 2).sum()
+    refitted = np.asarray(jax.jit(lambda u: result.model(u))(u), np.float64)
+    found = ((y + rest - refitted)[fit] ** 2).sum()
+    np.testing.assert_allclose(found, best, rtol=1e-3)
+    plain = np.asarray(aire.cut(layer, result.keep)(u), np.float64)
+    assert found < 0.8 * ((y + rest - plain)[fit] ** 2).sum()
+    assert result.cut.changed("") == "readout refitted"
+
+
+def test_a_refit_uses_the_gates_of_states_that_are_cut():
+    """Two states with equal modes and different gates: one of them with the sum of both gates is the whole layer."""
+    layer = make(n_states=2)
+    A_log, x_proj_B = np.array(layer.A_log[...]), np.array(layer.x_proj_B[...])
+    A_log[:, 1], x_proj_B[1] = A_log[:, 0], x_proj_B[0]
+    layer, u = (
+        layer.with_parameters({"A_log": A_log, "x_proj_B": x_proj_B}),
+        RNG.normal(size=(4, 20, H)).astype(np.float32),
+    )
+    result = aire.prune(layer, 0.5, "surgeon", calibration=[u])
+    assert result.states == (2, 1)
+    np.testing.assert_allclose(result.model(u), layer(u), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(result.model.x_proj_C[:, 0], layer.x_proj_C[...].sum(axis=1), rtol=0.01, atol=0.01)
+
+
+def test_mistakes_are_named(model):
+    moments = aire.calibrate(model, [TOKENS])
+    with pytest.raises(UserError, match=r"moments without covariance: pass aire.calibrate\(model, batches, covariance"):
+        aire.score(model, "surgeon", moments=moments)
+    with pytest.raises(UserError, match=r"readout with C \[1, 1, 5\] and D \[8\]: expected C \[1, 8, 5\] and D \[8\]"):
         layers(model)["blocks/0/ssm"].with_readout(np.zeros((1, 1, 5)), np.zeros(D))
-    assert methods.get(method).is_linear and not methods.get("ghost").is_linear
+    with pytest.raises(UserError, match="C has dtype complex128: expected real numbers"):
+        layers(model)["blocks/0/ssm"].with_readout(np.zeros((1, D, 5), complex), np.zeros(D))
 
 
 class Two(nnx.Module):
