@@ -98,10 +98,15 @@ def _optimizer(lr: float, steps: int) -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(lr, steps))
 
 
+def fitted_names(layer: StateSpaceLayer) -> list[str]:
+    """The parameters that a fit may change: those with a role in the state space, and the readout."""
+    return list(dict.fromkeys((*layer.ROLES, *layer.READOUT)))
+
+
 def _update_masks(layer: StateSpaceLayer, keep: Bool[np.ndarray, "n"]) -> dict[str, Array]:
     """By parameter: 1 where it may change. Cut states, and parameters that are not the state space's, may not."""
     masks = {}
-    for name in layer.ROLES:
+    for name in fitted_names(layer):
         array, axis = getattr(layer, name), layer.STATE_AXIS.get(name)
         shape = [-1 if i == axis else 1 for i in range(array.ndim)]
         masks[name] = jnp.ones([1] * array.ndim) if axis is None else jnp.asarray(keep, jnp.float32).reshape(shape)

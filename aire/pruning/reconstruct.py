@@ -14,7 +14,7 @@ from jaxtyping import Bool
 
 from aire.pruning import regression
 from aire.pruning.calibration import Calibration
-from aire.pruning.fit import FitConfig, LayerData, fit_layer
+from aire.pruning.fit import FitConfig, LayerData, fit_layer, fitted_names
 from aire.pruning.refit import SplitBatch, observe, order_of_calls, split_batches
 from aire.pruning.regression import Sums
 from aire.pruning.regressors import Regressors, regressors
@@ -145,14 +145,14 @@ def _diverged(before: StateSpaceLayer, after: StateSpaceLayer) -> bool:
 
 
 def _parameters(layer: StateSpaceLayer) -> dict[str, np.ndarray]:
-    return {name: np.asarray(getattr(layer, name)[...]) for name in layer.ROLES}
+    return {name: np.asarray(getattr(layer, name)[...]) for name in fitted_names(layer)}
 
 
 def _with_layer(cut: Cut, path: str, before: StateSpaceLayer, after: StateSpaceLayer) -> Cut:
     """The cut with what changed in this cut layer, so that only layers with a new readout or fit count as replaced."""
     old, new = _parameters(before), _parameters(after)
     changed = {name for name in new if not np.array_equal(old[name], new[name])}
-    fitted = {name: new[name] for name in changed if after.ROLES[name] in FITTED_ROLES}
+    fitted = {name: new[name] for name in changed if after.ROLES.get(name) in FITTED_ROLES}
     if fitted:
         cut = dataclasses.replace(cut, fitted={**cut.fitted, path: fitted})
     if changed - fitted.keys():

@@ -18,6 +18,7 @@ class Sums(NamedTuple):
     Attributes:
         zz, zu, zy: Σ z zᵀ, Σ z uᵀ and Σ z yᵀ.
         uu, uy, yy: Σ u², Σ u y and Σ y² of each output.
+        energy: Σ ‖y‖² of the layer's outputs. In a selective layer y is only what states add to them.
     """
 
     zz: Float64[np.ndarray, "channels F F"]
@@ -26,6 +27,7 @@ class Sums(NamedTuple):
     uu: Float64[np.ndarray, "channels O"]
     uy: Float64[np.ndarray, "channels O"]
     yy: Float64[np.ndarray, "channels O"]
+    energy: float
 
 
 class RealReadout(NamedTuple):
@@ -52,8 +54,8 @@ def solve(data: Sums, old: RealReadout) -> RealReadout:
 
 
 def error(data: Sums, readout: RealReadout) -> float:
-    """Σ ‖y − G z − D u‖², relative to Σ ‖y‖²."""
+    """Σ ‖y − G z − D u‖², relative to the energy of the layer's outputs."""
     G, D = readout
     squares = data.yy + D**2 * data.uu + np.sum((G @ data.zz) * G, axis=2)
     products = np.einsum("cof,cfo->co", G, data.zy) + D * data.uy - D * np.einsum("cof,cfo->co", G, data.zu)
-    return float(np.sum(squares - 2 * products)) / max(float(np.sum(data.yy)), np.finfo(float).tiny)
+    return float(np.sum(squares - 2 * products)) / max(data.energy, np.finfo(float).tiny)

@@ -105,7 +105,11 @@ class Regressors:
             zz, zu, zy = np.split(outer[..., :F, :], [F, F + 1], axis=-1)
             uu, uy, yy = (outer[..., i, j, None] for i, j in ((F, F), (F, F + 1), (F + 1, F + 1)))
             found = {"zz": zz, "zu": zu, "zy": zy, "uu": uu, "uy": uy, "yy": yy}
-        return [Sums(**dict(zip(found, parts, strict=True))) for parts in zip(*found.values(), strict=True)]
+        energy = found["yy"].sum(axis=(1, 2))
+        return [
+            Sums(*parts)
+            for parts in zip(*(found[name] for name in ("zz", "zu", "zy", "uu", "uy", "yy")), energy, strict=True)
+        ]
 
 
 class SelectiveRegressors(Regressors):
@@ -141,8 +145,8 @@ class SelectiveRegressors(Regressors):
 
     def expand(self, found: Mapping[str, np.ndarray]) -> list[Sums]:
         zz, zy, yy = found["zz"][:, None], found["zy"][:, None, :, None], found["yy"][:, None, None]
-        no_inputs = np.zeros_like(zy), np.zeros_like(yy), np.zeros_like(yy)
-        return [Sums(*parts) for parts in zip(zz, no_inputs[0], zy, *no_inputs[1:], yy, strict=True)]
+        zu, uu, uy = np.zeros_like(zy), np.zeros_like(yy), np.zeros_like(yy)
+        return [Sums(*parts) for parts in zip(zz, zu, zy, uu, uy, yy, found["energy"], strict=True)]
 
 
 def regressors(layer: StateSpaceLayer, keep: Bool[np.ndarray, "n"]) -> Regressors:

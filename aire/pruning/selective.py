@@ -42,7 +42,7 @@ def sums(
         u: its inputs.
         weights: 1 where a step belongs to a set, 0 elsewhere.
         y: outputs that the layer should have. With them, the result has also `zy` (S, F) and `yy` (S,), the products
-            with what y has besides W (s ∘ D x).
+            with what y has besides W (s ∘ D x), and `energy` (S,), that of y.
     """
     x, z, _ = layer.inputs(u, layer.initial_state(u.shape[0]).conv)
     gates, A, s = layer.gates(x), layer.eigenvalues(), jax.nn.silu(z)
@@ -51,7 +51,10 @@ def sums(
         arrays.append(y - layer.without_states(x, z))
     arrays = [a.astype(A.dtype) for a in arrays]
     run = functools.partial(_sums, reverse=layer.reverse)
-    return by_platform(run, None, A, layer.out_proj[...], index, *arrays)
+    found = by_platform(run, None, A, layer.out_proj[...], index, *arrays)
+    if y is not None:
+        found["energy"] = einsum("sbl,blh->s", weights, y.astype(A.dtype) ** 2)
+    return found
 
 
 def _sums(form: Form, A: Array, W: Array, index: Array, *arrays: Array, reverse: tuple[bool, ...]) -> Sums:

@@ -37,6 +37,7 @@ class StateSpaceLayer(nnx.Module):
         STATE_AXIS: the state axis of each array that has one. Cutting and importing use it.
         ROLES: the role of trained arrays: "eigenvalue", "step", "input", "output" or "skip". The optimiser groups
             parameters by role. Arrays without a role train as the rest of the model.
+        READOUT: the arrays that store the readout, besides D.
         RUN_OPTIONS: the fields of `config` that belong to a run, not to the trained layer.
         SELECTIVE: whether λ̄, B̄ and C depend on the inputs. The `modes` of such a layer are nominal, its readout is what
             makes C of its inputs, and it defines `gate_sums`.
@@ -45,6 +46,7 @@ class StateSpaceLayer(nnx.Module):
 
     STATE_AXIS: ClassVar[Mapping[str, int]]
     ROLES: ClassVar[Mapping[str, str]]
+    READOUT: ClassVar[tuple[str, ...]] = ("C_re", "C_im")
     RUN_OPTIONS: ClassVar[tuple[str, ...]] = ()
     SELECTIVE: ClassVar[bool] = False
 

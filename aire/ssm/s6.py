@@ -69,6 +69,7 @@ class S6(StateSpaceLayer):
 
     STATE_AXIS: ClassVar = {"A_log": 1, "x_proj_B": 0, "x_proj_C": 1}
     ROLES: ClassVar = {"A_log": "eigenvalue", "dt_bias": "step", "D": "skip"}
+    READOUT: ClassVar = ("x_proj_C",)
     SELECTIVE: ClassVar = True
 
     in_proj: nnx.Param

@@ -321,6 +321,18 @@ def test_the_refit_is_least_squares(bidirectional):
     assert result.cut.changed("") == "readout refitted"
 
 
+def test_reconstruct_fits_further_than_the_refit():
+    """One layer: its held-out error is not above that of the refit, and other parameters than the readout changed."""
+    layer, u = make(n_states=4), np.random.default_rng(7).normal(size=(8, 30, H)).astype(np.float32)
+    results = [aire.prune(layer, 0.75, method, calibration=[u]) for method in ("surgeon", "reconstruct")]
+    refitted, fitted = (result.errors[""].held_out for result in results)
+    assert fitted < 0.97 * refitted
+    cut = results[1].cut
+    assert cut.changed("") == "fitted" and {"A_log", "dt_bias"} <= set(cut.fitted[""]) and "" in cut.readouts
+    masked = jax.jit(lambda u: aire.mask(layer, cut)(u))(u)
+    np.testing.assert_allclose(results[1].model(u), masked, rtol=1e-3, atol=1e-4)
+
+
 def test_a_refit_uses_the_gates_of_states_that_are_cut():
     """Two states with equal modes and different gates: one of them with the sum of both gates is the whole layer."""
     layer = make(n_states=2)
