@@ -26,7 +26,7 @@ from experiments.tools import publish
 
 _RESULTS = Path(__file__).parents[1] / "results"
 TASKS = {"lra_listops": "ListOps", "fashion_mnist": "Fashion-MNIST", "lra_pathfinder": "Pathfinder"}
-LAYERS = {"": "S5", "_s4d": "S4D", "_lru": "LRU"}
+LAYERS = {"": "S5", "_s4d": "S4D", "_lru": "LRU", "_mamba": "Mamba"}
 DRAWN = {"aire": "AIRE", "measured": "measured", "surgeon": "surgeon", "reconstruct": "reconstruct"}
 
 

@@ -275,10 +275,9 @@ def test_the_covariance_is_that_of_the_features(bidirectional):
     np.testing.assert_allclose(found["yy"][0], e @ e, rtol=1e-4)
 
 
-@BOTH
-def test_the_surgeon_finds_the_errors_of_brute_force(bidirectional):
-    """Drop the state whose loss least squares on the features of the others makes up for best, again and again."""
-    layer, u = make(bidirectional, n_states=4), np.random.default_rng(5).normal(size=(4, 40, H)).astype(np.float32)
+def test_the_surgeon_finds_the_errors_of_brute_force():
+    """In two directions: drop the state whose loss least squares on the features of the others makes up for best, again and again."""
+    layer, u = make(True, n_states=4), np.random.default_rng(5).normal(size=(4, 40, H)).astype(np.float32)
     features, rest = phi(layer, u)
     y = np.einsum("bthrmm->bth", features).reshape(-1)
     energy = ((np.einsum("bthrmm->bth", features) + rest) ** 2).sum()
@@ -304,10 +303,9 @@ def test_the_surgeon_finds_the_errors_of_brute_force(bidirectional):
     assert min(measured) < without.errors[""].predicted < max(measured)
 
 
-@BOTH
-def test_the_refit_is_least_squares(bidirectional):
-    """On the sequences of the fit, no other gates of the kept states give a smaller error."""
-    layer, u = make(bidirectional, n_states=4), np.random.default_rng(6).normal(size=(8, 40, H)).astype(np.float32)
+def test_the_refit_is_least_squares():
+    """In two directions: on the sequences of the fit, no other gates of the kept states give a smaller error."""
+    layer, u = make(True, n_states=4), np.random.default_rng(6).normal(size=(8, 40, H)).astype(np.float32)
     result = aire.prune(layer, 0.5, "surgeon", calibration=[u])
     fit, (features, rest) = np.arange(8) % 4 != 1, phi(layer, u)
     y = np.einsum("bthrmm->bth", features)
