@@ -70,7 +70,7 @@ def small(config: ConfigDict) -> None:
     common.set_layer(config, s5={"clip_eigs": True})  # keeps every state's energy finite
     config.train.update(batch_size=32, epochs=3, warmup_epochs=1, evaluate_every=1000)
     config.train.optimizer.lr = 0.006
-    config.prune.update(methods=(), ratios=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7), batch_size=50)
+    config.prune.update(methods=(), ratios=tuple(i / 10 for i in range(10)), batch_size=50)
 
 
 def smoke(config: ConfigDict) -> None:
