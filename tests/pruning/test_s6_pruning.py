@@ -276,7 +276,7 @@ def test_the_covariance_is_that_of_the_features(bidirectional):
 
 
 def test_the_surgeon_finds_the_errors_of_brute_force():
-    """In two directions. Brute force drops the state whose loss least squares on the other features make up for best."""
+    """In two directions. Brute force drops the state whose loss least squares on the others makes up for best."""
     layer, u = make(True, n_states=4), np.random.default_rng(5).normal(size=(4, 40, H)).astype(np.float32)
     features, rest = phi(layer, u)
     y = np.einsum("bthrmm->bth", features).reshape(-1)
