@@ -19,7 +19,7 @@ from aire.pruning.output_error import output_errors
 from aire.pruning.result import result_of
 from aire.training.evaluate import Evaluation
 from aire.utils import processes
-from aire.utils.checks import Mistakes
+from aire.utils.checks import Mistakes, text
 from aire.utils.errors import UserError, in_one_line
 from aire.utils.progress import Progress
 from aire.utils.stopping import Stopped
@@ -44,7 +44,7 @@ def prepare(config: ConfigDict, workdir: Path, *more: Callable[[], object]) -> l
             cannot be written. It is better to know before the training.
     """
     checks = [*more, partial(settings.check_sections, config)]
-    if config.prune.scores_file:
+    if config.prune.scores_file and text().holds(config.prune.scores_file):
         checks.append(partial(load_scores, config.prune.scores_file))
     with Mistakes() as mistakes:
         for one in [*checks, partial(settings.check_names, config)]:

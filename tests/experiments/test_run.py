@@ -392,6 +392,8 @@ def test_a_file_of_scores_that_exits_does_not_end_the_run_silently(tmp_path, mon
     own.write_text("import sys\nsys.exit(0)\n")
     folders = {"data": tmp_path, "workdir": tmp_path, "monkeypatch": monkeypatch}
     assert "own.py' fails with SystemExit: 0" in error_of(SMOKE, f"--config.prune.scores_file={own}", **folders)
+    long = error_of(SMOKE, f"--config.prune.scores_file={300 * 'é'}", **folders)
+    assert "expected a text without NUL, at most 255 bytes between two /" in long and "Errno" not in long
 
 
 def test_a_terminal_without_arrows_does_not_end_a_run(monkeypatch):
