@@ -1,12 +1,22 @@
 r"""Benchmark: models beside a naive implementation, cut models, growth, the training loop, and pruning itself.
 
-    python run.py --config=speed                                     about an hour on one CPU core
+    python run.py --config=speed                                     up to two hours on one CPU core
     python run.py --config=speed --config.sections="('models',)"     one section of experiments/speed/speed_job.py
-    git clone https://github.com/lindermanlab/S5 && python run.py --config=speed --config.sections="('reference',)" \
-        --config.reference=S5                                        beside the S5 reference, up to ten minutes
-    git clone https://github.com/state-spaces/s4 && pip install torch einops && python run.py --config=speed \
-        --config.sections="('reference_s4d',)" --config.reference_s4d=s4              beside the S4D reference, a minute
-    python run.py --config=speed:smoke                               seconds, for tests
+    python run.py --config=speed:smoke                               a minute, for tests
+
+Beside other implementations, each of which is cloned and named (`--config.reference=S5`). The times are for one core:
+
+    section                 setting of the same name, a clone of             needs                       takes, minutes
+    reference               https://github.com/lindermanlab/S5                                           TODO
+    reference_s4d           https://github.com/state-spaces/s4               pip install torch einops    TODO
+    reference_discretax     https://github.com/camail-official/discretax     pip install equinox einops  TODO
+    reference_lru           https://github.com/camail-official/compressm     pip install equinox         TODO
+
+    git clone https://github.com/lindermanlab/S5
+    python run.py --config=speed --config.sections="('reference',)" --config.reference=S5
+
+These sections and "models" measure each row in `processes` new processes, in which theirs and ours are compiled and
+called first in turn, and quote the median and the range. discretax asks for Python 3.12, but its layer runs on 3.11.
 
 Medians of interleaved repetitions in one process, after one call of each to warm up. For one core:
 `XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" taskset -c 0 python run.py …`.

@@ -113,17 +113,16 @@ def standin(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     before = set(sys.modules)
 
-    def make(key, text=None):
-        file, source = STANDINS[key]
+    def make(file, source):
         path = tmp_path / file
         path.parent.mkdir(parents=True)
-        path.write_text(source if text is None else text)
+        path.write_text(source)
         (tmp_path / file.partition("/")[0] / "__init__.py").write_text("import packages_of_data_sets")
         return tmp_path
 
     yield make
     for name in set(sys.modules) - before:
-        if name.partition(".")[0] in ("discretax", "compressm"):
+        if name.partition(".")[0] in ("models", "discretax", "compressm"):
             del sys.modules[name]
 
 
@@ -131,23 +130,30 @@ def standin(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", PASSES)
 @pytest.mark.parametrize("key", STANDINS)
 def test_outputs_and_all_gradients_of_a_layer_agree(key, name, ours_first, standin):
-    numbers = NUMBERS[key](str(standin(key)), [3, 4, 9, 2], name, ours_first, 1)
+    numbers = NUMBERS[key](str(standin(*STANDINS[key])), [3, 4, 9, 2], name, ours_first, 1)
     assert len(numbers) == 7 and all(number > 0 for number in numbers[:4]) and numbers[-1] < 1e-5
 
 
 def test_a_wrong_gradient_of_one_parameter_shows(standin):
-    _, source = STANDINS["reference_lru"]
-    folder = standin("reference_lru", source.replace("self.D * u", "jax.lax.stop_gradient(self.D) * u"))
+    file, source = STANDINS["reference_lru"]
+    folder = standin(file, source.replace("self.D * u", "jax.lax.stop_gradient(self.D) * u"))
     measure = speed_reference_layers.lru_numbers
     forward, gradients = (measure(str(folder), [3, 4, 9, 2], name, False, 1)[-1] for name in PASSES)
     assert forward < 1e-5 and gradients == 1
 
 
-@pytest.mark.parametrize("key", STANDINS)
-def test_missing_packages_are_named(key, standin):
+@pytest.mark.parametrize(
+    ("key", "file", "needs"),
+    [
+        ("reference_s4d", "models/s4/s4d.py", "torch einops"),
+        ("reference_discretax", STANDINS["reference_discretax"][0], "equinox einops"),
+        ("reference_lru", STANDINS["reference_lru"][0], "equinox"),
+    ],
+)
+def test_missing_packages_are_named(key, file, needs, standin):
     config = speed.get_config("smoke")
-    config[key] = str(standin(key, "import no_such_package"))
-    with pytest.raises(UserError, match=r"needs packages: pip install equinox.*no_such_package"):
+    config[key] = str(standin(file, "import no_such_package"))
+    with pytest.raises(UserError, match=rf"needs .*: pip install {needs} \(No module named"):
         TABLES[key](config)
 
 
