@@ -2,15 +2,15 @@ r"""Benchmark: models beside a naive implementation, cut models, growth, the tra
 
     python run.py --config=speed                                     up to two hours on one CPU core
     python run.py --config=speed --config.sections="('models',)"     one section of experiments/speed/speed_job.py
-    python run.py --config=speed:smoke                               a minute, for tests
+    python run.py --config=speed:smoke                               seconds, for tests
 
-Beside other implementations, each of which is cloned and named (`--config.reference=S5`). The times are for one core:
+Beside other implementations, each of which is cloned and named. The minutes are estimates for one core:
 
     section                 setting of the same name, a clone of             needs                       takes, minutes
-    reference               https://github.com/lindermanlab/S5                                           TODO
-    reference_s4d           https://github.com/state-spaces/s4               pip install torch einops    TODO
-    reference_discretax     https://github.com/camail-official/discretax     pip install equinox einops  TODO
-    reference_lru           https://github.com/camail-official/compressm     pip install equinox         TODO
+    reference               https://github.com/lindermanlab/S5                                           40
+    reference_s4d           https://github.com/state-spaces/s4               pip install torch einops    20
+    reference_discretax     https://github.com/camail-official/discretax     pip install equinox einops  20
+    reference_lru           https://github.com/camail-official/compressm     pip install equinox         20
 
     git clone https://github.com/lindermanlab/S5
     python run.py --config=speed --config.sections="('reference',)" --config.reference=S5
