@@ -1,12 +1,22 @@
 r"""Benchmark: models beside a naive implementation, cut models, growth, the training loop, and pruning itself.
 
-    python run.py --config=speed                                     about an hour on one CPU core
+    python run.py --config=speed                                     up to two hours on one CPU core
     python run.py --config=speed --config.sections="('models',)"     one section of experiments/speed/speed_job.py
-    git clone https://github.com/lindermanlab/S5 && python run.py --config=speed --config.sections="('reference',)" \
-        --config.reference=S5                                        beside the S5 reference, up to ten minutes
-    git clone https://github.com/state-spaces/s4 && pip install torch einops && python run.py --config=speed \
-        --config.sections="('reference_s4d',)" --config.reference_s4d=s4              beside the S4D reference, a minute
     python run.py --config=speed:smoke                               seconds, for tests
+
+Beside other implementations, each of which is cloned and named. The minutes are estimates for one core:
+
+    section                 setting of the same name, a clone of             needs                       takes, minutes
+    reference               https://github.com/lindermanlab/S5                                           40
+    reference_s4d           https://github.com/state-spaces/s4               pip install torch einops    20
+    reference_discretax     https://github.com/camail-official/discretax     pip install equinox einops  20
+    reference_lru           https://github.com/camail-official/compressm     pip install equinox         20
+
+    git clone https://github.com/lindermanlab/S5
+    python run.py --config=speed --config.sections="('reference',)" --config.reference=S5
+
+These sections and "models" measure each row in `processes` new processes, in which theirs and ours are compiled and
+called first in turn, and quote the median and the range. discretax asks for Python 3.12, but its layer runs on 3.11.
 
 Medians of interleaved repetitions in one process, after one call of each to warm up. For one core:
 `XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" taskset -c 0 python run.py …`.
@@ -54,12 +64,20 @@ def get_config(variants: str = "") -> ConfigDict:
             "name": "speed",
             "repetitions": 7,
             "sections": SECTIONS,
-            "reference": "",  # clones of the references, for the sections of these names
+            # Of the sections that compare with other implementations, and of "moments".
+            "processes": 5,
+            # Clones of the references, for the sections of these names.
+            "reference": "",
             "reference_s4d": "",
+            "reference_discretax": "",
+            "reference_lru": "",
             "models": (*S5_MODELS, BANK),
             "reference_models": S5_MODELS,
             # (d_model, states per channel, length, batch)
             "s4d_layers": ((128, 32, 1024, 4), (128, 32, 2048, 8), (256, 32, 4096, 2), (64, 32, 16384, 1)),
+            # (d_model, states, length, batch): those of S5_MODELS, and of CompreSSM's configs with a smaller batch.
+            "s5_layers": tuple(shape[2:] for shape in S5_MODELS),
+            "lru_layers": ((128, 256, 2048, 4), (192, 256, 1024, 8), (512, 384, 1024, 4), (8, 256, 784, 50)),
             **cuts(),
             "growth": {
                 "base": {"d_model": 64, "length": 1024, "states": 32, "batch": 4},
@@ -143,7 +161,6 @@ def pruning() -> dict:
                 *(("s5", 4, 64, 32, length, 32) for length in (100, 784, 1024)),
                 ("s4d", 4, 64, 64, 100, 32),
             ),
-            "processes": 5,
         },
         # Pathfinder's full-size network, 256 sequences.
         "calibrated": {"model": ("s5", 6, 192, 128, 1024, 16), "batches": 16, "methods": ("measured", "surgeon")},
@@ -153,10 +170,10 @@ def pruning() -> dict:
 
 def smoke(config: ConfigDict) -> None:
     """Every section that starts no processes, once, on tiny shapes."""
-    config.repetitions = 1
-    config.sections = tuple(name for name in config.sections if name not in ("start", "pages", "moments"))
+    config.repetitions = config.processes = 1
+    config.sections = tuple(name for name in config.sections if name not in ("models", "start", "pages", "moments"))
     config.models = config.reference_models = (("s5", 1, 4, 4, 32, 2),)
-    config.s4d_layers = ((4, 4, 32, 2),)
+    config.s4d_layers = config.s5_layers = config.lru_layers = ((4, 4, 32, 2),)
     config.cut.update(models=(("s4d", 1, 4, 4, 32, 2),), shares=(1.0, 0.0))
     config.step.update(d_model=4, states=4, states_per_channel=4, batches=(1,), shares=(1.0, 0.0), length=32)
     config.odd.update(d_model=4, batch=1, length=32, states=(1, 2))
@@ -170,6 +187,6 @@ def smoke(config: ConfigDict) -> None:
     config.loop = "smoke"
     config.pages = (("s5", 1, 4, 4, 32, 2),)
     config.network.update(layers=2, states=4, d_model=8)
-    config.moments.update(models=(("s5", 1, 4, 4, 32, 2),), processes=1)
+    config.moments.models = (("s5", 1, 4, 4, 32, 2),)
     config.calibrated.update(model=("s5", 1, 4, 4, 32, 2), batches=1)
     config.state_counts = (100,)

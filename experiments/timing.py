@@ -27,7 +27,7 @@ class Compiled:
 
     function: Callable[..., Any]
     seconds: float
-    temporary: int
+    temporary: float
     operations: float
 
     def __call__(self, *args: Any) -> Any:

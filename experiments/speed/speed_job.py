@@ -13,16 +13,27 @@ from aire.utils import digests
 from aire.utils.errors import UserError
 from aire.utils.files import reading, write_json, write_text
 from experiments.provenance import provenance
-from experiments.speed import speed_layers, speed_loop, speed_models, speed_process, speed_reference_s5, speed_selective
+from experiments.speed import (
+    speed_layers,
+    speed_loop,
+    speed_models,
+    speed_naive,
+    speed_process,
+    speed_reference_layers,
+    speed_reference_s5,
+    speed_selective,
+)
 from experiments.speed.speed_memory import fit_table, memory_table
 from experiments.speed.speed_moments import calibrated_table, moments_table
 from experiments.speed.speed_pruning import pruning_table
 from experiments.speed.speed_reference_s4d import reference_s4d_table
 
 SECTIONS = {
-    "models": ("Models beside a naive implementation", speed_models.model_table),
+    "models": ("Models beside a naive implementation", speed_naive.model_table),
     "reference": ("Models beside the S5 reference itself", speed_reference_s5.reference_table),
     "reference_s4d": ("S4D layers beside the S4D reference itself", reference_s4d_table),
+    "reference_discretax": ("S5 layers beside discretax", speed_reference_layers.discretax_table),
+    "reference_lru": ("LRU layers beside CompreSSM", speed_reference_layers.lru_table),
     "cuts": ("After a cut", speed_models.cut_table),
     "step": ("One step after a cut", speed_layers.step_table),
     "odd": ("Odd numbers of states", speed_layers.odd_table),
@@ -40,12 +51,13 @@ SECTIONS = {
     "calibrated": ("A calibrated cut of a full-size network", calibrated_table),
 }
 _ABOUT = (
-    "Medians of interleaved repetitions, in one process unless processes are what is measured. Run `python run.py "
-    "--config=speed`; `configs/speed.py` has the commands for the references. Memory is XLA's temporary memory, "
+    "Medians of interleaved repetitions in one process. Where a range follows, both are over processes. Run `python "
+    "run.py --config=speed`; `configs/speed.py` has the commands for the references. Memory is XLA's temporary memory, "
     "without arguments and results. Operations are those of a forward pass as XLA counts them: the share that is left "
     "is a lower bound on the share of time that is left."
 )
-_NOT_SETTINGS = "experiment", "sections", "reference", "reference_s4d"  # what to measure, and local folders
+# What to measure, and local folders.
+_NOT_SETTINGS = "experiment", "sections", "reference", "reference_s4d", "reference_discretax", "reference_lru"
 
 
 def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
@@ -64,7 +76,9 @@ def run(config: ConfigDict, workdir: Path, data_dir: Path) -> None:
     measured = _measured(record) if record.exists() else {}
     job = {"experiment": config.experiment, "name": config.name}
     source = provenance() | {"config": {k: v for k, v in config.to_dict().items() if k not in _NOT_SETTINGS}}
-    print(f"measuring {', '.join(config.sections)} (all sections at full size: about an hour on one core)", flush=True)
+    print(
+        f"measuring {', '.join(config.sections)} (all sections at full size: up to two hours on one core)", flush=True
+    )
     for name in config.sections:
         title, measure = SECTIONS[name]
         with _uncached():

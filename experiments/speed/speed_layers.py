@@ -25,10 +25,15 @@ def make(kind: str, d_model: int, states: int, bidirectional: bool = True) -> St
     return entry.layer(d_model, entry.n_states(states, d_model), config, rngs=nnx.Rngs(0))
 
 
+def noise(batch: int, length: int, d_model: int) -> jax.Array:
+    """Return the input of the passes below."""
+    return jax.random.normal(jax.random.key(0), (batch, length, d_model))
+
+
 def forward(layer: StateSpaceLayer, batch: int, length: int) -> Prepared:
-    """Compile the forward pass, with noise as input."""
+    """Compile the forward pass."""
     graphdef, *state = nnx.split(layer, nnx.Param, ...)
-    u = jax.random.normal(jax.random.key(0), (batch, length, layer.D.size))
+    u = noise(batch, length, layer.D.size)
     run = compiled(lambda u, *state: nnx.merge(graphdef, *state)(u), u, *state)
     return run, lambda: run(u, *state)
 
@@ -36,7 +41,7 @@ def forward(layer: StateSpaceLayer, batch: int, length: int) -> Prepared:
 def gradient(layer: StateSpaceLayer, batch: int, length: int) -> Prepared:
     """Compile the gradients with respect to parameters and input."""
     graphdef, *state = nnx.split(layer, nnx.Param, ...)
-    u = jax.random.normal(jax.random.key(0), (batch, length, layer.D.size))
+    u = noise(batch, length, layer.D.size)
 
     def loss(params, u, rest):
         return jnp.sum(nnx.merge(graphdef, params, rest)(u) ** 2)

@@ -1,6 +1,6 @@
-"""Models: beside a naive implementation, and after cuts."""
+"""Models of the benchmark and their passes, and models after cuts."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,6 @@ from aire.pruning import count_parameters
 from aire.ssm import KINDS, ssm_config
 from aire.training.optimizer import OptimizerConfig, make_optimizer
 from aire.training.step import init_state, make_train_step, split_model
-from experiments.speed.naive import naive_twin
 from experiments.speed.table import Table
 from experiments.timing import Compiled, Prepared, compiled, forward, interleaved
 
@@ -68,36 +67,7 @@ def training(model: Classifier, batch: dict[str, Array], accumulate: int = 1) ->
 PASSES = {"forward": forward, "training step": training}
 
 
-def model_table(config: ConfigDict) -> Table:
-    """Compare our models with the naive ones: time, compilation and temporary memory."""
-
-    def pair(shape: Shape, name: str) -> tuple[Prepared, Prepared]:
-        model, batch = make(shape)
-        return PASSES[name](naive_twin(model), batch), PASSES[name](model, batch)
-
-    return compare("naive", map(Shape._make, config.models), pair, config.repetitions)
-
-
-def compare(
-    other: str, shapes: Iterable[Shape], pair: Callable[[Shape, str], tuple[Prepared, Prepared]], repetitions: int
-) -> Table:
-    """Add a row for every shape and pass: the other implementation, ours, their ratios, the largest difference."""
-    columns = f"{other}, ms", "aire, ms", "times as fast", "compilation, s", "ratio", "temporary memory, MiB", "ratio"
-    table = Table("model", "pass", *columns, "agree to")
-    for shape in shapes:
-        for name in PASSES:
-            (a, call_a), (b, call_b) = pair(shape, name)
-            difference = max(_difference(call_a(), call_b()) for _ in range(3))  # training steps accumulate
-            t = interleaved({"a": call_a, "b": call_b}, repetitions)
-            times = f"{1e3 * t['a']:.1f}", f"{1e3 * t['b']:.1f}", f"{t['a'] / t['b']:.2f}"
-            compilation = f"{a.seconds:.1f} → {b.seconds:.1f}", f"{b.seconds / a.seconds:.2f}"
-            memory = f"{a.temporary / 2**20:.0f} → {b.temporary / 2**20:.0f}", f"{b.temporary / a.temporary:.2f}"
-            table.add(str(shape), name, *times, *compilation, *memory, f"{difference:.0e}")
-            print(f"{shape}, {name}: {times[-1]} times as fast as {other}", flush=True)
-    return table
-
-
-def _difference(a: Array | dict[str, Array], b: Array | dict[str, Array]) -> float:
+def difference(a: Array | dict[str, Array], b: Array | dict[str, Array]) -> float:
     """Return the largest difference of two passes: of class log-probabilities, given logits or log-probabilities, or of
     the losses of training steps, given losses or metrics."""
     if isinstance(b, dict):

@@ -22,7 +22,7 @@ def moments_table(config: ConfigDict) -> Table:
     """Measure the moments of all layers by sequence, in fresh processes."""
     table = Table("model", "moments, ms a sequence", "range", "forward pass alone", "matmul Σ z zᵀ of all states alone")
     for shape in (Shape(*shape) for shape in config.moments.models):
-        runs = [child(moment_seconds, list(shape), config.repetitions) for _ in range(config.moments.processes)]
+        runs = [child(moment_seconds, list(shape), config.repetitions) for _ in range(config.processes)]
         moments, run, matmul = (1e3 * np.array(times) / shape.batch for times in zip(*runs, strict=True))
         span = f"{moments.min():.2f} to {moments.max():.2f}"
         table.add(str(shape), f"{np.median(moments):.2f}", span, *(f"{np.median(a):.2f}" for a in (run, matmul)))

@@ -2,8 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,8 +15,8 @@ from ml_collections import ConfigDict
 
 from aire import convert
 from aire.ssm import hippo
-from aire.utils.errors import UserError
-from experiments.speed.speed_models import OPTIMIZER, PASSES, Shape, compare, make
+from experiments.speed.side_by_side import clone_of, compare, side_by_side
+from experiments.speed.speed_models import OPTIMIZER, PASSES, Shape, difference, make
 from experiments.speed.table import Table
 from experiments.timing import Prepared, compiled
 
@@ -35,9 +34,14 @@ def reference_table(config: ConfigDict) -> Table:
     Raises:
         UserError: `config.reference` is not a clone of the reference.
     """
-    reference = Reference(Path(config.reference))
-    shapes = map(Shape._make, config.reference_models)
-    return compare("lindermanlab/S5", shapes, reference.pair, config.repetitions)
+    folder = clone_of("https://github.com/lindermanlab/S5", config, "reference", "s5/seq_model.py")
+    rows = {str(Shape(*shape)): (folder, shape) for shape in config.reference_models}
+    return compare(config, ("model", "lindermanlab/S5", "agree to"), rows, PASSES, reference_numbers)
+
+
+def reference_numbers(folder: str, shape: Sequence, name: str, ours_first: bool, repetitions: int) -> list[float]:
+    """Measure a pass of the reference's model and of ours in this process."""
+    return side_by_side(*Reference(folder).pair(Shape(*shape), name), difference, ours_first, repetitions)
 
 
 class Reference:
@@ -46,11 +50,9 @@ class Reference:
     Its annotations use `jax.numpy.DeviceArray`, which JAX has removed since 2023; it is restored here.
     """
 
-    def __init__(self, folder: Path):
-        if not (folder / "s5" / "seq_model.py").is_file():
-            raise UserError(f"config.reference={str(folder)!r}: expected a clone of https://github.com/lindermanlab/S5")
+    def __init__(self, folder: str):
         jnp.DeviceArray = Array
-        sys.path.insert(0, str(folder))
+        sys.path.insert(0, folder)
         from s5 import seq_model, ssm, train_helpers
 
         self.model, self.ssm, self.train_step = (
@@ -59,11 +61,12 @@ class Reference:
             train_helpers.train_step,
         )
 
-    def pair(self, shape: Shape, name: str) -> tuple[Prepared, Prepared]:
-        """Compile a pass of the reference and of our model."""
+    def pair(self, shape: Shape, name: str) -> tuple[Callable[[], Prepared], Callable[[], Prepared]]:
+        """Return what compiles a pass of the reference's model, and of ours."""
         _, batch = make(shape)
         module = self._module(shape)
-        variables = jax.jit(module(training=False).init)(jax.random.key(0), batch["x"], jnp.ones(batch["x"].shape[:2]))
+        short = batch["x"][:1, :2]  # the variables do not depend on it; to compile their initialisation takes a minute
+        variables = module(training=False).init(jax.random.key(0), short, jnp.ones(short.shape[:2]))
         ours = convert.s5_model(
             jax.tree.map(np.asarray, variables),
             activation="half_glu1",
@@ -74,7 +77,7 @@ class Reference:
             pooling="mean",
         )
         prepare = {"forward": self._forward, "training step": self._training}[name]
-        return prepare(module, variables, batch), PASSES[name](ours, batch)
+        return lambda: prepare(module, variables, batch), lambda: PASSES[name](ours, batch)
 
     def _module(self, shape: Shape) -> Callable:
         Lambda, V = hippo.hippo_n_blocks(shape.states, 1, conj_sym=True)

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from aire.ssm import S6, S6Config
 from aire.ssm.selective_scan import FORMS, selective_scan
 from experiments.speed.naive import naive_selective_scan
+from experiments.speed.side_by_side import relative_difference
 from experiments.speed.table import Table
 from experiments.timing import Compiled, Prepared, compiled, interleaved
 
@@ -30,7 +31,8 @@ def selective_table(config: ConfigDict) -> Table:
             calls = {str(i): functools.partial(run, *inputs) for i, run in enumerate(runs)}
             naive, ours = (1e3 * t for t in interleaved(calls, config.repetitions).values())
             times = f"{naive:.1f}", f"{ours:.1f}", f"{naive / ours:.1f}"
-            table.add(str(tuple(shape)), name, *times, *_memory(*runs), _agreement(*(run(*inputs) for run in runs)))
+            difference = relative_difference(*(run(*inputs) for run in runs))
+            table.add(str(tuple(shape)), name, *times, *_memory(*runs), f"{difference:.0e}")
     shapes = jax.eval_shape(lambda: _inputs(config.selective.compiled))
     for name, make in _PASSES.items():
         runs = [compiled(make(scan), *shapes) for scan in (naive_selective_scan, _ours)]
@@ -114,11 +116,6 @@ def _inputs(shape: Sequence[int]) -> tuple[Array, ...]:
 def _memory(naive: Compiled, ours: Compiled) -> tuple[str, str]:
     before, after = naive.temporary / 2**20, ours.temporary / 2**20
     return f"{before:.0f} → {after:.0f}", f"{after / before:.3f}"
-
-
-def _agreement(a: object, b: object) -> str:
-    errors = [jnp.abs(x - y).max() / jnp.abs(y).max() for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)]
-    return f"{float(max(errors)):.0e}"
 
 
 def _scan_of(s: ConfigDict, states: int) -> Prepared:
