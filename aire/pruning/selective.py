@@ -100,7 +100,7 @@ def _of_rows(
     total = lax.scan(lambda t, c: (jax.tree.map(jnp.add, t, chunk_sums(c)), None), zero, (starts, chunks))[0]
     F = R * N * index.size
     shapes = {"zz": (F, F), "zy": (F,), "yy": ()}
-    return {name: a.reshape(-1, *shapes[name]) for name, a in total.items()}
+    return {name: a.reshape(len(a), *shapes[name]) for name, a in total.items()}
 
 
 def _states(form: Form, A: Array, chunk: tuple[Array, ...], h: Array, backward: bool) -> tuple[Array, Array]:

@@ -9,8 +9,9 @@ import pytest
 from flax import nnx
 
 import aire
-from aire.pruning import GateMoments, scores, selective, speed
+from aire.pruning import Calibration, GateMoments, scores, selective, speed
 from aire.pruning.moments import white
+from aire.pruning.refit import refit
 from aire.pruning.result import state_bytes
 from aire.ssm import S4D, S5, S6, Modes, S4DConfig, S5Config, S6Config, layers
 from aire.ssm.selective_scan import FORMS
@@ -319,6 +320,18 @@ def test_the_refit_is_least_squares():
     assert result.cut.changed("") == "readout refitted"
 
 
+@pytest.mark.filterwarnings("ignore::aire.pruning.refit.RefitWarning")  # nothing to fit
+def test_a_refit_of_a_layer_without_states(model):
+    """The other layer is refitted as usual."""
+    keep = {"blocks/0/ssm": np.zeros(5, bool), "blocks/1/ssm": np.array([1, 1, 0, 0], bool)}
+    batches = np.random.default_rng(8).integers(0, 20, (32, 24))
+    cut = refit(model, aire.Cut(keep), Calibration([batches]))
+    assert set(cut.readouts) <= {"blocks/1/ssm"}
+    np.testing.assert_allclose(
+        logits(aire.cut(model, cut), TOKENS), logits(aire.mask(model, cut), TOKENS), rtol=1e-4, atol=1e-5
+    )
+
+
 @pytest.mark.usefixtures("jax_defaults")  # optax relies on the promotion of dtypes
 def test_reconstruct_fits_further_than_the_refit():
     """One layer: its held-out error is not above that of the refit, and other parameters than the readout changed."""
@@ -387,11 +400,11 @@ def test_recalibration_sees_the_layers_before_cut():
 
 def test_recalibration_keeps_the_sizes_of_the_cut(model):
     cut = aire.Cut({"blocks/0/ssm": np.array([1, 0, 0, 0, 0], bool), "blocks/1/ssm": np.ones(4, bool)})
-    again = aire.pruning.recalibrated("aire")(model, cut, aire.pruning.Calibration([TOKENS]))
+    again = aire.pruning.recalibrated("aire")(model, cut, Calibration([TOKENS]))
     best = np.argmax(aire.score(model, moments=aire.calibrate(model, [TOKENS]))["blocks/0/ssm"])
     assert np.flatnonzero(again.keep["blocks/0/ssm"]).tolist() == [best] and np.all(again.keep["blocks/1/ssm"])
     whole = aire.Cut({path: np.ones(mask.size, bool) for path, mask in cut.keep.items()})
-    assert aire.pruning.recalibrated("aire")(model, whole, aire.pruning.Calibration([])) is whole
+    assert aire.pruning.recalibrated("aire")(model, whole, Calibration([])) is whole
 
 
 def test_the_summary_says_what_the_cut_buys(model):
