@@ -39,7 +39,8 @@ class Regressors:
         kept, place = np.flatnonzero(keep), features.places(channel[keep])
         quarter = max(-(-features.extent(features.places(channel))[1] // 4), 1)
         m = -(-features.extent(place)[1] // quarter) * quarter
-        self.index = np.full((layer.D.size // layer.readout().shape[1], m), channel.size)
+        channels = 1 if layer.SELECTIVE else layer.D.size // layer.readout().shape[1]
+        self.index = np.full((channels, m), channel.size)
         self.index[tuple(place)] = kept
 
     def sums(self, data: Iterable[tuple[ArrayLike, ...]]) -> list[Sums]:

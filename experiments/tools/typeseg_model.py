@@ -29,6 +29,7 @@ class TypesegLayer(S6):
     """S6 with biases of B and C, and a convolution that sees two steps ahead."""
 
     STATE_AXIS: ClassVar = {**S6.STATE_AXIS, "B_bias": 0, "C_bias": 1}
+    READOUT: ClassVar = ("x_proj_C", "C_bias")
 
     B_bias: nnx.Param
     C_bias: nnx.Param
@@ -48,9 +49,16 @@ class TypesegLayer(S6):
         Delta, B, C = super().gates(x)
         return Gates(Delta + _DELTA_FLOOR, B + self.B_bias[...][None, None], C + self.C_bias[...][:, None, None])
 
+    def readout(self) -> Array:
+        """The map from x and 1 to C, (R, D + 1, N)."""
+        return jnp.concatenate([super().readout(), self.C_bias[...][:, None]], axis=1)
+
+    def _parts_of_readout(self, C: Array) -> dict[str, Array]:
+        return {**super()._parts_of_readout(C[:, :-1]), "C_bias": C[:, -1]}
+
     def mask(self, keep: Any) -> Self:
         masked = super().mask(keep)
-        return masked.with_parameters({"C_bias": jnp.where(jnp.asarray(keep)[None], self.C_bias[...], 0)})
+        return masked.with_parameters({"B_bias": jnp.where(jnp.asarray(keep), self.B_bias[...], 0)})
 
 
 class TypesegBlock(nnx.Module):

@@ -75,13 +75,27 @@ def test_computes_what_the_package_computes(model, x):
     np.testing.assert_allclose(logits(model, x), expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_a_cut_model_is_the_masked_one(model, x):
-    result = aire.prune(model, 0.5, "measured_output", calibration=[x])
+@pytest.mark.filterwarnings("ignore::aire.pruning.refit.RefitWarning")  # few sequences
+@pytest.mark.parametrize("method", ["measured_output", "surgeon"])
+def test_a_cut_model_is_the_masked_one(model, x, method):
+    result = aire.prune(model, 0.5, method, calibration=[x])
     assert sum(layer.states.after for layer in result.layers) == 3
     full = np.asarray(logits(model, x))
     masked = np.asarray(logits(aire.mask(model, result.cut), x))
     np.testing.assert_allclose(logits(result.model, x), masked, atol=1e-5 * np.abs(full).max())
     assert np.abs(masked - full).max() > 1e-3 * np.abs(full).max()
+
+
+def test_a_refit_also_changes_the_bias_of_the_output_gates(model):
+    """Of two states with one mode, the one that is kept gets the sum of both rows of C, with their biases."""
+    layer = model.blocks[0].ssm
+    same = {name: np.array(getattr(layer, name)[...]) for name in ("A_log", "x_proj_B", "B_bias")}
+    same["A_log"][:], same["x_proj_B"][:], same["B_bias"][:] = same["A_log"][:, :1], same["x_proj_B"][:1], 0.3
+    layer = layer.with_parameters(same)
+    u = np.random.default_rng(0).normal(size=(8, 30, layer.in_proj.shape[1])).astype(np.float32)
+    result = aire.prune(layer, 1 - 1 / layer.n_states, "surgeon", calibration=[u])
+    assert result.model.n_states == 1
+    np.testing.assert_allclose(logits(result.model, u), logits(layer, u), rtol=1e-2, atol=1e-3)
 
 
 def test_a_file_that_does_not_fit_is_refused():

@@ -57,6 +57,5 @@ def test_configs_have_a_variant_with_methods_for_selective_layers(name, size):
     config = configured(name, f"mamba,{size}".strip(","))
     check_sections(config)
     methods = check_names(config)
-    assert {"random", "magnitude_global", "ghost", "aire", "measured", "measured_output"} <= set(methods)
-    assert "surgeon" not in methods  # needs a fixed readout
+    assert {"random", "magnitude_global", "ghost", "aire", "measured", "surgeon"} <= set(methods)
     assert config.name == "_".join(filter(None, (name, "mamba", size)))
