@@ -103,8 +103,9 @@ def _record(
     B, L, _ = u.shape
     mask = true_steps(lengths, (B, L))
     if layer.SELECTIVE:
-        outer = selective.sums(layer, index[0], u, mask[None])["zz"][0] if covariance else jnp.zeros((0, 0))
-        new = layer.gate_sums(u, mask) | {"outer": outer}
+        new = layer.gate_sums(u, mask)
+        if covariance:
+            new["outer"] = selective.sums(layer, index[0], u, mask[None])["zz"][0]
     else:
         new = gram.moments(layer, index, u, None if lengths is None else jnp.clip(lengths, 0, L))
     new |= {"steps": mask.sum(), "output": jnp.sum(mask * jnp.sum(y.astype(jnp.float32) ** 2, axis=-1))}

@@ -119,7 +119,7 @@ class GateMoments:
     states: Float64[np.ndarray, "R N D"]
     contributions: Float64[np.ndarray, "R N D"]
     outputs: Float64[np.ndarray, "R N D"]
-    outer: Float64[np.ndarray, "F F"]
+    outer: Float64[np.ndarray, "F F"] = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
 
     def __add__(self, other: Self) -> Self:
         """The moments of the union of both sets."""
