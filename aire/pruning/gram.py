@@ -8,6 +8,7 @@ block of T steps they are a linear map of the states before it and its signals, 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -72,9 +73,14 @@ def sum_chunks(add: Callable[..., Sums], rows: int, arrays: Sequence[Array]) -> 
     chunks = [
         jnp.pad(a, [(0, -len(a) % rows)] + [(0, 0)] * (a.ndim - 1)).reshape(-1, rows, *a.shape[1:]) for a in arrays
     ]
-    shapes = jax.eval_shape(lambda chunk: add(*chunk), [a[0] for a in chunks])
+    return sum_scan(lambda chunk: add(*chunk), chunks)
+
+
+def sum_scan(add: Callable[[Any], Sums], chunks: Any) -> Sums:
+    """Add the sums of all chunks, the first axis of every array, one after the other."""
+    shapes = jax.eval_shape(add, jax.tree.map(lambda a: a[0], chunks))
     zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-    return jax.lax.scan(lambda total, c: (jax.tree.map(jnp.add, total, add(*c)), None), zero, chunks)[0]
+    return jax.lax.scan(lambda total, c: (jax.tree.map(jnp.add, total, add(c)), None), zero, chunks)[0]
 
 
 def _of_states(layer: StateSpaceLayer, u: Float[Array, "B L H"], lengths: Int[Array, "B"] | None = None) -> Sums:

@@ -134,14 +134,7 @@ class SelectiveRegressors(Regressors):
         return Readout(C.astype(cut.D.dtype), np.asarray(cut.D[...]))
 
     @staticmethod
-    def batch_sums(
-        layer: Any,
-        index: Int[Array, "channels m"],
-        u: Float[Array, "B L H"],
-        y: Float[Array, "B L H"],
-        mask: Float[Array, "B L"],
-        sets: Float[Array, "S B"],
-    ) -> dict[str, Array]:
+    def batch_sums(layer: Any, index: Array, u: Array, y: Array, mask: Array, sets: Array) -> dict[str, Array]:
         return selective.sums(layer, index[0], u, sets[:, :, None] * mask[None], y)
 
     def expand(self, found: Mapping[str, np.ndarray]) -> list[Sums]:

@@ -95,9 +95,7 @@ def _of_rows(
             found |= {"zy": einsum("skbrm,kbrn->srnm", Ve, C), "yy": einsum("kbs,kbh->s", weights, e**2)}
         return found
 
-    shapes = jax.eval_shape(chunk_sums, jax.tree.map(lambda a: a[0], (starts, chunks)))
-    zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-    total = lax.scan(lambda t, c: (jax.tree.map(jnp.add, t, chunk_sums(c)), None), zero, (starts, chunks))[0]
+    total = gram.sum_scan(chunk_sums, (starts, chunks))
     F = R * N * index.size
     shapes = {"zz": (F, F), "zy": (F,), "yy": ()}
     return {name: a.reshape(len(a), *shapes[name]) for name, a in total.items()}
